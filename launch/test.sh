@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, format check and tests. Arguments go to pytest: launch/test.sh -k gif
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
+
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+use_venv dev
+ruff check
+ruff format --check
+exec python -m pytest -q "$@"

@@ -1,0 +1,51 @@
+"""Packaging. Ranges start at the versions the tests were run with."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (ROOT / "snapvideo_jax" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+setup(
+    name="snapvideo_jax",
+    version=VERSION,
+    description="Snap Video (arXiv 2402.14797) in JAX: text-to-video diffusion.",
+    license="Apache-2.0",
+    packages=find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.5.1,<3",
+        "array-record>=0.8.6,<0.9",
+        "av>=18.1,<19",
+        "einops>=0.8.2,<0.9",
+        "flax>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10.2,<0.12",
+        "jaxtyping>=0.3.11,<0.4",
+        "ml-collections>=1.1,<2",
+        "numpy>=2.4,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "pillow>=12.3,<14",
+        "tensorboardX>=2.6.5,<3",
+        "tensorflow-datasets>=4.9.10,<5",
+        "tqdm>=4.70,<5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "dev": [
+            "beartype>=0.22.9,<0.24",
+            "pytest>=9.2,<10",
+            "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.17.6,<0.18",
+        ],
+    },
+    entry_points={"console_scripts": ["snapvideo = snapvideo_jax.__main__:main"]},
+)

@@ -1,0 +1,123 @@
+"""The command line: ``snapvideo VERB ...``, the same as ``python -m snapvideo_jax``."""
+
+import argparse
+import importlib
+
+from absl import flags, logging
+
+CONFIG_HELP = """\
+A config is a Python file with get_config(arg); configs/ has one for every published
+model. What follows a colon is its argument, and any field can be changed:
+
+  --config configs/fit.py:size=500m --config.optimizer.steps=1000
+"""
+
+
+def main() -> None:
+    """Parses the command line and calls the verb."""
+    logging.set_verbosity(logging.INFO)
+    arguments, rest = _parser().parse_known_args()
+    arguments.overrides = rest
+    if rest and arguments.verb != "train":
+        raise SystemExit(f"snapvideo: error: unknown argument {rest[0]!r}; see --help.")
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
+    importlib.import_module(f"snapvideo_jax.{arguments.verb}").run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_train(verbs)
+    _add_sample(verbs)
+    _add_judge(verbs)
+    return parser
+
+
+def _add(verbs, name: str, help: str, epilog: str = "") -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_train(verbs) -> None:
+    verb = _add(verbs, "train", "Train a model; the same command resumes.", CONFIG_HELP)
+    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument("--workdir", metavar="DIR", help="where the run is kept")
+    verb.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config, parameters, tokens and the memory of the "
+        "state per device, and stop",
+    )
+    verb.add_argument("--json", action="store_true", help="print --dry-run as JSON")
+
+
+def _add_sample(verbs) -> None:
+    verb = _add(
+        verbs,
+        "sample",
+        "Sample clips from a trained model.",
+        "Writes NUMBER.mp4 and NUMBER.json for every clip, and sheet.gif of them all.",
+    )
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
+    verb.add_argument("--prompt", action="append", help="a caption; may be repeated")
+    verb.add_argument("--prompts", metavar="FILE", help="captions, one a line")
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument("--num_samples", type=int, default=1, help="of each prompt")
+    verb.add_argument(
+        "--format",
+        dest="formats",
+        type=lambda text: tuple(text.split(",")),
+        default=("mp4",),
+        metavar="F,F",
+        help="of mp4, gif, png (default: mp4)",
+    )
+    _add_sampler(verb)
+
+
+def _add_judge(verbs) -> None:
+    verb = _add(
+        verbs,
+        "judge",
+        "Sample held-out prompts of the shapes data set, and count those obeyed.",
+        "Prints the share of clips whose colour, shape and direction are all as asked,\n"
+        "and writes judged.json and sheet.gif.",
+    )
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument("--count", type=int, default=64, help="prompts (default: 64)")
+    _add_sampler(verb)
+
+
+def _add_sampler(verb: argparse.ArgumentParser) -> None:
+    """Options of every verb that samples; None is the config's own value."""
+    verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
+    verb.add_argument("--solver", help="heun or euler (default: the config's)")
+    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: the config's)")
+    verb.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
+        "papers' weight is 1 + g (default: the config's)",
+    )
+    verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--batch", type=int, default=64, help="clips at once (default: 64)")
+    verb.add_argument(
+        "--raw",
+        dest="ema",
+        action="store_false",
+        help="use the raw weights in place of their moving average",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""Configs: plain ml_collections files in, checked constructors out.
+
+A config file's ``get_config(arg)`` returns a ConfigDict with a section for every part.
+Defaults live in the fields of what a section configures: `section` turns a dataclass or
+linen module into a ConfigDict of all its fields, `build` turns the sections back into
+the objects, once, and checks everything that can be checked before a device is used.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from snapvideo_jax.data import DataConfig
+from snapvideo_jax.diffusion import EDM, Sampler
+from snapvideo_jax.models import FIT, MODELS
+from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.sharding import MeshConfig
+from snapvideo_jax.step import Training
+from snapvideo_jax.text import HashTextEncoder, TextEncoder
+
+DERIVED = {
+    FIT: ("frames", "height", "width", "parent", "name"),
+    Training: ("videos", "images"),
+}
+"""Fields that `build` fills from the data section, so that no two can disagree."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheets:
+    """Samples made again and again with the same prompts and noise, to watch.
+
+    Attributes:
+      prompts: what is sampled.
+      guidance: weight ``g`` of classifier-free guidance, 0 for none; also the default
+        of `snapvideo sample`.
+      fps: frame-rate the samples are conditioned on; 0 for images.
+      resolution: height and width of the original the samples are conditioned on;
+        (0, 0) for the size that the model makes.
+      every_steps: steps between sheets; 0 for none.
+      scale: factor by which pixels are enlarged.
+    """
+
+    prompts: tuple[str, ...] = ()
+    guidance: float = 0.0
+    fps: float = 24.0
+    resolution: tuple[int, int] = (0, 0)
+    every_steps: int = 0
+    scale: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run is watched and kept; may change when it is resumed.
+
+    Attributes:
+      log_every_steps: steps that one line of metrics sums up.
+      checkpoint_every_steps: steps between checkpoints.
+      keep: newest checkpoints that are kept.
+      keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
+      peak_tflops: peak of one device that MFU is measured against, in bf16 TFLOP/s; 0
+        looks the device up, and reports no MFU where it is not known.
+    """
+
+    log_every_steps: int = 100
+    checkpoint_every_steps: int = 1000
+    keep: int = 3
+    keep_every_steps: int = 0
+    peak_tflops: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """The frozen text encoder.
+
+    Attributes:
+      name: "hash", the weight-free stand-in `snapvideo_jax.text.HashTextEncoder`.
+      tokens: longest caption, in tokens. [C] 128 for the paper's models.
+      width: channels of an embedding. [P] 1024 for T5-11B.
+    """
+
+    name: str = "hash"
+    tokens: int = 128
+    width: int = 1024
+
+    def __post_init__(self):
+        if self.name not in TEXT_ENCODERS:
+            raise ValueError(
+                f"text.name={self.name!r} is unknown; use {sorted(TEXT_ENCODERS)}."
+            )
+
+
+TEXT_ENCODERS = {"hash": HashTextEncoder}
+SECTIONS = {
+    "data": DataConfig,
+    "text": Text,
+    "diffusion": EDM,
+    "optimizer": Optimizer,
+    "training": Training,
+    "mesh": MeshConfig,
+    "sampler": Sampler,
+    "sheets": Sheets,
+    "run": Run,
+}
+MAY_CHANGE = ("run.", "sheets.", "sampler.", "mesh.", "data.root", "data.num_",
+              "data.prefetch", "data.cache_")
+"""What may differ from the config that a workdir was begun with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a config file stands for, built and checked."""
+
+    seed: int
+    model: Any
+    data: DataConfig
+    text: TextEncoder
+    diffusion: EDM
+    optimizer: Optimizer
+    training: Training
+    mesh: MeshConfig
+    sampler: Sampler
+    sheets: Sheets
+    run: Run
+
+
+def section(kind: type, **overrides) -> ConfigDict:
+    """A ConfigDict of all fields of ``kind``, with their defaults or ``overrides``.
+
+    Raises:
+      ValueError: a name is no field of ``kind``.
+    """
+    fields = {
+        field.name: field.default
+        for field in dataclasses.fields(kind)
+        if field.name not in DERIVED.get(kind, ())
+    }
+    for name in overrides:
+        if name not in fields:
+            raise ValueError(_unknown(name, fields, kind.__name__))
+    return ConfigDict(fields | overrides)
+
+
+def model_section(name: str, **overrides) -> ConfigDict:
+    """The section of a model; ``name`` is a key of `snapvideo_jax.models.MODELS`."""
+    config = section(MODELS[name], **overrides)
+    config.name = name
+    return config
+
+
+def choose(table: dict[str, dict], name: str, key: str) -> dict:
+    """A row of a table of sizes or variants.
+
+    Raises:
+      ValueError: ``key`` is none of its rows.
+    """
+    if key not in table:
+        raise ValueError(
+            f"config argument {name}={key!r} is unknown; use one of {sorted(table)}."
+        )
+    return table[key]
+
+
+def parse_arg(arg: str | None, **defaults) -> ConfigDict:
+    """``"size=500m,quick"`` -> values, typed after the defaults.
+
+    Raises:
+      ValueError: an unknown name, or a value that is not of its default's type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in defaults:
+            raise ValueError(_unknown(name, defaults, "the config's argument"))
+        kind = type(defaults[name])
+        try:
+            values[name] = _flag(text) if kind is bool else kind(text)
+        except ValueError:
+            raise ValueError(
+                f"config argument {name}={text!r} is not of type {kind.__name__}."
+            ) from None
+    return ConfigDict(values)
+
+
+def load(path: str, overrides: list[str]) -> ConfigDict:
+    """The config of ``configs/file.py[:arg]``, with ``--config.a.b=value`` applied.
+
+    Raises:
+      ValueError: no such file, an unknown key (with the nearest one), a wrong type.
+    """
+    file, _, arg = path.partition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"--config={file}: there is no such file.")
+    folder = str(Path(file).parent.absolute())
+    if folder not in sys.path:
+        sys.path.append(folder)  # so that a config may import its neighbours
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        rest = values([sys.argv[0], f"--config={path}", *overrides])
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(_first_line(error)) from None
+    if rest[1:]:
+        raise ValueError(f"Unknown argument {rest[1]!r}; see --help.")
+    return values.config
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Constructs and checks every part of an experiment.
+
+    Raises:
+      ValueError: names the field, its value, and what would do.
+    """
+    expected = {"seed", "model", *SECTIONS}
+    for name in config:
+        if name not in expected:
+            raise ValueError(_unknown(name, expected, "config"))
+    for name in sorted(expected - set(config)):
+        raise ValueError(f"config.{name} is missing.")
+    parts = {name: _construct(kind, config[name], name) for name, kind
+             in SECTIONS.items() if name != "training"}
+    data = parts["data"]
+    common = math.gcd(data.videos_per_batch, data.images_per_batch)
+    videos, images = data.videos_per_batch // common, data.images_per_batch // common
+    training = _construct(
+        Training, config.training, "training", videos=videos, images=images
+    )
+    name = config.model.get("name", None)
+    if name not in MODELS:
+        raise ValueError(f"model.name={name!r} is unknown; use {sorted(MODELS)}.")
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    model = _construct(
+        MODELS[name], ConfigDict(fields), "model",
+        frames=data.frames, height=data.height, width=data.width,
+    )
+    text = parts.pop("text")
+    encoder = TEXT_ENCODERS[text.name](tokens=text.tokens, width=text.width)
+    experiment = Experiment(
+        seed=config.seed, model=model, text=encoder, training=training, **parts
+    )
+    _check(experiment)
+    return experiment
+
+
+def _check(experiment: Experiment) -> None:
+    """What no part can check alone."""
+    experiment.model.validate()
+    training, batch = experiment.training, experiment.data.batch
+    period = training.self_conditioning_period
+    unit = training.videos + training.images
+    if period % unit:
+        raise ValueError(
+            f"training.self_conditioning_period={period} is not a multiple of {unit}, "
+            f"the videos and images of data that take turns in a batch."
+        )
+    if batch % (period * training.microbatches):
+        raise ValueError(
+            f"The batch of {batch} (data.videos_per_batch + data.images_per_batch) is "
+            f"not a multiple of training.self_conditioning_period={period} times "
+            f"training.microbatches={training.microbatches}."
+        )
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config, as it is kept in the workdir."""
+    return config.to_json_best_effort(indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of a workdir."""
+    return ConfigDict(json.loads(text))
+
+
+def check_same(config: ConfigDict, kept: str, where: Path) -> None:
+    """Refuses to go on in a workdir that was begun with another config.
+
+    Raises:
+      ValueError: names the first fields that differ, with both values.
+    """
+    ours, theirs = (dict(_flat(json.loads(text))) for text in (to_json(config), kept))
+    differing = [
+        f"{name}={ours.get(name)} (was {theirs.get(name)})"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name) and not name.startswith(MAY_CHANGE)
+    ]
+    if differing:
+        raise ValueError(
+            f"{where} was begun with another config: {', '.join(differing[:5])}. Use "
+            "another --workdir, or the values it was begun with."
+        )
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one line where the user's input is at fault."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"snapvideo: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _construct(kind: type, config: ConfigDict, where: str, **derived):
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config.items()
+    }
+    fields = {field.name for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields - set(DERIVED.get(kind, ())):
+            raise ValueError(_unknown(name, fields, f"config.{where}"))
+    return kind(**values, **derived)
+
+
+def _unknown(name: str, known, where: str) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
+    return f"{where} has no field {name!r}; {hint}"
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("", "true", "1"):
+        return True
+    if text.lower() in ("false", "0"):
+        return False
+    raise ValueError(text)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else str(error)
+    return text.strip().splitlines()[0]
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _flat(value, f"{prefix}{name}.")
+    else:
+        yield prefix[:-1], tree

@@ -1,0 +1,44 @@
+"""Captioned videos and images, from files to batches. NumPy only, never a device."""
+
+from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.joint import JointSource
+from snapvideo_jax.data.pipeline import (
+    captions_of,
+    check_sources,
+    make_dataset,
+    make_joint_source,
+    make_sources,
+    seek,
+    split_dataset,
+)
+from snapvideo_jax.data.skipped import Skipped
+from snapvideo_jax.data.sources import FolderSource, RecordSource, Sample, TFDSSource
+from snapvideo_jax.data.video import (
+    ClipInfo,
+    UnusableClip,
+    decode_at,
+    decode_image,
+    probe,
+)
+
+__all__ = [
+    "ClipInfo",
+    "DataConfig",
+    "FolderSource",
+    "JointSource",
+    "RecordSource",
+    "Sample",
+    "Skipped",
+    "TFDSSource",
+    "UnusableClip",
+    "captions_of",
+    "check_sources",
+    "decode_at",
+    "decode_image",
+    "make_dataset",
+    "make_joint_source",
+    "make_sources",
+    "probe",
+    "seek",
+    "split_dataset",
+]

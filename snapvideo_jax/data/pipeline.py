@@ -1,0 +1,232 @@
+"""The Grain graph: from sources to the batches of one process.
+
+    sample numbers → this process's block → decode, cut, resize → batch → threads
+    (→ reading processes) → text embeddings
+
+All randomness sits in `JointSource`, before the split over processes, so the global
+sequence of batches is the same for any number of processes, threads and workers.
+Text is embedded last and in the training process, where the encoder lives; workers
+need neither the encoder nor a device.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.joint import JointSource
+from snapvideo_jax.data.skipped import Skipped
+from snapvideo_jax.data.sources import (
+    KINDS,
+    FolderSource,
+    Kind,
+    RecordSource,
+    Source,
+    TFDSSource,
+)
+from snapvideo_jax.data.transforms import frame_times
+from snapvideo_jax.data.video import UnusableClip, probe
+from snapvideo_jax.text import TextEncoder
+
+DEFAULT_CACHE = Path("~/.cache/snapvideo_jax")
+PROBED_CLIPS = 512
+CACHED_CAPTIONS = 2048
+
+
+def make_dataset(
+    config: DataConfig,
+    seed: int,
+    process_index: int,
+    process_count: int,
+    text_encoder: TextEncoder,
+    skipped_path: str | Path | None = None,
+) -> grain.IterDataset:
+    """The batches of one process, as `types.Batch` of NumPy arrays, without end.
+
+    Args:
+        config: what to read, and what a batch looks like.
+        seed: of everything random in the data, at least 0.
+        process_index, process_count: which of how many processes this is.
+        text_encoder: embeds captions.
+        skipped_path: where to list files that cannot be used; None lists them nowhere.
+
+    Raises:
+        ValueError: the data does not fit the settings, or batches cannot be split.
+    """
+    joint = make_joint_source(config, seed, skipped_path)
+    return split_dataset(joint, process_index, process_count, text_encoder)
+
+
+def make_joint_source(
+    config: DataConfig, seed: int, skipped_path: str | Path | None = None
+) -> JointSource:
+    """The global sequence of samples, after checks of its sources.
+
+    Args and Raises: as `make_dataset`.
+    """
+    sources = make_sources(config)
+    check_sources(config, sources)
+    skipped = Skipped(skipped_path, config.max_skipped_share)
+    return JointSource(config, sources, seed, skipped)
+
+
+def split_dataset(
+    joint: JointSource,
+    process_index: int,
+    process_count: int,
+    text_encoder: TextEncoder,
+) -> grain.IterDataset:
+    """The batches of one process: its block of neighbours in every global batch.
+
+    The blocks of all processes, one after the other, are the batch that a single
+    process would get.
+
+    Args and Raises: as `make_dataset`.
+    """
+    config = joint.config
+    if config.batch % process_count:
+        raise ValueError(
+            f"data.videos_per_batch + data.images_per_batch = {config.batch} does not "
+            f"divide among {process_count} processes; use multiples of it."
+        )
+    local = config.batch // process_count
+    steps = len(joint) // config.batch
+    number = functools.partial(_global_sample, config.batch, local, process_index)
+    batches = grain.MapDataset.range(steps * local).map(number).map(joint.__getitem__)
+    # Grain's default is a buffer of 500 elements, here batches.
+    options = grain.ReadOptions(
+        num_threads=config.num_threads,
+        prefetch_buffer_size=max(config.prefetch, config.num_threads),
+    )
+    dataset = batches.batch(local, drop_remainder=True).to_iter_dataset(options)
+    if config.num_workers:
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=config.num_workers)
+        )
+    return dataset.map(_AddText(text_encoder))
+
+
+def seek(iterator: grain.DatasetIterator, step: int) -> None:
+    """Sets an iterator of `make_dataset` to the batch of a step, in no time.
+
+    Args:
+        iterator: fresh or used.
+        step: its next batch, at least 0.
+    """
+    state = iterator.get_state()
+    if "next_index" in state:
+        iterator.set_state({"next_index": step})
+        return
+    # Reading processes take turns; each counts its own batches.
+    workers = len(state["iterators_in_use_states"])
+    state["next_index_in_cycle"] = step % workers
+    state["iterators_in_use_states"] = [
+        {"next_index": len(range(worker, step, workers))} for worker in range(workers)
+    ]
+    iterator.set_state(state)
+
+
+def captions_of(
+    joint: JointSource, samples: Sequence[int] | np.ndarray
+) -> list[tuple[str, str]]:
+    """File name and caption of each sample, such as ``batch["sample"]``."""
+    return [joint.sample_caption(int(sample)) for sample in samples]
+
+
+def make_sources(config: DataConfig) -> dict[Kind, Source]:
+    """A source for each kind that batches hold.
+
+    Raises:
+        ValueError: a source finds its data missing or malformed.
+    """
+    kinds = [kind for kind in KINDS if getattr(config, f"{kind}s_per_batch")]
+    limits = {"video": config.subset, "image": 0}
+    if config.source == "tfds":
+        return {
+            kind: TFDSSource(
+                getattr(config, f"tfds_{kind}s"),
+                kind,
+                config.tfds_split,
+                config.root,
+                limits[kind],
+            )
+            for kind in kinds
+        }
+    root, source = config.root, RecordSource
+    if config.source == "folder":
+        source = FolderSource
+    elif config.source == "shapes":
+        # Only this source draws its own data.
+        from snapvideo_jax.data import shapes
+
+        root = shapes.build(Path(config.root or DEFAULT_CACHE).expanduser())
+    return {kind: source(root, kind, limits[kind]) for kind in kinds}
+
+
+def check_sources(config: DataConfig, sources: Mapping[Kind, Source]) -> None:
+    """Makes sure that some clip can give the frames that are asked for.
+
+    It looks at no more than `PROBED_CLIPS` clips, and stops at the first that can.
+
+    Raises:
+        ValueError: none can, with the largest ``data.frames`` that would do.
+    """
+    clips = sources.get("video")
+    if clips is None:
+        return
+    longest, reason = 0, ""
+    probed = min(len(clips), PROBED_CLIPS)
+    for index in range(probed):
+        clip = clips[index]
+        try:
+            info = probe(clip.data)
+            longest = max(longest, info.frames)
+            rates = config.min_fps, config.max_fps
+            frame_times(np.random.default_rng(0), info, config.frames, *rates)
+            return
+        except UnusableClip as error:
+            reason = f"{clip.name}: {error}"
+    if 1 < longest < config.frames:
+        raise ValueError(
+            f"data.frames={config.frames} is more than any of the {probed} clips "
+            f"looked at holds, the longest has {longest} frames; use "
+            f"data.frames<={longest}."
+        )
+    raise ValueError(
+        f"none of the {probed} clips looked at can be used (last: {reason}); set "
+        f"data.root to other data or correct what is named here."
+    )
+
+
+def _global_sample(batch: int, local: int, process_index: int, number: int) -> int:
+    """Global number of a process's ``number``-th sample."""
+    step, position = divmod(number, local)
+    return step * batch + process_index * local + position
+
+
+class _AddText:
+    """Replaces the captions of a batch by their embeddings.
+
+    Captions are embedded one at a time: an encoder may round differently in larger
+    batches, and a caption must be the same numbers in whatever company.
+    """
+
+    def __init__(self, encoder: TextEncoder):
+        self._encoder = encoder
+        self._encode = functools.lru_cache(CACHED_CAPTIONS)(self._encode_one)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        captions = batch.pop("caption")
+        text, mask = zip(*(self._encode(str(x)) for x in captions), strict=True)
+        return batch | {"text": np.stack(text), "text_mask": np.stack(mask)}
+
+    def _encode_one(
+        self, caption: str
+    ) -> tuple[Float32[np.ndarray, "n f"], Bool[np.ndarray, "n"]]:
+        text, mask = self._encoder.encode([caption])
+        return np.asarray(text[0], np.float32), np.asarray(mask[0], bool)

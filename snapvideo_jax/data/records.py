@@ -1,0 +1,131 @@
+"""One caption and one image or video, as one record of bytes.
+
+A record is self-describing: four bytes with the length of a JSON header (unsigned,
+little-endian), the header (UTF-8), then the encoded media up to the end:
+
+    | header length: 4 bytes | {"type": "video", "caption": ..., "fps": ...} | media |
+
+The header's keys are free; the media is an MP4 or PNG file exactly as it would lie on
+disk. Records live in ArrayRecord files with one record a group, so that reading record
+i at random reads no other.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from array_record.python import array_record_module
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8
+from PIL import Image
+
+WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of a record.
+
+    Args:
+        record: ``data`` holds the encoded media (bytes); all other keys go to the
+            header and hold what JSON can (strings, numbers, None, lists of them).
+
+    Raises:
+        ValueError: ``data`` is missing or is not bytes.
+    """
+    data = record.get("data")
+    if not isinstance(data, bytes):
+        raise ValueError(
+            f"record['data'] is {type(data).__name__}, wanted the encoded media as "
+            "bytes; encode frames with encode_mp4 or encode_png first."
+        )
+    fields = {key: value for key, value in record.items() if key != "data"}
+    header = json.dumps(fields).encode()
+    return len(header).to_bytes(4, "little") + header + data
+
+
+def decode_record(encoded: bytes) -> dict[str, Any]:
+    """Returns the record that `encode_record` was given: the header plus ``data``.
+
+    Raises:
+        ValueError: the bytes do not begin with a whole header.
+    """
+    end = 4 + int.from_bytes(encoded[:4], "little")
+    if len(encoded) < max(end, 4):
+        raise ValueError(
+            f"record has {len(encoded)} bytes but its header ends at byte {end}; "
+            "it is cut off or was not written by encode_record."
+        )
+    return json.loads(encoded[4:end]) | {"data": encoded[end:]}
+
+
+class RecordWriter:
+    """Writes records to one ArrayRecord file; a context manager that closes it.
+
+    Args:
+        path: the file, replaced if it exists.
+    """
+
+    def __init__(self, path: Path | str):
+        self._writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one record, see `encode_record`."""
+        self._writer.write(encode_record(record))
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+
+def encode_mp4(
+    frames: UInt8[np.ndarray, "t h w c"],
+    fps: int,
+    crf: int = 18,
+    preset: str = "veryfast",
+    gop: int = 8,
+) -> bytes:
+    """Returns an H.264 MP4 file (yuv420p).
+
+    Args:
+        frames: RGB; height and width even, as 4:2:0 chroma wants them.
+        fps: frames a second.
+        crf: constant rate factor, 0 (lossless) to 51.
+        preset: x264's trade of time for size.
+        gop: frames from one key frame to the next; short means fast seeking.
+
+    Raises:
+        ValueError: the height or width is odd.
+    """
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"frames are {height}x{width}, wanted an even height and width for "
+            "yuv420p; crop or resize the odd side by one pixel."
+        )
+    file = io.BytesIO()
+    # One converter for all frames: a new one each costs more than the encoding.
+    converter = VideoReformatter()
+    with av.open(file, "w", format="mp4") as container:
+        options = {"crf": str(crf), "g": str(gop), "preset": preset}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.thread_count = 1
+        for rgb in frames:
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            yuv = converter.reformat(frame, format="yuv420p", threads=1)
+            container.mux(stream.encode(yuv))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def encode_png(frame: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """Returns a PNG file of an RGB frame."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, format="png", compress_level=1)
+    return file.getvalue()

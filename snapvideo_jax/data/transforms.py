@@ -1,0 +1,135 @@
+"""From decoded pictures to what a network sees: which frames, which part, which size.
+
+Everything here is a pure function of its arguments; randomness comes in as a
+generator that belongs to one sample. There are no horizontal flips, because captions
+speak of left and right.
+"""
+
+import functools
+from math import exp, log
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import Float, Float32, UInt8
+
+from snapvideo_jax.data.video import ClipInfo, UnusableClip
+
+
+def frame_times(
+    rng: np.random.Generator,
+    info: ClipInfo,
+    frames: int,
+    min_fps: float,
+    max_fps: float = 0.0,
+) -> tuple[Float[np.ndarray, "t"], float]:
+    """Moments to take frames at (seconds from the first), and the seconds between.
+
+    The target rate is log-uniform between ``min_fps`` and the clip's own rate, and
+    never so low that the frames would not fit in the clip; the start is uniform over
+    where they fit.
+
+    Args:
+        rng: the sample's own generator.
+        info: the clip.
+        frames: how many to take, at least 1.
+        min_fps: lowest target rate in 1/s; a slower clip keeps its own rate.
+        max_fps: highest target rate in 1/s; 0 for the clip's own.
+
+    Raises:
+        UnusableClip: the clip is too short even at the highest rate.
+
+    [C] data.min_fps: variable frame-rate training.
+    """
+    if info.frames < frames:
+        held = f"{info.frames} frame" + "s" * (info.frames != 1)
+        raise UnusableClip(f"has {held}, data.frames={frames} needs at least {frames}")
+    if info.frames == 1:
+        return np.zeros(1), 0.0
+    highest = min(info.fps, max_fps) if max_fps else info.fps
+    fitting = (frames - 1) / info.duration
+    if fitting > highest * (1 + 1e-9):
+        raise UnusableClip(
+            f"lasts {info.duration:.3f} s, data.frames={frames} at "
+            f"data.max_fps={max_fps:g} needs {(frames - 1) / max_fps:.3f} s"
+        )
+    lowest = min(max(min_fps, fitting), highest)
+    fps = exp(rng.uniform(log(lowest), log(highest)))
+    room = max(0.0, info.duration - (frames - 1) / fps)
+    return rng.uniform(0, room) + np.arange(frames) / fps, 1 / fps
+
+
+def as_video(
+    image: UInt8[np.ndarray, "h w c"], frames: int
+) -> UInt8[np.ndarray, "t h w c"]:
+    """An image as a video of equal frames, at an interval of 0 seconds.
+
+    [P] Sec. 3.3: images are videos of infinite frame-rate.
+    """
+    return repeat(image, "h w c -> t h w c", t=frames)
+
+
+def random_crop(
+    rng: np.random.Generator,
+    video: UInt8[np.ndarray, "t h w c"],
+    height: int,
+    width: int,
+) -> UInt8[np.ndarray, "t H W c"]:
+    """The largest part with the aspect of ``height`` to ``width``, anywhere (a view).
+
+    Args:
+        rng: the sample's own generator.
+        video: frames of any size.
+        height, width: of the target; only their ratio matters.
+    """
+    full_height, full_width = video.shape[1:3]
+    part_height = min(full_height, max(1, round(full_width * height / width)))
+    part_width = min(full_width, max(1, round(full_height * width / height)))
+    top = rng.integers(full_height - part_height + 1)
+    left = rng.integers(full_width - part_width + 1)
+    return video[:, top : top + part_height, left : left + part_width]
+
+
+def resize(
+    video: UInt8[np.ndarray, "t h w c"], height: int, width: int
+) -> UInt8[np.ndarray, "t H W c"]:
+    """The video at another size, the same exact filter on every frame.
+
+    Smaller sizes average the area that falls under each new pixel, so nothing
+    aliases; larger ones interpolate linearly.
+
+    Args:
+        video: frames of any size.
+        height, width: of the result, in pixels.
+    """
+    if video.shape[1:3] == (height, width):
+        return np.ascontiguousarray(video)
+    rows = resize_weights(video.shape[1], height)
+    columns = resize_weights(video.shape[2], width)
+    lines = rearrange(video, "t h w c -> t h (w c)")
+    # Frame by frame: a whole clip in full size as float32 may take hundreds of MB.
+    lower = np.stack([rows @ frame.astype(np.float32) for frame in lines])
+    channels = rearrange(lower, "t h (w c) -> (t h c) w", w=video.shape[2])
+    small = channels @ columns.T
+    pixels = rearrange(small, "(t h c) w -> t h w c", t=len(video), h=height)
+    # Halves go up, with slack for the order in which a BLAS adds up.
+    return np.clip(pixels + 0.501, 0, 255).astype(np.uint8, order="C")
+
+
+@functools.lru_cache(maxsize=1024)
+def resize_weights(size: int, new_size: int) -> Float32[np.ndarray, "new old"]:
+    """Share of every old pixel in every new one, along one axis; rows add up to 1.
+
+    Args:
+        size, new_size: pixels along the axis before and after, at least 1.
+    """
+    scale = size / new_size
+    if scale >= 1:
+        edges = np.arange(new_size + 1)[:, None] * scale
+        covered = np.clip(edges - np.arange(size), 0, 1)
+        weights = np.diff(covered, axis=0)
+    else:
+        centres = np.clip((np.arange(new_size) + 0.5) * scale - 0.5, 0, size - 1)
+        weights = np.clip(1 - abs(centres[:, None] - np.arange(size)), 0, None)
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    weights.flags.writeable = False
+    return weights

@@ -1,0 +1,57 @@
+"""The verb `snapvideo judge`: does a model trained on shapes do what prompts say?"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from snapvideo_jax import config as configs, sample
+from snapvideo_jax.data.judge import judge
+from snapvideo_jax.data.shapes import held_out_prompts
+
+FIELDS = ("colour", "shape", "direction")
+
+
+def run(arguments) -> None:
+    """Samples held-out prompts, judges the clips, prints and writes the shares."""
+    with configs.user_errors():
+        experiment, params, step, mesh = sample.load(
+            Path(arguments.workdir), arguments.ema
+        )
+        sampler = sample.sampler_of(experiment, arguments)
+    sheets = experiment.sheets
+    settings = dict(
+        seed=arguments.seed,
+        guidance=sheets.guidance if arguments.guidance is None else arguments.guidance,
+        fps=sheets.fps if arguments.fps is None else arguments.fps,
+        resolution=sample.resolution_of(experiment),
+    )
+    asked = held_out_prompts(arguments.count)
+    prompts = [prompt for prompt, _ in asked]
+    generator = sample.Generator(experiment, sampler, mesh)
+    clips = np.concatenate(
+        [
+            generator(params, request)
+            for request in sample.chunks(prompts, arguments.batch, **settings)
+        ]
+    )
+    rows = [_row(*pair, judge(clip)) for pair, clip in zip(asked, clips, strict=True)]
+    shares = {name: float(np.mean([row[name] for row in rows])) for name in FIELDS}
+    shares["all"] = float(np.mean([row["obeyed"] for row in rows]))
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    result = settings | {"step": step, "shares": shares, "clips": rows}
+    (out / "judged.json").write_text(json.dumps(result, indent=2))
+    labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
+    sample.write_sheet(out / "sheet", clips, labels, sheets)
+    print(
+        f"{shares['all']:.1%} of {len(rows)} held-out prompts obeyed in colour, shape "
+        f"and direction (colour {shares['colour']:.1%}, shape {shares['shape']:.1%}, "
+        f"direction {shares['direction']:.1%}); chance is 1.4%."
+    )
+
+
+def _row(prompt: str, asked: tuple[str, str, str], seen) -> dict:
+    found = {name: getattr(seen, name) for name in FIELDS}
+    right = {name: found[name] == want for name, want in zip(FIELDS, asked, strict=True)}
+    return {"prompt": prompt, "found": found, "obeyed": all(right.values())} | right

@@ -1,0 +1,76 @@
+"""Context tokens: the caption's, and one each for everything else a clip is told by.
+
+Label dropout and the unconditional half of guidance are the same thing: all text
+tokens are replaced by one learned null token, everything else stays.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.models.layers import dense, param_init, sinusoid
+from snapvideo_jax.types import Context
+
+
+NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
+"""What has a context token beside the text."""
+
+
+class ContextTokens(nn.Module):
+    """Text, noise level, frame interval and original resolution as tokens.
+
+    A number becomes a token through sines and cosines and ``f -> 2f -> f`` [C].
+
+    Attributes:
+      width: channels of a context token. [P] Tab. 8.
+      dtype: what is computed in.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, c_noise: Float[Array, "b"], context: Context
+    ) -> tuple[Float[Array, "b n f"], Bool[Array, "b n"]]:
+        """The tokens, and True where a token may be attended to."""
+        text, text_mask = self._text(context)
+        height, width = jnp.split(jnp.log(context.resolution), 2, axis=-1)
+        numbers = (c_noise, context.frame_interval, height[:, 0], width[:, 0])
+        tokens = jnp.stack(
+            [self._number(*pair) for pair in zip(numbers, NUMBERS, strict=True)], axis=1
+        )
+        always = jnp.ones(tokens.shape[:2], bool)
+        return (
+            jnp.concatenate([text, tokens], axis=1),
+            jnp.concatenate([text_mask, always], axis=1),
+        )
+
+    def _text(self, context: Context):
+        """Projected text; where dropped or empty, the null token at position 0."""
+        null = self.param(
+            "null_text", param_init(nn.initializers.normal(1.0), "embed"), (self.width,)
+        )
+        text = dense(self.width, ("text", "embed"), dtype=self.dtype)(context.text)
+        drop = context.drop_text | ~context.text_mask.any(axis=1)
+        first = jnp.arange(text.shape[1]) == 0
+        mask = jnp.where(drop[:, None], first[None], context.text_mask)
+        null = null.astype(text.dtype)[None, None]
+        return jnp.where(drop[:, None, None], null, text), mask
+
+    def _number(self, value: Float[Array, "b"], name: str) -> Float[Array, "b f"]:
+        token = sinusoid(value, self.width)
+        token = nn.Dense(
+            2 * self.width,
+            dtype=self.dtype,
+            kernel_init=param_init(nn.initializers.lecun_normal(), "embed", "mlp"),
+            bias_init=param_init(nn.initializers.zeros, "mlp"),
+            name=f"{name}_in",
+        )(token)
+        return nn.Dense(
+            self.width,
+            dtype=self.dtype,
+            kernel_init=param_init(nn.initializers.lecun_normal(), "mlp", "embed"),
+            bias_init=param_init(nn.initializers.zeros, "embed"),
+            name=f"{name}_out",
+        )(nn.gelu(token))

@@ -1,0 +1,300 @@
+"""FIT: the transformer of Snap Video (Sec. 3.4, App. A, Fig. 3b).
+
+Videos are cut into many patch tokens, which are cheap, and read into few latent
+tokens, where the thinking is done. Patches are divided into groups that span all
+frames; a group's patches exchange information only with that group's latents, and
+all latents attend to each other, so groups see each other only through latents.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.models.context import NUMBERS, ContextTokens
+from snapvideo_jax.models.layers import (
+    Attention,
+    FeedForward,
+    dense,
+    layer_norm,
+    param_init,
+    patchify,
+    unpatchify,
+)
+from snapvideo_jax.types import Context, Latents
+
+
+class Sublayers(nn.Module):
+    """Attention then feed-forward, both pre-norm residual, on ``tokens``.
+
+    Attributes:
+      width: inner width of the attention.
+      heads: its heads.
+      dropout: on the hidden units of the feed-forward.
+      dtype: what is computed in.
+    """
+
+    width: int
+    heads: int
+    dropout: float
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "*b q d"],
+        source: Float[Array, "*b k f"] | None = None,
+        mask: Bool[Array, "*b k"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "*b q d"]:
+        """``tokens`` attend to ``source``, or to themselves where there is none."""
+        queries = layer_norm(self.dtype)(tokens)
+        keys = queries if source is None else layer_norm(self.dtype)(source)
+        attention = Attention(self.width, self.heads, self.dtype)
+        tokens = tokens + attention(queries, keys, mask)
+        feed_forward = FeedForward(self.dropout, self.dtype)
+        return tokens + feed_forward(layer_norm(self.dtype)(tokens), train)
+
+
+class Block(nn.Module):
+    """One FIT block: context read, read, global layers, write (Fig. 3b).
+
+    It takes and returns ``(patches, latents)``, as a step of a scan over blocks.
+    """
+
+    patch_heads: int
+    latent_heads: int
+    global_layers: int
+    dropout: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, state, context, context_mask, train: bool):
+        patches, latents = state
+        groups = patches.shape[1]
+        cross = min(patches.shape[-1], latents.shape[-1])
+        read_context = min(context.shape[-1], latents.shape[-1])
+
+        # Context read: latents learn what is asked for.
+        latents = self._sublayers(read_context, self.patch_heads, "context_read")(
+            latents, context, context_mask
+        )
+        # Read: latents gather from their group's patches.
+        latents = rearrange(latents, "b (g m) e -> b g m e", g=groups)
+        latents = self._sublayers(cross, self.patch_heads, "read")(latents, patches)
+        latents = rearrange(latents, "b g m e -> b (g m) e")
+        # Global layers: all latents think together.
+        for layer in range(self.global_layers):
+            latents = self._sublayers(
+                latents.shape[-1], self.latent_heads, f"global_{layer}", self.dropout
+            )(latents, train=train)
+        # Write: patches fetch from their group's latents.
+        grouped = rearrange(latents, "b (g m) e -> b g m e", g=groups)
+        patches = self._sublayers(cross, self.patch_heads, "write")(patches, grouped)
+        return (patches, latents), None
+
+    def _sublayers(self, width, heads, name, dropout=0.0):
+        return Sublayers(width, heads, dropout, self.dtype, name=name)
+
+
+class FIT(nn.Module):
+    """``F`` of the denoiser: a video of the input's size, and the latents behind it.
+
+    Attributes:
+      frames, height, width: the largest video it takes, before padding.
+      in_channels, out_channels: colour channels. [P] 3 and 3; the upsampler reads 6.
+      pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
+        2 and 2.
+      patch: pixels of a patch in time, height, width. [P] 1 x 4 x 4.
+      group: patches of a group in height and width; it spans all frames. [P] 5 x 4.
+      patch_width, patch_head_width: channels of a patch token and of a head. [P].
+      latents: number of latent tokens, divided evenly over the groups. [P].
+      latent_width, latent_head_width: channels of a latent and of a head. [P].
+      context_width: channels of a context token. [P].
+      blocks, global_layers: [P] 6 blocks of 4 layers of attention over all latents.
+      dropout: on hidden units of the global layers. [P] 0.1.
+      dtype: what is computed in; parameters are float32.
+      remat: "none" keeps all activations, "block" recomputes each block's.
+      unroll: blocks that one turn of the scan over blocks holds; more compile slower
+        and run a little faster.
+    """
+
+    frames: int = 16
+    height: int = 36
+    width: int = 64
+    in_channels: int = 3
+    out_channels: int = 3
+    pad_height: tuple[int, int] = (2, 2)
+    patch: tuple[int, int, int] = (1, 4, 4)
+    group: tuple[int, int] = (5, 4)
+    patch_width: int = 768
+    patch_head_width: int = 48
+    latents: int = 512
+    latent_width: int = 1024
+    latent_head_width: int = 64
+    context_width: int = 768
+    blocks: int = 6
+    global_layers: int = 4
+    dropout: float = 0.1
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    unroll: int = 1
+
+    @property
+    def padded_height(self) -> int:
+        return self.height + sum(self.pad_height)
+
+    @property
+    def groups(self) -> int:
+        rows = self.padded_height // (self.patch[1] * self.group[0])
+        return rows * (self.width // (self.patch[2] * self.group[1]))
+
+    @property
+    def patches_per_group(self) -> int:
+        return self.frames // self.patch[0] * math.prod(self.group)
+
+    @property
+    def context_numbers(self) -> int:
+        """Context tokens beside the text's."""
+        return len(NUMBERS)
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field and a cure, where sizes do not divide."""
+        if self.frames % self.patch[0]:
+            raise ValueError(
+                f"model.frames={self.frames} is not a multiple of "
+                f"model.patch[0]={self.patch[0]}."
+            )
+        rows = ("height + pad_height", self.padded_height, self.patch[1], self.group[0])
+        columns = ("width", self.width, self.patch[2], self.group[1])
+        for name, size, patch, group in (rows, columns):
+            if size % patch:
+                raise ValueError(
+                    f"model.{name}={size} px is not a multiple of the {patch} px of "
+                    f"a patch; change it to {size // patch * patch} or "
+                    f"{-(-size // patch) * patch}."
+                )
+            if (size // patch) % group:
+                cells = size // patch
+                fits = [n for n in range(1, cells + 1) if cells % n == 0]
+                raise ValueError(
+                    f"model.group={self.group}: {group} does not divide the {cells} "
+                    f"patches of model.{name}={size} px; use one of {fits}."
+                )
+        if self.latents % self.groups:
+            raise ValueError(
+                f"model.latents={self.latents} cannot be divided over {self.groups} "
+                f"groups; use a multiple of {self.groups}."
+            )
+        for name, head in (("patch", "patch_head_width"), ("latent",) * 2):
+            size = getattr(self, f"{name}_width")
+            per_head = getattr(self, f"{name}_head_width")
+            if size % per_head:
+                raise ValueError(
+                    f"model.{name}_width={size} is not a multiple of "
+                    f"model.{name}_head_width={per_head}."
+                )
+
+    def no_latents(self, batch: int) -> Latents:
+        """The carry of a first network call: no previous latents."""
+        value = jnp.zeros((batch, self.latents, self.latent_width), self.dtype)
+        return Latents(value=value, known=jnp.zeros(batch, bool))
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: Float[Array, "b t h w c"],
+        c_noise: Float[Array, "b"],
+        context: Context,
+        previous: Latents,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b t h w out"], Latents]:
+        """Predicts ``F`` in float32.
+
+        Args:
+          noisy: ``c_in x_sigma``, up to ``frames`` frames.
+          c_noise: ``ln(sigma) / 4``.
+          context: text and numbers the clip is conditioned on.
+          previous: latents of the previous call (self-conditioning).
+          train: applies dropout; needs the rng "dropout".
+        """
+        frames = noisy.shape[1]
+        tokens, mask = ContextTokens(self.context_width, self.dtype, name="context")(
+            c_noise, context
+        )
+        patches = self._embed(noisy)
+        latents = self._initial_latents(previous)
+        (patches, latents), _ = self._stack()(
+            patch_heads=self.patch_width // self.patch_head_width,
+            latent_heads=self.latent_width // self.latent_head_width,
+            global_layers=self.global_layers,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            name="blocks",
+        )((patches, latents), tokens, mask, train)
+        return self._pixels(patches, frames), Latents(
+            value=latents, known=jnp.ones(latents.shape[0], bool)
+        )
+
+    def _embed(self, noisy):
+        """Patches -> linear -> LayerNorm -> + learned position."""
+        above, below = self.pad_height
+        noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
+        patches = patchify(noisy.astype(self.dtype), self.patch, self.group)
+        patches = dense(self.patch_width, ("patch", "embed"), dtype=self.dtype)(patches)
+        patches = layer_norm(self.dtype, name="patch_norm")(patches)
+        position = self.param(
+            "patch_position",
+            param_init(nn.initializers.normal(0.02), "groups", "patches", "embed"),
+            (self.groups, self.patches_per_group, self.patch_width),
+        )
+        position = position[None, :, : patches.shape[2]].astype(self.dtype)
+        return patches + position
+
+    def _initial_latents(self, previous: Latents):
+        """``learned + LN(FF(previous))``; the LN's scale starts at zero [C]."""
+        learned = self.param(
+            "latents",
+            param_init(nn.initializers.normal(0.02), "latents", "embed"),
+            (self.latents, self.latent_width),
+        )
+        learned = learned.astype(self.dtype)[None]
+        update = FeedForward(0.0, self.dtype, name="self_conditioning")(
+            previous.value.astype(self.dtype)
+        )
+        update = layer_norm(
+            self.dtype, init=nn.initializers.zeros, name="self_conditioning_norm"
+        )(update)
+        return learned + jnp.where(previous.known[:, None, None], update, 0)
+
+    def _stack(self):
+        """`Block`, scanned over ``blocks`` sets of parameters."""
+        block = Block
+        if self.remat == "block":
+            block = nn.remat(Block, prevent_cse=False, static_argnums=(4,))
+        return nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.blocks,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "blocks"},
+        )
+
+    def _pixels(self, patches, frames):
+        """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""
+        patches = layer_norm(self.dtype, name="output_norm")(patches)
+        pixels = dense(
+            math.prod(self.patch) * self.out_channels,
+            ("embed", "patch"),
+            dtype=self.dtype,
+            init=nn.initializers.zeros,
+        )(patches)
+        video = unpatchify(
+            pixels, self.patch, self.group, frames, self.padded_height
+        )
+        above = self.pad_height[0]
+        return video[:, :, above : above + self.height].astype(jnp.float32)

@@ -1,0 +1,155 @@
+"""The optimizer: LAMB or Adam, warm-up and cosine, clipping, masked decay, EMA.
+
+[P] Tab. 9: FIT trains with LAMB, the U-Nets with Adam; cosine decay after a linear
+warm-up, weight decay 0.01, EMA with a half-life of 6,000 steps.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+OPTIMIZERS = ("lamb", "adam", "muon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimizer and its schedule, over ``steps`` steps.
+
+    Attributes:
+      name: "lamb" (arXiv 1904.00962; [P] for FIT), "adam" ([P] for the U-Nets; decay
+        is decoupled [C]) or "muon" (orthogonalised momentum for matrices, Adam for
+        the rest; ours, for short runs).
+      learning_rate: peak, reached after ``warmup_steps``, cosine to 0 at ``steps``.
+      betas: decay of the first and second moment. [P] 0.9 and 0.99.
+      weight_decay: on matrices only [C]. [P] 0.01.
+      clip_norm: global norm that gradients are clipped to. [P] used; [C] 1.0.
+      ema_half_life: in steps. [P] 6,000.
+      ema_rampup: the half-life is at most this share of the steps done, so that early
+        averages forget the initial weights (EDM's ramp-up) [C].
+    """
+
+    steps: int = 550_000
+    name: str = "lamb"
+    learning_rate: float = 5e-3
+    warmup_steps: int = 10_000
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_half_life: float = 6_000.0
+    ema_rampup: float = 0.09
+
+    def __post_init__(self):
+        if self.name not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer.name={self.name!r} is unknown; use one of {OPTIMIZERS}."
+            )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps={self.warmup_steps} must be below "
+                f"optimizer.steps={self.steps}."
+            )
+
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by step."""
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            decay_steps=self.steps,
+        )
+
+    def transform(self) -> optax.GradientTransformation:
+        """Clipping, moments, decay, trust ratio and schedule, in this order."""
+        first, second = self.betas
+        decay = optax.add_decayed_weights(self.weight_decay, mask=is_matrix)
+        adam = optax.chain(optax.scale_by_adam(first, second), decay)
+        if self.name == "muon":
+            scale = _muon(first, second, decay)
+        elif self.name == "lamb":
+            scale = optax.chain(adam, scale_by_block_trust_ratio())
+        else:
+            scale = adam
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm),
+            scale,
+            optax.scale_by_learning_rate(self.schedule()),
+        )
+
+    def ema_decay(self, step: jax.Array) -> jax.Array:
+        """Weight of the old average when step ``step`` (from 1) is taken in."""
+        half_life = jnp.minimum(self.ema_half_life, self.ema_rampup * step)
+        return 0.5 ** (1 / jnp.maximum(half_life, 1e-8))
+
+
+def is_matrix(params):
+    """True for the kernels of linear layers: what decays, and what Muon takes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _name(path[-1]) == "kernel", params
+    )
+
+
+def scale_by_block_trust_ratio() -> optax.GradientTransformation:
+    """LAMB's trust ratio, one for every layer: blocks stacked by a scan count apart.
+
+    ``optax.scale_by_trust_ratio`` would take one norm over all blocks of a parameter.
+    """
+
+    def scale(path, update, param):
+        def ratio(update, param):
+            norm, size = jnp.linalg.norm(param), jnp.linalg.norm(update)
+            known = (norm > 0) & (size > 0)
+            return jnp.where(known, norm / jnp.where(size > 0, size, 1.0), 1.0) * update
+
+        stacked = any(_name(key) == "blocks" for key in path)
+        flat = (jax.vmap(jnp.ravel) if stacked else jnp.ravel)
+        scaled = (jax.vmap(ratio) if stacked else ratio)(flat(update), flat(param))
+        return scaled.reshape(update.shape)
+
+    def update(updates, state, params):
+        return jax.tree_util.tree_map_with_path(scale, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _muon(first, second, decay):
+    """Muon for kernels (each block's apart), Adam for everything else."""
+
+    def label(params):
+        return jax.tree.map(lambda m: "muon" if m else "adam", is_matrix(params))
+
+    muon = optax.chain(optax.trace(first, nesterov=True), orthogonalize(), decay)
+    return optax.partition(
+        {"muon": muon, "adam": optax.scale_by_adam(first, second)}, label
+    )
+
+
+def orthogonalize(iterations: int = 5) -> optax.GradientTransformation:
+    """Replaces a matrix by the nearest orthogonal one, scaled to Adam's step size.
+
+    Newton-Schulz iteration with Muon's quintic coefficients (K. Jordan, 2024); the
+    factor ``0.2 sqrt(max(rows, columns))`` gives an update the root mean square of
+    Adam's (arXiv 2502.16982), so both share one learning rate.
+    """
+
+    def one(matrix):
+        a, b, c = 3.4445, -4.7750, 2.0315
+        rows, columns = matrix.shape
+        x = matrix if rows <= columns else matrix.T
+        x = x / (jnp.linalg.norm(x) + 1e-7)
+        for _ in range(iterations):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        x = x if rows <= columns else x.T
+        return 0.2 * max(rows, columns) ** 0.5 * x
+
+    def update(updates, state, params=None):
+        apply = lambda u: one(u) if u.ndim == 2 else jax.vmap(one)(u)  # noqa: E731
+        return jax.tree.map(apply, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _name(key) -> str:
+    return str(getattr(key, "key", getattr(key, "name", key)))

@@ -1,0 +1,253 @@
+"""Sampling clips from captions: the jitted sampler, and the verb `snapvideo sample`.
+
+Sample ``i`` of a seed starts from the same noise whatever is sampled beside it, so it
+comes out the same at any batch size and on any number of devices.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from snapvideo_jax import __version__, config as configs, media
+from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.diffusion import (
+    EDM,
+    Sampler,
+    classifier_free_guidance,
+    initial_noise,
+    sample,
+    twice,
+)
+from snapvideo_jax.metrics import progress
+from snapvideo_jax.sharding import batch_sharding, make_mesh, state_shardings
+from snapvideo_jax.step import init_state, make_denoise, sample_keys
+from snapvideo_jax.types import Context
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is sampled, in a chunk of samples of equal settings.
+
+    Attributes:
+      prompts: a caption for each sample; "" is unconditional.
+      numbers: number of each sample under ``seed``; its noise depends on no other.
+      seed: of the noise.
+      guidance: weight ``g``; 0 is the plain conditional model.
+      fps: frame-rate the clips are conditioned on; 0 for images.
+      resolution: height and width of the original that they are conditioned on.
+    """
+
+    prompts: Sequence[str]
+    numbers: Sequence[int]
+    seed: int
+    guidance: float
+    fps: float
+    resolution: tuple[int, int]
+
+
+class Generator:
+    """A sampler of clips, compiled once for a batch size and a guidance weight.
+
+    Args:
+      experiment: gives model, diffusion, text encoder.
+      sampler: steps, solver, churn.
+      mesh: whose devices the samples are divided over.
+    """
+
+    def __init__(self, experiment: "configs.Experiment", sampler: Sampler, mesh):
+        self._experiment = experiment
+        self._mesh = mesh
+        generate = functools.partial(
+            _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
+        )
+        self._generate = jax.jit(
+            generate, static_argnames="guided", out_shardings=batch_sharding(mesh)
+        )
+
+    def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
+        """The clips of a request, in 0..255."""
+        count = len(request.prompts)
+        filled = -(-count // self._mesh.size) * self._mesh.size
+        pick = np.minimum(np.arange(filled), count - 1)
+        text, mask = self._experiment.text.encode(list(request.prompts))
+        interval = 1 / request.fps if request.fps else 0.0
+        inputs = {
+            "text": text[pick],
+            "text_mask": mask[pick],
+            "frame_interval": np.full(filled, interval, np.float32),
+            "resolution": np.full((filled, 2), request.resolution, np.float32),
+        }
+        numbers = np.asarray(request.numbers, np.uint32)[pick]
+        placed = jax.device_put((inputs, numbers), batch_sharding(self._mesh))
+        clips = self._generate(
+            params, *placed, jax.random.key(request.seed), request.guidance,
+            guided=bool(request.guidance),
+        )
+        return np.asarray(clips)[:count]
+
+
+def _generate(params, inputs, numbers, key, weight, *, guided, model, edm: EDM, sampler):
+    """Noise to pixels, for one batch of samples."""
+    batch = numbers.shape[0]
+    keys = sample_keys(key, numbers)
+    start = initial_noise(
+        keys, (model.frames, model.height, model.width, model.out_channels), edm
+    )
+    keep = jnp.zeros(batch, bool)
+    context = Context(**inputs, drop_text=keep)
+    if guided:
+        drop = jnp.concatenate([keep, ~keep])
+        denoise = make_denoise(
+            model, params, edm, twice(context).replace(drop_text=drop)
+        )
+        denoise = classifier_free_guidance(denoise, weight)
+    else:
+        denoise = make_denoise(model, params, edm, context)
+    carry = model.no_latents(2 * batch if guided else batch)
+    clips, _ = sample(denoise, start, carry, keys, edm, sampler)
+    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def load(workdir: Path, ema: bool = True):
+    """The experiment of a workdir, its parameters, their step, and a mesh of all devices.
+
+    Raises:
+      ValueError: the folder holds no run, or the run has no checkpoint yet.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    experiment = configs.build(configs.from_json(path.read_text()))
+    mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
+    shapes = jax.eval_shape(functools.partial(abstract_state, experiment))
+    shardings = state_shardings(shapes, mesh)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        nn.unbox(shapes), shardings,
+    )
+    checkpoints = Checkpoints(workdir)
+    params, step = checkpoints.restore_params(like, ema)
+    checkpoints.close()
+    return experiment, params, step, mesh
+
+
+def abstract_state(experiment: "configs.Experiment"):
+    """A fresh state of an experiment; for ``jax.eval_shape`` and ``jax.jit``."""
+    tokens, width = experiment.text.tokens, experiment.text.width
+    batch = {
+        "text": jnp.zeros((1, tokens, width)),
+        "text_mask": jnp.ones((1, tokens), bool),
+        "frame_interval": jnp.zeros(1),
+        "resolution": jnp.ones((1, 2)),
+        "sample": jnp.zeros(1, jnp.uint32),
+    }
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 0)
+    return init_state(experiment.model, experiment.optimizer, batch, key)
+
+
+def chunks(
+    prompts: Sequence[str], batch: int, **settings
+) -> Iterator[Request]:
+    """Requests of up to ``batch`` samples, numbered from 0 in the order of prompts."""
+    for first in range(0, len(prompts), batch):
+        part = prompts[first : first + batch]
+        numbers = range(first, first + len(part))
+        yield Request(prompts=part, numbers=numbers, **settings)
+
+
+def run(arguments) -> None:
+    """`snapvideo sample`: clips, a contact sheet, and how they were made."""
+    with configs.user_errors():
+        prompts = _prompts(arguments)
+        out = Path(arguments.out)
+        media.check_formats(arguments.formats)
+        experiment, params, step, mesh = load(Path(arguments.workdir), arguments.ema)
+        sampler = sampler_of(experiment, arguments)
+    out.mkdir(parents=True, exist_ok=True)
+    sheets = experiment.sheets
+    settings = dict(
+        seed=arguments.seed,
+        guidance=sheets.guidance if arguments.guidance is None else arguments.guidance,
+        fps=sheets.fps if arguments.fps is None else arguments.fps,
+        resolution=resolution_of(experiment),
+    )
+    generator = Generator(experiment, sampler, mesh)
+    began, clips = time.monotonic(), []
+    requests = list(chunks(prompts, arguments.batch, **settings))
+    for request in progress(requests, total=len(requests), name="batch"):
+        made = generator(params, request)
+        for number, prompt, clip in zip(
+            request.numbers, request.prompts, made, strict=True
+        ):
+            stem = out / f"{number:05d}"
+            media.write_clip(stem, clip, settings["fps"] or 1.0, arguments.formats)
+            about = settings | {
+                "prompt": prompt,
+                "number": number,
+                "guidance_1_plus_g": 1 + settings["guidance"],
+                "sampler": dataclasses.asdict(sampler),
+                "workdir": arguments.workdir,
+                "step": step,
+                "weights": "ema" if arguments.ema else "raw",
+                "version": __version__,
+            }
+            stem.with_suffix(".json").write_text(json.dumps(about, indent=2))
+        clips.extend(made)
+    write_sheet(out / "sheet", np.stack(clips), prompts, sheets)
+    seconds = time.monotonic() - began
+    logging.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")
+
+
+def write_sheet(stem: Path, clips, labels: Sequence[str], sheets, limit: int = 64):
+    """A contact sheet of the first ``limit`` clips, as GIF and PNG; returns its frames."""
+    clips, labels = clips[:limit], list(labels)[:limit]
+    columns = max(1, round(len(clips) ** 0.5))
+    frames = media.contact_sheet(clips, columns, labels, scale=sheets.scale)
+    media.write_gif(stem.with_suffix(".gif"), frames, sheets.fps or 1.0)
+    media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
+    return frames
+
+
+def sampler_of(experiment: "configs.Experiment", arguments) -> Sampler:
+    """The experiment's sampler with what the command line changes."""
+    changes = {
+        name: value
+        for name in ("steps", "solver", "churn")
+        if (value := getattr(arguments, name)) is not None
+    }
+    return dataclasses.replace(experiment.sampler, **changes)
+
+
+def resolution_of(experiment: "configs.Experiment") -> tuple[int, int]:
+    """The original resolution that samples are conditioned on."""
+    asked = experiment.sheets.resolution
+    return asked if any(asked) else (experiment.data.height, experiment.data.width)
+
+
+def _prompts(arguments) -> list[str]:
+    """The prompts of the command line and of --prompts, each ``num_samples`` times.
+
+    Raises:
+      ValueError: there are none, or the file cannot be read.
+    """
+    prompts = list(arguments.prompt or ())
+    if arguments.prompts:
+        path = Path(arguments.prompts)
+        if not path.is_file():
+            raise ValueError(f"--prompts={path}: there is no such file.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError('There is nothing to sample; give --prompt "..." or --prompts.')
+    return [prompt for prompt in prompts for _ in range(arguments.num_samples)]

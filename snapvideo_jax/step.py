@@ -1,0 +1,298 @@
+"""The one train step, and the denoiser for sampling: where models meet diffusion.
+
+All randomness of a sample derives from the run's seed and the sample's position in
+the global sequence, never from the device or the place in a batch, so a step gives
+the same loss on any mesh.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from snapvideo_jax.diffusion import EDM, Denoise
+from snapvideo_jax.diffusion.edm import broadcast
+from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.types import Batch, Context, Keys
+
+Params = Any
+NOISE, SIGMA, LABEL = range(3)
+"""Purposes a sample's key is split for."""
+BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
+"""Noise levels that separate the bins the loss is reported in."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is made of, beside its data position, which is the step."""
+
+    step: Array
+    params: Params
+    opt_state: Any
+    ema: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the loss is made of.
+
+    Attributes:
+      self_conditioning: share of samples that see the latents of a first pass. [P] 0.9.
+      self_conditioning_period: the share is kept exactly within every so many
+        consecutive samples, so that the first pass runs on those samples only [C].
+      label_dropout: share of samples that lose their caption. [P] 0.1.
+      videos, images: samples of either kind in a unit of the batch, as the pipeline
+        interleaves them.
+      microbatches: parts the batch is cut into, their gradients averaged.
+    """
+
+    videos: int = 1
+    images: int = 1
+    self_conditioning: float = 0.9
+    self_conditioning_period: int = 32
+    label_dropout: float = 0.1
+    microbatches: int = 1
+
+    @property
+    def self_conditioned(self) -> int:
+        return round(self.self_conditioning * self.self_conditioning_period)
+
+
+def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainState:
+    """A fresh state; parameters carry their logical axes (``flax.linen.unbox`` them)."""
+    context = context_of(batch, jnp.zeros(batch["sample"].shape, bool))
+    size = (model.frames, model.height, model.width, model.in_channels)
+    first = jax.tree.map(lambda leaf: leaf[:1], context)
+    params = model.init(
+        key, jnp.zeros((1, *size)), jnp.zeros(1), first, model.no_latents(1)
+    )["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.transform().init(params),
+        ema=jax.tree.map(jnp.copy, params),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    model,
+    edm: EDM,
+    optimizer: Optimizer,
+    training: Training,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update. Pure: equal arguments give equal results on any mesh.
+
+    Args:
+      state: parameters, optimizer and EMA after ``state.step`` steps.
+      batch: the global batch.
+      key: of the run; everything random is derived from it.
+      model: any network with the call of `snapvideo_jax.models`.
+
+    Returns:
+      The next state, and metrics: loss, gradient norm, and per kind and noise bin
+      the sum of losses and the number of samples.
+    """
+
+    def loss_fn(params, part, key):
+        losses, sigma, is_image = sample_losses(
+            params, part, key, model=model, edm=edm, training=training
+        )
+        return losses.mean(), _binned(losses, sigma, is_image)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    step_key = jax.random.fold_in(key, state.step)
+    if training.microbatches == 1:
+        (loss, bins), grads = grad_fn(state.params, batch, key=(key, step_key))
+    else:
+        loss, bins, grads = _accumulated(
+            grad_fn, state.params, batch, (key, step_key),
+            training.microbatches, training.self_conditioning_period,
+        )
+    updates, opt_state = optimizer.transform().update(
+        grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    decay = optimizer.ema_decay(state.step + 1)
+    ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new,
+                       state.ema, params)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **bins}
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+
+def sample_losses(params, batch, key, *, model, edm, training):
+    """Loss, noise level and kind of every sample of a batch.
+
+    Args:
+      key: ``(run key, step key)``; the second is for dropout, the only randomness
+        that is drawn for a batch and not for a sample.
+    """
+    run_key, step_key = key
+    if edm.images_as_videos:
+        parts = [(edm, batch)]
+    else:
+        parts = _split_kinds(edm, batch, training)
+    results = [
+        _losses(params, part, run_key, step_key, model, kind, training)
+        for kind, part in parts
+    ]
+    return tuple(jnp.concatenate(column) for column in zip(*results, strict=True))
+
+
+def _losses(params, batch, run_key, step_key, model, edm, training):
+    clip = pixels(batch["video"])
+    keys = sample_keys(run_key, batch["sample"])
+    sigma = edm.training_sigma(purpose(keys, SIGMA))
+    eps = normal(purpose(keys, NOISE), clip.shape[1:])
+    level = broadcast(sigma, clip)
+    noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
+    drop = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < training.label_dropout
+    context = context_of(batch, drop)
+    c_noise = edm.c_noise(sigma)
+
+    previous = first_pass(params, noisy, c_noise, context, model, training)
+    output, _ = model.apply(
+        {"params": params}, noisy, c_noise, context, previous, train=True,
+        rngs={"dropout": step_key},
+    )
+    losses = edm.loss(output, clip, eps, sigma)
+    return losses, sigma, batch["frame_interval"] == 0
+
+
+def first_pass(params, noisy, c_noise, context, model, training):
+    """Latents for self-conditioning, from a pass without gradient or dropout.
+
+    Only the first ``self_conditioned`` of every ``self_conditioning_period`` samples
+    run it; samples are shuffled, so which ones they are is chance.
+    """
+    batch, period = noisy.shape[0], training.self_conditioning_period
+    nothing = model.no_latents(batch)
+    chosen = training.self_conditioned
+    if not chosen:
+        return nothing
+
+    def choose(leaf):
+        return rearrange(
+            rearrange(leaf, "(s k) ... -> s k ...", k=period)[:, :chosen],
+            "s k ... -> (s k) ...",
+        )
+
+    def spread(leaf):
+        leaf = rearrange(leaf, "(s k) ... -> s k ...", k=chosen)
+        rest = [(0, 0), (0, period - chosen)] + [(0, 0)] * (leaf.ndim - 2)
+        return rearrange(jnp.pad(leaf, rest), "s k ... -> (s k) ...")
+
+    inputs = jax.tree.map(choose, (noisy, c_noise, context, nothing))
+    _, latents = model.apply({"params": jax.lax.stop_gradient(params)}, *inputs)
+    return jax.lax.stop_gradient(jax.tree.map(spread, latents))
+
+
+def make_denoise(model, params: Params, edm: EDM, context: Context) -> Denoise:
+    """``D(x, sigma, carry)`` of a network under ``context``, for the samplers."""
+
+    def denoise(x, sigma, carry):
+        level = broadcast(sigma, x)
+        output, carry = model.apply(
+            {"params": params}, edm.c_in(level) * x, edm.c_noise(sigma), context, carry
+        )
+        return edm.denoised(x, output, sigma), carry
+
+    return denoise
+
+
+def pixels(video: Array) -> Float[Array, "b t h w c"]:
+    """0..255 to -1..1."""
+    return video.astype(jnp.float32) / 127.5 - 1
+
+
+def context_of(batch: Batch, drop_text: Array) -> Context:
+    """The context of a batch, its text dropped where asked."""
+    fields = ("text", "text_mask", "frame_interval", "resolution")
+    return Context(**{name: batch[name] for name in fields}, drop_text=drop_text)
+
+
+def sample_keys(key: Array, sample: Array) -> Keys:
+    """The key of each sample, by its position in the global sequence."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, sample)
+
+
+def purpose(keys: Keys, number: int) -> Keys:
+    """Keys for one use of each sample's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "b *s"]:
+    """Standard normal noise of ``shape`` for every key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _split_kinds(edm, batch, training):
+    """Videos, and images cut to one frame, with the framework of each (Tab. 3, iv)."""
+    unit = training.videos + training.images
+
+    def take(start, stop):
+        return jax.tree.map(
+            lambda leaf: rearrange(
+                rearrange(leaf, "(s k) ... -> s k ...", k=unit)[:, start:stop],
+                "s k ... -> (s k) ...",
+            ),
+            batch,
+        )
+
+    parts = []
+    if training.videos:
+        parts.append((edm, take(0, training.videos)))
+    if training.images:
+        images = take(training.videos, unit)
+        parts.append((edm.for_images(), images | {"video": images["video"][:, :1]}))
+    return parts
+
+
+def _binned(losses, sigma, is_image):
+    """Sums of losses and counts, by kind (video, image) and noise bin."""
+    bins = jnp.searchsorted(jnp.array(BIN_EDGES), sigma)
+    index = bins + (len(BIN_EDGES) + 1) * is_image
+    where = jax.nn.one_hot(index, 2 * (len(BIN_EDGES) + 1))
+    shape = (2, len(BIN_EDGES) + 1)
+    return {
+        "loss_sum": jnp.einsum("b,bj->j", losses, where).reshape(shape),
+        "loss_count": where.sum(0).reshape(shape),
+    }
+
+
+def _accumulated(grad_fn, params, batch, key, microbatches, unit):
+    """Loss, bins and gradients averaged over parts of the batch.
+
+    A part takes every k-th run of ``unit`` samples, so it has the batch's mixture and
+    stays on the devices that hold it.
+    """
+    run_key, step_key = key
+    parts = jax.tree.map(
+        lambda leaf: rearrange(
+            leaf, "(s k u) ... -> k (s u) ...", k=microbatches, u=unit
+        ),
+        batch,
+    )
+
+    def body(total, inputs):
+        index, part = inputs
+        part_key = (run_key, jax.random.fold_in(step_key, index))
+        (loss, bins), grads = grad_fn(params, part, key=part_key)
+        return jax.tree.map(jnp.add, total, (loss, bins, grads)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shapes = jax.eval_shape(lambda: grad_fn(params, first, key=key))
+    (loss, bins), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (loss, bins, grads), _ = jax.lax.scan(
+        body, (loss, bins, grads), (jnp.arange(microbatches), parts)
+    )
+    mean = lambda leaf: leaf / microbatches  # noqa: E731
+    return mean(loss), bins, jax.tree.map(mean, grads)

@@ -1,0 +1,170 @@
+"""Turns captions into frozen text embeddings, one vector per word.
+
+A network sees a caption only as ``(embeddings, mask)``; anything with the methods of
+`TextEncoder` can make them. `HashTextEncoder` is the encoder that needs no weights
+and no network access, so that a first run works anywhere. It can tell words apart and
+knows their order, which is enough for captions of a small closed vocabulary. It knows
+no meaning: "dog" is as far from "puppy" as from "seven". The paper uses T5-11B.
+"""
+
+import functools
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, Float32
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_SPELLING_SHARE = 0.3  # of a word vector's variance
+_POSITION_SHARE = 0.2  # of a token's variance
+_WAVELENGTHS = (4.0, 256.0)  # of the position term, in words
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen text encoder.
+
+    tokens: number of context tokens of every caption (n).
+    width: elements of one context token (f).
+    """
+
+    tokens: int
+    width: int
+
+    def encode(
+        self, captions: Sequence[str]
+    ) -> tuple[Float32[np.ndarray, "b n f"], Bool[np.ndarray, "b n"]]:
+        """Embeddings, zero past a caption's length, and a mask, True up to it."""
+        ...
+
+
+class HashTextEncoder:
+    """Embeds words by a hash of their letters. A stand-in for T5, without semantics.
+
+    A caption is lower-cased and split into words and punctuation marks, each of which
+    becomes one token: ``sqrt(0.8) word + sqrt(0.2) position``. Both terms have unit
+    mean square, so elements have about unit variance. `word_vector` documents the
+    first; the second is a sinusoid with wavelengths of 4 to 256 words. Nothing in it
+    is random or learned: the same caption gives the same numbers on every machine.
+
+    Args:
+        tokens: words kept of a caption, >= 1; words past it are cut.
+        width: elements of one embedding, even, >= 2.
+
+    Attributes:
+        cut_captions: number of captions cut so far, in this process. The first one
+            is logged.
+
+    Raises:
+        ValueError: ``tokens`` or ``width`` is outside its range.
+    """
+
+    def __init__(self, tokens: int = 16, width: int = 64):
+        if tokens < 1:
+            raise ValueError(
+                f"text.tokens={tokens} is below 1, and a caption needs room for a "
+                "word; use text.tokens=16."
+            )
+        if width < 2 or width % 2:
+            raise ValueError(
+                f"text.width={width} is not an even number of at least 2, and the "
+                f"position term fills pairs; use text.width={max(2, width + 1)}."
+            )
+        self.tokens = tokens
+        self.width = width
+        self.cut_captions = 0
+
+    def encode(
+        self, captions: Sequence[str]
+    ) -> tuple[Float32[np.ndarray, "b n f"], Bool[np.ndarray, "b n"]]:
+        """Embeddings, zero past a caption's length, and a mask, True up to it.
+
+        Args:
+            captions: any unicode text; an empty caption has an all-False mask.
+
+        Raises:
+            ValueError: ``captions`` is one string instead of a list of them.
+        """
+        if isinstance(captions, str):
+            raise ValueError(
+                f"captions={captions!r} is one string; wanted a sequence of strings; "
+                f"use [{captions!r}]."
+            )
+        embeddings = np.zeros((len(captions), self.tokens, self.width), np.float32)
+        mask = np.zeros((len(captions), self.tokens), bool)
+        positions = _position_vectors(self.tokens, self.width)
+        for i, caption in enumerate(captions):
+            words = split_words(caption)
+            if len(words) > self.tokens:
+                self._count_cut(caption, len(words))
+            for k, word in enumerate(words[: self.tokens]):
+                embeddings[i, k] = (
+                    np.sqrt(1 - _POSITION_SHARE) * word_vector(word, self.width)
+                    + np.sqrt(_POSITION_SHARE) * positions[k]
+                )
+                mask[i, k] = True
+        return embeddings, mask
+
+    def _count_cut(self, caption: str, words: int) -> None:
+        if self.cut_captions == 0:
+            logging.warning(
+                "Caption %r has %d words, text.tokens=%d are kept. Further cuts are "
+                "counted silently; raise text.tokens to keep them.",
+                caption,
+                words,
+                self.tokens,
+            )
+        self.cut_captions += 1
+
+
+def split_words(caption: str) -> list[str]:
+    """Lower-cased words and single punctuation marks of a caption, in order."""
+    return _WORD.findall(unicodedata.normalize("NFKC", caption).lower())
+
+
+@functools.lru_cache(maxsize=65536)
+def word_vector(word: str, width: int) -> Float32[np.ndarray, "f"]:
+    """The vector of a word: mean square 1, nearly orthogonal to unrelated words.
+
+    70 % of its variance is Gaussian noise drawn from a hash of the word, 30 % is the
+    mean of such noise for each run of three letters, so that "circle" and "circles"
+    are near each other. Cached, hence read-only.
+    """
+    padded = f"<{word}>"
+    runs = [padded[i : i + 3] for i in range(len(padded) - 2)]
+    spelling = np.mean([_noise(f"run {run}", width) for run in runs], axis=0)
+    vector = np.sqrt(1 - _SPELLING_SHARE) * _unit(
+        _noise(f"word {word}", width)
+    ) + np.sqrt(_SPELLING_SHARE) * _unit(spelling)
+    vector = _unit(vector).astype(np.float32)
+    vector.setflags(write=False)
+    return vector
+
+
+def _noise(text: str, width: int) -> np.ndarray:
+    """Standard Gaussians [f] drawn from a hash of ``text``.
+
+    Made by hand (Box-Muller on hash bits) because NumPy may change what its
+    generators draw between versions, and that would silently change every caption.
+    """
+    digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass"))
+    bits = np.frombuffer(digest.digest(16 * width), "<u8") >> np.uint64(11)
+    radius, angle = np.split((bits + 0.5) * 2.0**-53, 2)
+    return np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """``vector`` scaled to a mean square of 1."""
+    return vector / np.sqrt(np.mean(vector**2))
+
+
+@functools.lru_cache(maxsize=8)
+def _position_vectors(tokens: int, width: int) -> np.ndarray:
+    """Sinusoidal position vectors [n f] with a mean square of 1."""
+    wavelengths = np.geomspace(*_WAVELENGTHS, width // 2)
+    angles = 2 * np.pi * np.arange(tokens)[:, None] / wavelengths
+    return np.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

@@ -1,0 +1,342 @@
+"""The training loop, from config to checkpoints, in the order things happen."""
+
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs, sample
+from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.data import make_dataset, seek
+from snapvideo_jax.metrics import MetricWriter, progress
+from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.sharding import (
+    AXES,
+    batch_sharding,
+    bytes_per_device,
+    make_mesh,
+    put_batch,
+    state_shardings,
+)
+from snapvideo_jax.step import BIN_EDGES, train_step
+
+PEAK_TFLOPS = {
+    "TPU v4": 275, "TPU v5 lite": 197, "TPU v5e": 197, "TPU v5": 459, "TPU v5p": 459,
+    "TPU v6 lite": 918, "TPU v6e": 918, "NVIDIA A100": 312, "NVIDIA H100": 989,
+    "NVIDIA H200": 989,
+}
+"""Dense bf16 peak of one chip, from its vendor's data sheet."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss of a step was infinite or not a number."""
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains to the last step, from the newest checkpoint where there is one.
+
+    Raises:
+      ValueError: the config, the data or the workdir cannot be used; before anything
+        is compiled.
+      NonFiniteLoss: training diverged; names the step. The newest checkpoint stays.
+    """
+    # --- Config, mesh, data -------------------------------------------------------
+    experiment = configs.build(config)
+    mesh = make_mesh(experiment.mesh, experiment.data.batch)
+    is_writer = jax.process_index() == 0
+    keep_config(config, workdir, is_writer)
+    iterator = iter(
+        make_dataset(
+            experiment.data,
+            seed=experiment.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            text_encoder=experiment.text,
+            skipped_path=workdir / "skipped.jsonl",
+        )
+    )
+
+    # --- State: shapes and places first, then the arrays ---------------------------
+    init = functools.partial(sample.abstract_state, experiment)
+    boxed = jax.eval_shape(init)
+    places = state_shardings(boxed, mesh)
+    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    checkpoints = Checkpoints(
+        workdir, experiment.run.checkpoint_every_steps, experiment.run.keep,
+        experiment.run.keep_every_steps,
+    )
+    first = checkpoints.latest or 0
+    last = experiment.optimizer.steps
+    if first:
+        like = jax.tree.map(_placed, nn.unbox(boxed), places)
+        state = checkpoints.restore(like)
+        logging.info("Resuming %s at step %d.", workdir, first)
+        seek(iterator, first)  # for any number of processes, unlike a kept state
+    else:
+        state = jax.jit(lambda: nn.unbox(init()), out_shardings=places)()
+
+    # --- The step, compiled --------------------------------------------------------
+    update = jax.jit(
+        functools.partial(
+            train_step, model=experiment.model, edm=experiment.diffusion,
+            optimizer=experiment.optimizer, training=experiment.training,
+        ),
+        in_shardings=(places, over_batch, whole),
+        out_shardings=(places, whole),
+        donate_argnums=0,
+    )
+    key = jax.device_put(jax.random.key(experiment.seed), whole)
+    watch = Watch(experiment, workdir, mesh, first, is_writer)
+
+    # --- The loop. The order is fixed: the iterator moves on only after its state for
+    # --- this step is taken, and a state is saved only after its loss was looked at.
+    steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
+    for step in steps:
+        with watch.waiting():
+            batch = next(iterator)
+        data_state = iterator.get_state()
+        state, metrics = update(state, put_batch(batch, over_batch), key)
+        done = step + 1
+        watch.after_step(done, state, metrics)
+        if checkpoints.due(done) or done == last:
+            watch.check_finite()
+            checkpoints.save(done, state, data_state, force=done == last)
+    watch.check_finite()
+    checkpoints.close()
+    watch.close()
+    iterator.close()
+
+
+def keep_config(config: ConfigDict, workdir: Path, is_writer: bool) -> None:
+    """Writes the resolved config to the workdir, or checks it against the one there.
+
+    Raises:
+      ValueError: the workdir was begun with another config.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        configs.check_same(config, path.read_text(), workdir)
+    if is_writer:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(configs.to_json(config))
+
+
+class Watch:
+    """What is written of a run while it trains: metrics and sample sheets."""
+
+    def __init__(self, experiment, workdir: Path, mesh, first: int, is_writer: bool):
+        self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
+        self._writer = MetricWriter(workdir, is_writer, resume_step=first)
+        self._is_writer = is_writer
+        self._flops = flops_per_sample(experiment)
+        self._peak = experiment.run.peak_tflops or _peak(jax.devices()[0])
+        self._pending: list = []
+        self._generator = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waited, self._began = 0.0, time.monotonic()
+
+    def waiting(self):
+        """A context that counts the time spent in it as waiting for data."""
+        return _Stopwatch(self)
+
+    def after_step(self, done: int, state, metrics) -> None:
+        """Keeps the metrics of a step; writes them and a sheet where they are due."""
+        # One step is left in flight, so that the host never holds up the device.
+        if self._pending:
+            self._check(*self._pending[-1])
+        self._pending.append((done, metrics))
+        last = done == self._experiment.optimizer.steps
+        if done % self._experiment.run.log_every_steps == 0 or last:
+            self._log(done)
+        every = self._experiment.sheets.every_steps
+        if self._experiment.sheets.prompts and every and (done % every == 0 or last):
+            self._sheet(done, state)
+
+    def check_finite(self) -> None:
+        """Waits for the last step and looks at its loss."""
+        for step, metrics in self._pending[-1:]:
+            self._check(step, metrics)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _check(self, step: int, metrics) -> None:
+        loss = float(metrics["loss"])
+        if not np.isfinite(loss):
+            raise NonFiniteLoss(
+                f"The loss of step {step} is {loss}. The newest checkpoint is kept; "
+                f"lower optimizer.learning_rate or look at the data of that step."
+            )
+
+    def _log(self, done: int) -> None:
+        steps = [metrics for _, metrics in self._pending]
+        self.check_finite()
+        seconds = time.monotonic() - self._began
+        clips = len(steps) * self._experiment.data.batch
+        rate = self._flops * clips / seconds
+        values = {
+            "loss": np.mean([float(m["loss"]) for m in steps]),
+            "grad_norm": np.mean([float(m["grad_norm"]) for m in steps]),
+            "learning_rate": float(self._experiment.optimizer.schedule()(done - 1)),
+            "clips_per_second": clips / seconds,
+            "seconds_per_step": seconds / len(steps),
+            "data_wait_share": self._waited / seconds,
+            "model_tflops_per_second": rate / 1e12,
+        } | _bin_means(steps)
+        if self._peak:
+            values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        self._writer.write(done, values)
+        logging.info(
+            "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
+            done, values["loss"], clips / seconds, 100 * self._waited / seconds,
+        )
+        last = self._pending[-1]
+        self._pending = []
+        self._begin()
+        del last
+
+    def _sheet(self, done: int, state) -> None:
+        """Samples the fixed prompts from raw and EMA weights."""
+        began = time.monotonic()
+        sheets = self._experiment.sheets
+        if self._generator is None:
+            self._generator = sample.Generator(
+                self._experiment, self._experiment.sampler, self._mesh
+            )
+        request = sample.Request(
+            prompts=sheets.prompts, numbers=range(len(sheets.prompts)), seed=0,
+            guidance=sheets.guidance, fps=sheets.fps,
+            resolution=sample.resolution_of(self._experiment),
+        )
+        for name, params in (("raw", state.params), ("ema", state.ema)):
+            clips = self._generator(params, request)
+            if not self._is_writer:
+                continue
+            folder = self._workdir / "sheets"
+            folder.mkdir(exist_ok=True)
+            stem = folder / f"{done:07d}-{name}"
+            frames = sample.write_sheet(stem, clips, sheets.prompts, sheets)
+            self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
+        logging.info("step %d: sheet %s.gif", done, stem if self._is_writer else "")
+        self._began += time.monotonic() - began
+
+
+class _Stopwatch:
+    def __init__(self, watch: Watch):
+        self._watch = watch
+
+    def __enter__(self):
+        self._began = time.monotonic()
+
+    def __exit__(self, *exception):
+        self._watch._waited += time.monotonic() - self._began
+
+
+def describe(config: ConfigDict) -> dict:
+    """What --dry-run prints: sizes and memory, computed without allocating anything."""
+    experiment = configs.build(config)
+    boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
+    fsdp = experiment.mesh.fsdp
+    mesh = jax.sharding.AbstractMesh((max(experiment.mesh.data, 1), fsdp), AXES)
+    places = state_shardings(boxed, mesh)
+    shapes = nn.unbox(boxed)
+    memory = {
+        name: bytes_per_device(getattr(shapes, name), getattr(places, name))
+        for name in ("params", "opt_state", "ema")
+    }
+    model = experiment.model
+    return {
+        "config": json.loads(configs.to_json(config)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
+        "tokens": {
+            "patches": model.groups * model.patches_per_group,
+            "groups": model.groups,
+            "latents": model.latents,
+            "context": experiment.text.tokens + model.context_numbers,
+        },
+        "forward_flops_per_sample": flops_forward(experiment),
+        "batch": experiment.data.batch,
+        "mesh": dict(mesh.shape),
+        "state_bytes_per_device": memory | {"total": sum(memory.values())},
+    }
+
+
+def run(arguments) -> None:
+    """`snapvideo train`."""
+    with configs.user_errors():
+        config = configs.load(arguments.config, arguments.overrides)
+        if arguments.dry_run:
+            print_description(describe(config), arguments.json)
+            return
+        if not arguments.workdir:
+            raise ValueError("--workdir is missing; it is where the run is kept.")
+        try:
+            train(config, Path(arguments.workdir))
+        except NonFiniteLoss as error:
+            print(f"snapvideo: stopped: {error}", file=sys.stderr)
+            raise SystemExit(3) from error
+
+
+def print_description(description: dict, as_json: bool) -> None:
+    """The description as JSON, or as text for people."""
+    if as_json:
+        print(json.dumps(description))
+        return
+    print(json.dumps(description["config"], indent=2))
+    memory = description["state_bytes_per_device"]
+    tokens = description["tokens"]
+    print(f"parameters        {description['parameters']:,}")
+    print("tokens            " + ", ".join(f"{n:,} {k}" for k, n in tokens.items()))
+    print(f"forward FLOPs     {description['forward_flops_per_sample']:.4g} a sample")
+    print(f"batch             {description['batch']:,}")
+    print("mesh              " + ", ".join(
+        f"{axis} {size}" for axis, size in description["mesh"].items()))
+    print("state per device  " + ", ".join(
+        f"{name} {size / 1e9:.3g} GB" for name, size in memory.items()))
+
+
+def flops_forward(experiment) -> float:
+    """FLOPs of one forward pass of one sample."""
+    tokens = experiment.text.tokens + experiment.model.context_numbers
+    return sum(fit_forward(experiment.model, tokens).values())
+
+
+def flops_per_sample(experiment) -> float:
+    """Model FLOPs of training on one sample; recomputation does not count."""
+    training = experiment.training
+    share = training.self_conditioned / training.self_conditioning_period
+    return flops_forward(experiment) * train_factor(share)
+
+
+def _bin_means(steps) -> dict[str, float]:
+    """Mean loss by kind and noise bin; bins without a sample are left out."""
+    total = np.sum([np.asarray(m["loss_sum"]) for m in steps], axis=0)
+    count = np.sum([np.asarray(m["loss_count"]) for m in steps], axis=0)
+    edges = ("0", *map(str, BIN_EDGES), "inf")
+    return {
+        f"loss/{kind}/sigma_{edges[bin]}_to_{edges[bin + 1]}": total[row, bin] / n
+        for row, kind in enumerate(("video", "image"))
+        for bin, n in enumerate(count[row])
+        if n
+    }
+
+
+def _placed(leaf, place):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def _peak(device) -> float:
+    """Peak TFLOP/s of a device, 0 where it is not known."""
+    names = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
+    return PEAK_TFLOPS[max(names, key=len)] if names else 0.0
