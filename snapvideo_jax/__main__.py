@@ -2,8 +2,11 @@
 
 import argparse
 import importlib
+import logging
+import sys
 
-from absl import flags, logging
+import absl.logging
+from absl import flags
 
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg); configs/ has one for every published
@@ -15,13 +18,24 @@ model. What follows a colon is its argument, and any field can be changed:
 
 def main() -> None:
     """Parses the command line and calls the verb."""
-    logging.set_verbosity(logging.INFO)
+    _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
     if rest and arguments.verb != "train":
         raise SystemExit(f"snapvideo: error: unknown argument {rest[0]!r}; see --help.")
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
     importlib.import_module(f"snapvideo_jax.{arguments.verb}").run(arguments)
+
+
+def _log_to_stderr() -> None:
+    """Shows this package's log lines, and of the libraries' only errors."""
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("snapvideo_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,8 +101,8 @@ def _add_judge(verbs) -> None:
         verbs,
         "judge",
         "Sample held-out prompts of the shapes data set, and count those obeyed.",
-        "Prints the share of clips whose colour, shape and direction are all as asked,\n"
-        "and writes judged.json and sheet.gif.",
+        "Prints the share of clips whose colour, shape and direction are all as\n"
+        "asked, and writes judged.json and sheet.gif.",
     )
     verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     verb.add_argument("--out", required=True, metavar="DIR")
@@ -100,7 +114,7 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
     """Options of every verb that samples; None is the config's own value."""
     verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
     verb.add_argument("--solver", help="heun or euler (default: the config's)")
-    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: the config's)")
+    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
     verb.add_argument(
         "--guidance",
         type=float,
@@ -110,7 +124,9 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--batch", type=int, default=64, help="clips at once (default: 64)")
+    verb.add_argument(
+        "--batch", type=int, default=64, help="clips at once (default 64)"
+    )
     verb.add_argument(
         "--raw",
         dest="ema",

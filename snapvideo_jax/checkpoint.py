@@ -66,8 +66,10 @@ class Checkpoints:
           force: also where none is due.
         """
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state},
-            custom_metadata={"data": data}, force=force,
+            step,
+            {"state": state},
+            custom_metadata={"data": data},
+            force=force,
         )
 
     def restore(self, like: TrainState) -> TrainState:

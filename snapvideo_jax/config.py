@@ -110,8 +110,16 @@ SECTIONS = {
     "sheets": Sheets,
     "run": Run,
 }
-MAY_CHANGE = ("run.", "sheets.", "sampler.", "mesh.", "data.root", "data.num_",
-              "data.prefetch", "data.cache_")
+MAY_CHANGE = (
+    "run.",
+    "sheets.",
+    "sampler.",
+    "mesh.",
+    "data.root",
+    "data.num_",
+    "data.prefetch",
+    "data.cache_",
+)
 """What may differ from the config that a workdir was begun with."""
 
 
@@ -203,9 +211,11 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
     if folder not in sys.path:
         sys.path.append(folder)  # so that a config may import its neighbours
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    line = [sys.argv[0], f"--config={path}", *overrides]
+    # Without sys_argv it would look for overrides in this process's command line.
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
     try:
-        rest = values([sys.argv[0], f"--config={path}", *overrides])
+        rest = values(line)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(_first_line(error)) from None
     if rest[1:]:
@@ -225,8 +235,11 @@ def build(config: ConfigDict) -> Experiment:
             raise ValueError(_unknown(name, expected, "config"))
     for name in sorted(expected - set(config)):
         raise ValueError(f"config.{name} is missing.")
-    parts = {name: _construct(kind, config[name], name) for name, kind
-             in SECTIONS.items() if name != "training"}
+    parts = {
+        name: _construct(kind, config[name], name)
+        for name, kind in SECTIONS.items()
+        if name != "training"
+    }
     data = parts["data"]
     common = math.gcd(data.videos_per_batch, data.images_per_batch)
     videos, images = data.videos_per_batch // common, data.images_per_batch // common
@@ -238,8 +251,12 @@ def build(config: ConfigDict) -> Experiment:
         raise ValueError(f"model.name={name!r} is unknown; use {sorted(MODELS)}.")
     fields = {key: value for key, value in config.model.items() if key != "name"}
     model = _construct(
-        MODELS[name], ConfigDict(fields), "model",
-        frames=data.frames, height=data.height, width=data.width,
+        MODELS[name],
+        ConfigDict(fields),
+        "model",
+        frames=data.frames,
+        height=data.height,
+        width=data.width,
     )
     text = parts.pop("text")
     encoder = TEXT_ENCODERS[text.name](tokens=text.tokens, width=text.width)

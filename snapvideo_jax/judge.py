@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from snapvideo_jax import config as configs, sample
+from snapvideo_jax import config as configs
+from snapvideo_jax import sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import held_out_prompts
 
@@ -53,5 +54,7 @@ def run(arguments) -> None:
 
 def _row(prompt: str, asked: tuple[str, str, str], seen) -> dict:
     found = {name: getattr(seen, name) for name in FIELDS}
-    right = {name: found[name] == want for name, want in zip(FIELDS, asked, strict=True)}
+    right = {
+        name: found[name] == want for name, want in zip(FIELDS, asked, strict=True)
+    }
     return {"prompt": prompt, "found": found, "obeyed": all(right.values())} | right

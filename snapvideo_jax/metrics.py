@@ -6,6 +6,7 @@ run resumes, so that a resumed run leaves the record of an uninterrupted one.
 """
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -17,11 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorboardX
 import tqdm
-from absl import logging
 from jaxtyping import UInt8
 from tensorboardX.proto import summary_pb2
 
 from snapvideo_jax import media
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -159,7 +161,7 @@ def progress(
         now = time.monotonic()
         if now - last >= interval_seconds or done == total:
             rate = (done - last_done) / max(now - last, 1e-9)
-            logging.info("%s", _progress_line(name, done, total, rate))
+            logger.info("%s", _progress_line(name, done, total, rate))
             last, last_done = now, done
 
 

@@ -84,9 +84,12 @@ class Optimizer:
 
 
 def is_matrix(params):
-    """True for the kernels of linear layers: what decays, and what Muon takes."""
+    """True for the kernels of linear layers: what decays, and what Muon takes.
+
+    The last name but one counts as well: parameters may be boxed with their axes.
+    """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: _name(path[-1]) == "kernel", params
+        lambda path, _: "kernel" in map(_name, path[-2:]), params
     )
 
 
@@ -103,7 +106,7 @@ def scale_by_block_trust_ratio() -> optax.GradientTransformation:
             return jnp.where(known, norm / jnp.where(size > 0, size, 1.0), 1.0) * update
 
         stacked = any(_name(key) == "blocks" for key in path)
-        flat = (jax.vmap(jnp.ravel) if stacked else jnp.ravel)
+        flat = jax.vmap(jnp.ravel) if stacked else jnp.ravel
         scaled = (jax.vmap(ratio) if stacked else ratio)(flat(update), flat(param))
         return scaled.reshape(update.shape)
 

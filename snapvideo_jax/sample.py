@@ -7,6 +7,7 @@ comes out the same at any batch size and on any number of devices.
 import dataclasses
 import functools
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import UInt8
 
-from snapvideo_jax import __version__, config as configs, media
+from snapvideo_jax import __version__, media
+from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.diffusion import (
     EDM,
@@ -33,6 +34,8 @@ from snapvideo_jax.metrics import progress
 from snapvideo_jax.sharding import batch_sharding, make_mesh, state_shardings
 from snapvideo_jax.step import init_state, make_denoise, sample_keys
 from snapvideo_jax.types import Context
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +94,18 @@ class Generator:
         numbers = np.asarray(request.numbers, np.uint32)[pick]
         placed = jax.device_put((inputs, numbers), batch_sharding(self._mesh))
         clips = self._generate(
-            params, *placed, jax.random.key(request.seed), request.guidance,
+            params,
+            *placed,
+            jax.random.key(request.seed),
+            request.guidance,
             guided=bool(request.guidance),
         )
         return np.asarray(clips)[:count]
 
 
-def _generate(params, inputs, numbers, key, weight, *, guided, model, edm: EDM, sampler):
+def _generate(
+    params, inputs, numbers, key, weight, *, guided, model, edm: EDM, sampler
+):
     """Noise to pixels, for one batch of samples."""
     batch = numbers.shape[0]
     keys = sample_keys(key, numbers)
@@ -120,7 +128,7 @@ def _generate(params, inputs, numbers, key, weight, *, guided, model, edm: EDM, 
 
 
 def load(workdir: Path, ema: bool = True):
-    """The experiment of a workdir, its parameters, their step, and a mesh of all devices.
+    """A workdir's experiment, its parameters, their step, and a mesh of all devices.
 
     Raises:
       ValueError: the folder holds no run, or the run has no checkpoint yet.
@@ -133,8 +141,11 @@ def load(workdir: Path, ema: bool = True):
     shapes = jax.eval_shape(functools.partial(abstract_state, experiment))
     shardings = state_shardings(shapes, mesh)
     like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        nn.unbox(shapes), shardings,
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        nn.unbox(shapes),
+        shardings,
     )
     checkpoints = Checkpoints(workdir)
     params, step = checkpoints.restore_params(like, ema)
@@ -156,9 +167,7 @@ def abstract_state(experiment: "configs.Experiment"):
     return init_state(experiment.model, experiment.optimizer, batch, key)
 
 
-def chunks(
-    prompts: Sequence[str], batch: int, **settings
-) -> Iterator[Request]:
+def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:
     """Requests of up to ``batch`` samples, numbered from 0 in the order of prompts."""
     for first in range(0, len(prompts), batch):
         part = prompts[first : first + batch]
@@ -206,11 +215,11 @@ def run(arguments) -> None:
         clips.extend(made)
     write_sheet(out / "sheet", np.stack(clips), prompts, sheets)
     seconds = time.monotonic() - began
-    logging.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")
+    logger.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")
 
 
 def write_sheet(stem: Path, clips, labels: Sequence[str], sheets, limit: int = 64):
-    """A contact sheet of the first ``limit`` clips, as GIF and PNG; returns its frames."""
+    """A contact sheet of the first ``limit`` clips, as GIF and PNG, and its frames."""
     clips, labels = clips[:limit], list(labels)[:limit]
     columns = max(1, round(len(clips) ** 0.5))
     frames = media.contact_sheet(clips, columns, labels, scale=sheets.scale)
@@ -249,5 +258,7 @@ def _prompts(arguments) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ValueError('There is nothing to sample; give --prompt "..." or --prompts.')
+        raise ValueError(
+            'There is nothing to sample; give --prompt "..." or --prompts.'
+        )
     return [prompt for prompt in prompts for _ in range(arguments.num_samples)]

@@ -53,7 +53,9 @@ class Rules:
         known = {field.name for field in dataclasses.fields(self)}
         for name in names:
             if name is not None and name not in known:
-                raise ValueError(f"Logical axis {name!r} has no rule in sharding.Rules.")
+                raise ValueError(
+                    f"Logical axis {name!r} has no rule in sharding.Rules."
+                )
         axes = [getattr(self, name) if name else None for name in names]
         used = [axis for axis in axes if axis is not None]
         if len(used) != len(set(used)):
@@ -96,6 +98,8 @@ def state_shardings(boxed, mesh: Mesh, rules: Rules = Rules()):  # noqa: B008
     def place(leaf):
         if not isinstance(leaf, nn.LogicallyPartitioned):
             return NamedSharding(mesh, PartitionSpec())
+        if not jax.tree.leaves(leaf.value):
+            return leaf.value  # what optax leaves for another optimizer's parameter
         spec = rules.spec(leaf.names)
         axes = [
             axis if size % _devices(mesh, axis) == 0 else None

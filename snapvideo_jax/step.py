@@ -8,6 +8,7 @@ the same loss on any mesh.
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -64,19 +65,39 @@ class Training:
 
 
 def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainState:
-    """A fresh state; parameters carry their logical axes (``flax.linen.unbox`` them)."""
+    """A fresh state, its parameters boxed with their logical axes."""
     context = context_of(batch, jnp.zeros(batch["sample"].shape, bool))
     size = (model.frames, model.height, model.width, model.in_channels)
     first = jax.tree.map(lambda leaf: leaf[:1], context)
     params = model.init(
         key, jnp.zeros((1, *size)), jnp.zeros(1), first, model.no_latents(1)
     )["params"]
+    plain = nn.unbox(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.transform().init(params),
+        opt_state=_boxed_like(params, optimizer.transform().init(plain)),
         ema=jax.tree.map(jnp.copy, params),
     )
+
+
+def _boxed_like(params, opt_state):
+    """The optimizer's state, each array with the axes of the parameter it is of."""
+    boxes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_box)
+    names = {jax.tree_util.keystr(path): box.names for path, box in boxes}
+
+    def box(path, leaf):
+        for start in range(len(path)):
+            found = names.get(jax.tree_util.keystr(path[start:]))
+            if found is not None:
+                return nn.LogicallyPartitioned(leaf, found)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(box, opt_state)
+
+
+def _is_box(leaf) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
 
 
 def train_step(
@@ -114,16 +135,21 @@ def train_step(
         (loss, bins), grads = grad_fn(state.params, batch, key=(key, step_key))
     else:
         loss, bins, grads = _accumulated(
-            grad_fn, state.params, batch, (key, step_key),
-            training.microbatches, training.self_conditioning_period,
+            grad_fn,
+            state.params,
+            batch,
+            (key, step_key),
+            training.microbatches,
+            training.self_conditioning_period,
         )
     updates, opt_state = optimizer.transform().update(
         grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
     decay = optimizer.ema_decay(state.step + 1)
-    ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new,
-                       state.ema, params)
+    ema = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+    )
     metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **bins}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
@@ -160,7 +186,12 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
 
     previous = first_pass(params, noisy, c_noise, context, model, training)
     output, _ = model.apply(
-        {"params": params}, noisy, c_noise, context, previous, train=True,
+        {"params": params},
+        noisy,
+        c_noise,
+        context,
+        previous,
+        train=True,
         rngs={"dropout": step_key},
     )
     losses = edm.loss(output, clip, eps, sigma)

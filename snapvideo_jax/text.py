@@ -9,14 +9,16 @@ no meaning: "dog" is as far from "puppy" as from "seven". The paper uses T5-11B.
 
 import functools
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from absl import logging
 from jaxtyping import Bool, Float32
+
+logger = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _SPELLING_SHARE = 0.3  # of a word vector's variance
@@ -111,7 +113,7 @@ class HashTextEncoder:
 
     def _count_cut(self, caption: str, words: int) -> None:
         if self.cut_captions == 0:
-            logging.warning(
+            logger.warning(
                 "Caption %r has %d words, text.tokens=%d are kept. Further cuts are "
                 "counted silently; raise text.tokens to keep them.",
                 caption,

@@ -2,19 +2,19 @@
 
 import functools
 import json
+import logging
 import sys
 import time
 from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from snapvideo_jax import config as configs, sample
+from snapvideo_jax import config as configs
+from snapvideo_jax import sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import make_dataset, seek
 from snapvideo_jax.metrics import MetricWriter, progress
@@ -29,9 +29,18 @@ from snapvideo_jax.sharding import (
 )
 from snapvideo_jax.step import BIN_EDGES, train_step
 
+logger = logging.getLogger(__name__)
+
 PEAK_TFLOPS = {
-    "TPU v4": 275, "TPU v5 lite": 197, "TPU v5e": 197, "TPU v5": 459, "TPU v5p": 459,
-    "TPU v6 lite": 918, "TPU v6e": 918, "NVIDIA A100": 312, "NVIDIA H100": 989,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459,
+    "TPU v5p": 459,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "NVIDIA A100": 312,
+    "NVIDIA H100": 989,
     "NVIDIA H200": 989,
 }
 """Dense bf16 peak of one chip, from its vendor's data sheet."""
@@ -71,7 +80,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     places = state_shardings(boxed, mesh)
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     checkpoints = Checkpoints(
-        workdir, experiment.run.checkpoint_every_steps, experiment.run.keep,
+        workdir,
+        experiment.run.checkpoint_every_steps,
+        experiment.run.keep,
         experiment.run.keep_every_steps,
     )
     first = checkpoints.latest or 0
@@ -79,7 +90,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if first:
         like = jax.tree.map(_placed, nn.unbox(boxed), places)
         state = checkpoints.restore(like)
-        logging.info("Resuming %s at step %d.", workdir, first)
+        logger.info("Resuming %s at step %d.", workdir, first)
         seek(iterator, first)  # for any number of processes, unlike a kept state
     else:
         state = jax.jit(lambda: nn.unbox(init()), out_shardings=places)()
@@ -87,8 +98,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- The step, compiled --------------------------------------------------------
     update = jax.jit(
         functools.partial(
-            train_step, model=experiment.model, edm=experiment.diffusion,
-            optimizer=experiment.optimizer, training=experiment.training,
+            train_step,
+            model=experiment.model,
+            edm=experiment.diffusion,
+            optimizer=experiment.optimizer,
+            training=experiment.training,
         ),
         in_shardings=(places, over_batch, whole),
         out_shardings=(places, whole),
@@ -197,9 +211,12 @@ class Watch:
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
         self._writer.write(done, values)
-        logging.info(
+        logger.info(
             "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
-            done, values["loss"], clips / seconds, 100 * self._waited / seconds,
+            done,
+            values["loss"],
+            clips / seconds,
+            100 * self._waited / seconds,
         )
         last = self._pending[-1]
         self._pending = []
@@ -215,8 +232,11 @@ class Watch:
                 self._experiment, self._experiment.sampler, self._mesh
             )
         request = sample.Request(
-            prompts=sheets.prompts, numbers=range(len(sheets.prompts)), seed=0,
-            guidance=sheets.guidance, fps=sheets.fps,
+            prompts=sheets.prompts,
+            numbers=range(len(sheets.prompts)),
+            seed=0,
+            guidance=sheets.guidance,
+            fps=sheets.fps,
             resolution=sample.resolution_of(self._experiment),
         )
         for name, params in (("raw", state.params), ("ema", state.ema)):
@@ -228,7 +248,7 @@ class Watch:
             stem = folder / f"{done:07d}-{name}"
             frames = sample.write_sheet(stem, clips, sheets.prompts, sheets)
             self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
-        logging.info("step %d: sheet %s.gif", done, stem if self._is_writer else "")
+        logger.info("step %d: sheet %s.gif", done, stem if self._is_writer else "")
         self._began += time.monotonic() - began
 
 
@@ -300,10 +320,14 @@ def print_description(description: dict, as_json: bool) -> None:
     print("tokens            " + ", ".join(f"{n:,} {k}" for k, n in tokens.items()))
     print(f"forward FLOPs     {description['forward_flops_per_sample']:.4g} a sample")
     print(f"batch             {description['batch']:,}")
-    print("mesh              " + ", ".join(
-        f"{axis} {size}" for axis, size in description["mesh"].items()))
-    print("state per device  " + ", ".join(
-        f"{name} {size / 1e9:.3g} GB" for name, size in memory.items()))
+    print(
+        "mesh              "
+        + ", ".join(f"{axis} {size}" for axis, size in description["mesh"].items())
+    )
+    print(
+        "state per device  "
+        + ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in memory.items())
+    )
 
 
 def flops_forward(experiment) -> float:

@@ -177,10 +177,14 @@ class _DecodedFiles:
 
     def put(self, kind: Kind, index: int, file: Sample, clip: DecodedClip) -> None:
         with self._lock:
+            if (kind, index) in self._files:
+                return
             size = self._bytes + clip.frames.nbytes
-            if size <= self._limit and (kind, index) not in self._files:
-                self._files[kind, index] = dataclasses.replace(file, data=b""), clip
-                self._bytes = size
+            if size > self._limit:
+                self._limit = self._bytes  # full: decode only what is asked for
+                return
+            self._files[kind, index] = dataclasses.replace(file, data=b""), clip
+            self._bytes = size
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_limit": self._limit}

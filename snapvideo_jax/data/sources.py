@@ -7,7 +7,7 @@ it starts.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -201,7 +201,9 @@ def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence
 
     field = f"data.tfds_{kind}s={name!r}"
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
+        # From its files alone: the code that prepared it need not be at hand.
+        find = tfds.core.read_only_builder.builder_from_files
+        builder = find(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(
             f"{field} is not in data.root={data_dir!r}; prepare it there with "
@@ -223,7 +225,7 @@ def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence
         ) from error
 
 
-def _require_samples(samples: Sequence[Any], kind: Kind, field: str) -> None:
+def _require_samples(samples: Sized, kind: Kind, field: str) -> None:
     if not len(samples):
         raise ValueError(
             f"{field} holds no {kind}, data.{kind}s_per_batch needs some; add {kind}s "

@@ -10,7 +10,7 @@ from math import exp, log
 
 import numpy as np
 from einops import rearrange, repeat
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
 from snapvideo_jax.data.video import ClipInfo, UnusableClip
 
@@ -103,15 +103,12 @@ def resize(
     """
     if video.shape[1:3] == (height, width):
         return np.ascontiguousarray(video)
-    rows = resize_weights(video.shape[1], height)
-    columns = resize_weights(video.shape[2], width)
-    lines = rearrange(video, "t h w c -> t h (w c)")
-    # Frame by frame: a whole clip in full size as float32 may take hundreds of MB.
-    lower = np.stack([rows @ frame.astype(np.float32) for frame in lines])
-    channels = rearrange(lower, "t h (w c) -> (t h c) w", w=video.shape[2])
-    small = channels @ columns.T
-    pixels = rearrange(small, "(t h c) w -> t h w c", t=len(video), h=height)
-    # Halves go up, with slack for the order in which a BLAS adds up.
+    count, channels = len(video), video.shape[3]
+    lower = _resize_middle(rearrange(video, "t h w c -> t h (w c)"), height)
+    columns = rearrange(lower, "t h (w c) -> 1 w (t h c)", c=channels)
+    small = _resize_middle(columns, width)
+    pixels = rearrange(small, "1 w (t h c) -> t h w c", t=count, c=channels)
+    # Halves go up, however the weights of a pixel were rounded.
     return np.clip(pixels + 0.501, 0, 255).astype(np.uint8, order="C")
 
 
@@ -133,3 +130,30 @@ def resize_weights(size: int, new_size: int) -> Float32[np.ndarray, "new old"]:
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     weights.flags.writeable = False
     return weights
+
+
+def _resize_middle(
+    values: Shaped[np.ndarray, "first old last"], new_size: int
+) -> Float32[np.ndarray, "first new last"]:
+    """Values at another size along the middle axis.
+
+    A matrix product would do, but a BLAS starts threads for it, and waiting for those
+    beside a busy training process takes 100 times as long as the arithmetic.
+    """
+    places, shares = _taps(values.shape[1], new_size)
+    total = np.zeros((len(values), new_size, values.shape[2]), np.float32)
+    for place, share in zip(places, shares, strict=True):
+        total += values[:, place] * share[:, None]
+    return total
+
+
+@functools.lru_cache(maxsize=1024)
+def _taps(
+    size: int, new_size: int
+) -> tuple[Int[np.ndarray, "taps new"], Float32[np.ndarray, "taps new"]]:
+    """The old pixels that each new one needs, and their shares."""
+    weights = resize_weights(size, new_size)
+    count = int((weights > 0).sum(1).max())
+    first = np.minimum((weights > 0).argmax(1), size - count)
+    places = first[:, None] + np.arange(count)
+    return places.T.copy(), np.take_along_axis(weights, places, 1).T.copy()

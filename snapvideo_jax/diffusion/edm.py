@@ -110,7 +110,10 @@ class EDM:
         return ((sigma**2 + variance) / (sigma**2 + variance / self.sigma_in)) ** 2
 
     def target(
-        self, clip: Float[Array, "*s"], eps: Float[Array, "*s"], sigma: Float[Array, "*q"]
+        self,
+        clip: Float[Array, "*s"],
+        eps: Float[Array, "*s"],
+        sigma: Float[Array, "*q"],
     ) -> Float[Array, "*s"]:
         """``F_tgt = sigma_data^2 eps - sigma x``, a v-prediction at sigma_data 1.
 
@@ -121,7 +124,10 @@ class EDM:
     # The forward process and what is built on the functions above.
 
     def corrupt(
-        self, clip: Float[Array, "*s"], eps: Float[Array, "*s"], sigma: Float[Array, "*q"]
+        self,
+        clip: Float[Array, "*s"],
+        eps: Float[Array, "*s"],
+        sigma: Float[Array, "*q"],
     ) -> Float[Array, "*s"]:
         """``x_sigma``, the clip at noise level ``sigma`` (which must broadcast)."""
         return clip / self.sigma_in + sigma * eps

@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion.samplers import Denoise
 
 
-def classifier_free_guidance(denoise: Denoise, weight: float) -> Denoise:
+def classifier_free_guidance(
+    denoise: Denoise, weight: float | Float[Array, ""]
+) -> Denoise:
     """``D_c + g (D_c - D_u)``: the conditional estimate, pushed off the unconditional.
 
     ``weight`` is ``g`` of Fig. 5: 0 is the plain conditional model [C]. Papers that

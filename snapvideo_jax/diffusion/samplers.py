@@ -57,17 +57,15 @@ class Sampler:
 
 
 def sigma_schedule(edm: EDM, steps: int) -> Float[Array, "steps_and_zero"]:
-    """The noise levels of a run, falling from ``sigma_max`` to ``sigma_min``, then 0."""
+    """Noise levels of a run, falling from ``sigma_max`` to ``sigma_min``, then 0."""
     ramp = jnp.arange(steps) / (steps - 1)
     high, low = edm.sigma_max ** (1 / edm.rho), edm.sigma_min ** (1 / edm.rho)
     levels = (high + ramp * (low - high)) ** edm.rho
     return jnp.append(levels, 0.0)
 
 
-def initial_noise(
-    keys: Keys, shape: tuple[int, ...], edm: EDM
-) -> Float[Array, "b *s"]:
-    """Pure noise at ``sigma_max``: the start of sample ``i`` depends on key ``i`` only."""
+def initial_noise(keys: Keys, shape: tuple[int, ...], edm: EDM) -> Float[Array, "b *s"]:
+    """Pure noise at ``sigma_max``; that of sample ``i`` depends on key ``i`` only."""
     draw = jax.vmap(lambda key: jax.random.normal(key, shape))
     return edm.sigma_max * draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
 

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float
 from snapvideo_jax.models.layers import dense, param_init, sinusoid
 from snapvideo_jax.types import Context
 
-
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
 """What has a context token beside the text."""
 

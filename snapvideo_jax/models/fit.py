@@ -21,6 +21,7 @@ from snapvideo_jax.models.layers import (
     layer_norm,
     param_init,
     patchify,
+    sinusoid,
     unpatchify,
 )
 from snapvideo_jax.types import Context, Latents
@@ -147,9 +148,13 @@ class FIT(nn.Module):
         return self.height + sum(self.pad_height)
 
     @property
+    def columns(self) -> int:
+        return self.width // self.patch[2]
+
+    @property
     def groups(self) -> int:
         rows = self.padded_height // (self.patch[1] * self.group[0])
-        return rows * (self.width // (self.patch[2] * self.group[1]))
+        return rows * (self.columns // self.group[1])
 
     @property
     def patches_per_group(self) -> int:
@@ -188,7 +193,7 @@ class FIT(nn.Module):
                 f"model.latents={self.latents} cannot be divided over {self.groups} "
                 f"groups; use a multiple of {self.groups}."
             )
-        for name, head in (("patch", "patch_head_width"), ("latent",) * 2):
+        for name in ("patch", "latent"):
             size = getattr(self, f"{name}_width")
             per_head = getattr(self, f"{name}_head_width")
             if size % per_head:
@@ -247,17 +252,36 @@ class FIT(nn.Module):
         patches = layer_norm(self.dtype, name="patch_norm")(patches)
         position = self.param(
             "patch_position",
-            param_init(nn.initializers.normal(0.02), "groups", "patches", "embed"),
+            param_init(self._position_init, "groups", "patches", "embed"),
             (self.groups, self.patches_per_group, self.patch_width),
         )
         position = position[None, :, : patches.shape[2]].astype(self.dtype)
         return patches + position
 
+    def _position_init(self, key, shape, dtype=jnp.float32):
+        """Sines and cosines of frame, row and column, a third of the channels each [C].
+
+        The embedding is learned; it starts with neighbours alike and at the scale of
+        the normalised patches, else a short run has no use for it.
+        """
+        del key
+        frames = self.frames // self.patch[0]
+        rows = self.padded_height // self.patch[1]
+        axes = jnp.meshgrid(
+            *(jnp.arange(size) / size for size in (frames, rows, self.columns)),
+            indexing="ij",
+        )
+        third = -(-shape[-1] // 6) * 2
+        waves = [sinusoid(axis, third, 0.1, 4.0) for axis in axes]
+        grid = jnp.concatenate(waves, axis=-1)[None, ..., : shape[-1]]
+        position = patchify(grid, (1, 1, 1), self.group)[0]
+        return (2**0.5 * position).astype(dtype)
+
     def _initial_latents(self, previous: Latents):
         """``learned + LN(FF(previous))``; the LN's scale starts at zero [C]."""
         learned = self.param(
             "latents",
-            param_init(nn.initializers.normal(0.02), "latents", "embed"),
+            param_init(nn.initializers.normal(1.0), "latents", "embed"),
             (self.latents, self.latent_width),
         )
         learned = learned.astype(self.dtype)[None]
@@ -293,8 +317,6 @@ class FIT(nn.Module):
             dtype=self.dtype,
             init=nn.initializers.zeros,
         )(patches)
-        video = unpatchify(
-            pixels, self.patch, self.group, frames, self.padded_height
-        )
+        video = unpatchify(pixels, self.patch, self.group, frames, self.padded_height)
         above = self.pad_height[0]
         return video[:, :, above : above + self.height].astype(jnp.float32)

@@ -29,7 +29,11 @@ def fit_forward(model: FIT, context_tokens: int) -> dict[str, float]:
         return 16 * tokens * width**2
 
     context = attention(
-        latents, wide, context_tokens, model.context_width, context_cross,
+        latents,
+        wide,
+        context_tokens,
+        model.context_width,
+        context_cross,
         context_tokens,
     ) + feed_forward(latents, wide)
     read = attention(

@@ -1,0 +1,202 @@
+"""The samplers on distributions whose denoiser is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snapvideo_jax.diffusion import (
+    EDM,
+    SOLVERS,
+    Sampler,
+    initial_noise,
+    sample,
+    sigma_schedule,
+)
+
+CALLS = {"heun": lambda steps: 2 * steps - 1, "euler": lambda steps: steps}
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def gaussian_denoiser(edm, std):
+    """``E[x | x_sigma]`` for data from ``N(0, std^2)``."""
+
+    def denoise(x, sigma, carry):
+        signal = std**2 / edm.sigma_in
+        gain = signal / (signal / edm.sigma_in + sigma**2)
+        return gain[:, None] * x, carry
+
+    return denoise
+
+
+def mixture_denoiser(edm, weights, means, std):
+    """``E[x | x_sigma]`` for a mixture of Gaussians of equal ``std``."""
+
+    def denoise(x, sigma, carry):
+        variance = (std / edm.sigma_in) ** 2 + sigma**2
+        offset = x[:, None] - means[None] / edm.sigma_in
+        logits = jnp.log(weights)[None] - (offset**2).sum(-1) / (2 * variance[:, None])
+        gain = std**2 / edm.sigma_in / variance
+        each = means[None] + gain[:, None, None] * offset
+        return jnp.einsum("bk,bkc->bc", jax.nn.softmax(logits), each), carry
+
+    return denoise
+
+
+def run(denoise, start, edm, sampler, noise_keys=None):
+    """The samples, without the carry."""
+    noise_keys = keys(len(start)) if noise_keys is None else noise_keys
+    step = jax.jit(lambda start, k: sample(denoise, start, (), k, edm, sampler)[0])
+    return step(start, noise_keys)
+
+
+def test_noise_levels_follow_the_formula_and_end_at_zero():
+    edm = EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0)
+    levels = sigma_schedule(edm, 5)
+    high, low = 50 ** (1 / 3), 0.01 ** (1 / 3)
+    expected = [(high + i / 4 * (low - high)) ** 3 for i in range(5)] + [0.0]
+    np.testing.assert_allclose(levels, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [2, 40, 256])
+def test_noise_levels_fall_from_sigma_max_to_sigma_min_then_zero(steps):
+    levels = np.asarray(sigma_schedule(EDM(), steps))
+    assert levels.shape == (steps + 1,) and levels[-1] == 0
+    np.testing.assert_allclose(levels[[0, -2]], [80, 0.002], rtol=1e-5)
+    assert (np.diff(levels) < 0).all()
+
+
+@pytest.mark.parametrize("sigma_in", [1.0, 4.0, 32.0])
+@pytest.mark.parametrize("solver, order", [("heun", 2), ("euler", 1)])
+def test_the_solver_has_its_order(solver, order, sigma_in):
+    # x(sigma) grows as sqrt(std^2 / sigma_in^2 + sigma^2). So small a sigma_min makes
+    # nothing of the last step, which is Euler's whatever the solver.
+    std, steps = 0.7, [64, 128, 256, 512]
+    with jax.enable_x64(True):
+        edm = EDM(sigma_in=sigma_in, sigma_min=1e-7, sigma_max=20.0)
+        start = jnp.array([[20.0, -7.0]])
+        exact = start * std / np.sqrt((std / sigma_in) ** 2 + edm.sigma_max**2)
+        denoise = gaussian_denoiser(edm, std)
+        results = [run(denoise, start, edm, Sampler(n, solver)) for n in steps]
+        errors = [float(jnp.abs(x / exact - 1).max()) for x in results]
+    assert errors[-1] < 0.1
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert abs(-slope - order) < 0.2, errors
+
+
+@pytest.mark.parametrize("sigma_in", [1.0, 4.0])
+def test_40_heun_steps_land_on_a_mixture_in_its_proportions(sigma_in):
+    weights = np.array([0.6, 0.3, 0.1])
+    means = np.array([[1.0, 1.0], [-1.0, 0.5], [0.0, -1.2]])
+    edm, std = EDM(sigma_in=sigma_in), 0.05
+    start = initial_noise(keys(20_000), (2,), edm)
+    denoise = mixture_denoiser(edm, jnp.asarray(weights), jnp.asarray(means), std)
+    samples = np.asarray(run(denoise, start, edm, Sampler(40)))
+    distance = np.linalg.norm(samples[:, None] - means[None], axis=-1)
+    assert (distance.min(axis=1) < 6 * std).mean() > 0.99
+    nearest = distance.argmin(axis=1)
+    shares = np.bincount(nearest, minlength=3) / len(samples)
+    np.testing.assert_allclose(shares, weights, atol=0.02)
+    for mode, mean in enumerate(means):
+        own = samples[nearest == mode]
+        np.testing.assert_allclose(own.mean(axis=0), mean, atol=0.03)
+        np.testing.assert_allclose(own.std(axis=0), std, rtol=0.2)
+
+
+@pytest.mark.parametrize("sigma_in", [1.0, 4.0])
+def test_churn_keeps_the_distribution(sigma_in):
+    edm, std = EDM(sigma_in=sigma_in), 0.8
+    start = initial_noise(keys(20_000), (1,), edm)
+    sampler = Sampler(steps=128, churn=20.0)
+    denoise = gaussian_denoiser(edm, std)
+    samples = run(denoise, start, edm, sampler)
+    straight = run(denoise, start, edm, Sampler(steps=128))
+    correlation = np.corrcoef(samples[:, 0], straight[:, 0])[0, 1]
+    assert abs(correlation) < 0.5, "churn draws other samples than the start's"
+    np.testing.assert_allclose(samples.var(), std**2, rtol=0.05)
+    np.testing.assert_allclose(samples.mean(), 0, atol=0.03)
+
+
+def test_churn_outside_its_range_of_noise_levels_does_nothing():
+    edm = EDM()
+    start = initial_noise(keys(5), (3,), edm)
+    denoise = gaussian_denoiser(edm, 1.0)
+    straight = run(denoise, start, edm, Sampler(steps=8))
+    idle = Sampler(steps=8, churn=10.0, churn_min=100.0)
+    busy = Sampler(steps=8, churn=10.0, churn_min=1.0, churn_max=100.0)
+    np.testing.assert_allclose(run(denoise, start, edm, idle), straight, rtol=1e-6)
+    assert not np.allclose(run(denoise, start, edm, busy), straight, rtol=1e-2)
+
+
+def test_the_start_has_the_deviation_sigma_max():
+    start = initial_noise(keys(1000), (4, 5), EDM(sigma_max=7.0))
+    assert start.shape == (1000, 4, 5)
+    np.testing.assert_allclose(start.std(), 7.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("churn", [0.0, 5.0])
+def test_a_sample_does_not_depend_on_the_batch_it_is_drawn_in(churn):
+    edm, noise_keys = EDM(), keys(6)
+    denoise, sampler = gaussian_denoiser(edm, 1.0), Sampler(steps=6, churn=churn)
+
+    def draw(some):
+        return run(denoise, initial_noise(some, (3,), edm), edm, sampler, some)
+
+    together = draw(noise_keys)
+    np.testing.assert_allclose(draw(noise_keys[4:5]), together[4:5], rtol=1e-5)
+    np.testing.assert_allclose(draw(noise_keys[::-1]), together[::-1], rtol=1e-5)
+    assert len(np.unique(together)) == together.size
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_carry_passes_through_every_call(solver, steps):
+    def denoise(x, sigma, carry):
+        return x, {"calls": carry["calls"] + 1}
+
+    start = jnp.ones((2, 3))
+    sampler = Sampler(steps=steps, solver=solver)
+    carry = {"calls": jnp.array(100)}
+    _, carry = sample(denoise, start, carry, keys(2), EDM(), sampler)
+    assert carry["calls"] == 100 + CALLS[solver](steps)
+
+
+def test_heun_visits_every_level_but_the_first_and_zero_twice():
+    def denoise(x, sigma, carry):
+        calls, seen = carry
+        return x, (calls + 1, seen.at[calls].set(sigma[0]))
+
+    carry = (jnp.array(0), jnp.zeros(5))
+    _, (_, seen) = sample(
+        denoise, jnp.ones((2, 3)), carry, keys(2), EDM(), Sampler(steps=3)
+    )
+    high, middle, low, zero = sigma_schedule(EDM(), 3)
+    np.testing.assert_allclose(seen, [high, middle, middle, low, low], rtol=1e-6)
+    assert zero == 0
+
+
+def test_the_result_is_in_data_scale():
+    # A denoiser that always says the same is believed: the last step ends on it.
+    clip = jnp.array([[0.25, -1.0, 0.5]])
+    result, _ = sample(
+        lambda x, sigma, carry: (clip, carry),
+        80 * jnp.ones((1, 3)),
+        (),
+        keys(1),
+        EDM(sigma_in=4.0),
+        Sampler(steps=10),
+    )
+    np.testing.assert_allclose(result, clip, atol=1e-4)
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(ValueError, match="sampler.solver='rk4' is unknown; use one"):
+        Sampler(solver="rk4")
+
+
+def test_fewer_than_two_steps_are_refused():
+    with pytest.raises(ValueError, match="sampler.steps=1 must be at least 2"):
+        Sampler(steps=1)
