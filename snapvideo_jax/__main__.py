@@ -22,7 +22,11 @@ def main() -> None:
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
     if rest and arguments.verb != "train":
-        raise SystemExit(f"snapvideo: error: unknown argument {rest[0]!r}; see --help.")
+        print(
+            f"snapvideo: error: unknown argument {rest[0]!r}; see --help.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
     importlib.import_module(f"snapvideo_jax.{arguments.verb}").run(arguments)
 

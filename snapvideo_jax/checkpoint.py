@@ -22,7 +22,7 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      every_steps: steps between checkpoints.
+      every_steps: steps between checkpoints; 0 only reads, also of a run in progress.
       keep: newest ones that are kept.
       keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
     """
@@ -30,7 +30,7 @@ class Checkpoints:
     def __init__(
         self,
         workdir: Path,
-        every_steps: int = 1,
+        every_steps: int = 0,
         keep: int = 1,
         keep_every_steps: int = 0,
     ):
@@ -39,9 +39,10 @@ class Checkpoints:
             policies.append(_keep.EveryNSteps(keep_every_steps))
         self._checkpointer = ocp.training.Checkpointer(
             (workdir / "checkpoints").absolute(),
-            save_decision_policy=_save.FixedIntervalPolicy(every_steps),
+            save_decision_policy=_save.FixedIntervalPolicy(max(every_steps, 1)),
             preservation_policy=_keep.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            # What was left half written by a killed run, not by one that still writes.
+            cleanup_tmp_directories=every_steps > 0,
         )
 
     @property

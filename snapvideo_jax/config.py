@@ -9,10 +9,12 @@ the objects, once, and checks everything that can be checked before a device is 
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import json
 import math
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,13 @@ class Run:
     keep: int = 3
     keep_every_steps: int = 0
     peak_tflops: float = 0.0
+
+    def __post_init__(self):
+        for name in ("log_every_steps", "checkpoint_every_steps", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"run.{name}={getattr(self, name)} is too small; use at least 1."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,21 +211,20 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
     """The config of ``configs/file.py[:arg]``, with ``--config.a.b=value`` applied.
 
     Raises:
-      ValueError: no such file, an unknown key (with the nearest one), a wrong type.
+      ValueError: no such file, an unknown key (with the nearest one), a wrong type, or
+        what the file itself refuses.
     """
     file, _, arg = path.partition(":")
-    if not Path(file).is_file():
-        raise ValueError(f"--config={file}: there is no such file.")
-    folder = str(Path(file).parent.absolute())
-    if folder not in sys.path:
-        sys.path.append(folder)  # so that a config may import its neighbours
+    config = _get_config(Path(file))(arg or None)
+    for item in overrides:
+        _check_override(item, config)
     values = flags.FlagValues()
-    line = [sys.argv[0], f"--config={path}", *overrides]
     # Without sys_argv it would look for overrides in this process's command line.
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+    line = [sys.argv[0], *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
     try:
         rest = values(line)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError) as error:
         raise ValueError(_first_line(error)) from None
     if rest[1:]:
         raise ValueError(f"Unknown argument {rest[1]!r}; see --help.")
@@ -269,6 +277,8 @@ def build(config: ConfigDict) -> Experiment:
 
 def _check(experiment: Experiment) -> None:
     """What no part can check alone."""
+    if experiment.seed < 0:
+        raise ValueError(f"seed={experiment.seed} is below 0; use 0 or more.")
     experiment.model.validate()
     training, batch = experiment.training, experiment.data.batch
     period = training.self_conditioning_period
@@ -325,6 +335,31 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:
+    """The function of a config file that makes its config."""
+    spec = importlib.util.spec_from_file_location("snapvideo_config", file)
+    if not file.is_file() or spec is None:
+        raise ValueError(f"--config={file}: there is no such Python file.")
+    folder = str(file.parent.absolute())
+    if folder not in sys.path:
+        sys.path.append(folder)  # so that a config may import its neighbours
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+def _check_override(item: str, config: Any) -> None:
+    """Makes sure that what ``--config.a.b=value`` changes is there."""
+    found = re.match(r"--?(?:no)?config\.([^=]*)", item)
+    where = "config"
+    for name in found[1].split(".") if found else ():
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"{where}={config!r} is a value and has no {name!r}.")
+        if name not in config:
+            raise ValueError(_unknown(name, config, where))
+        config, where = config[name], f"{where}.{name}"
+
+
 def _construct(kind: type, config: ConfigDict, where: str, **derived):
     values = {
         name: tuple(value) if isinstance(value, list) else value
@@ -334,7 +369,20 @@ def _construct(kind: type, config: ConfigDict, where: str, **derived):
     for name in values:
         if name not in fields - set(DERIVED.get(kind, ())):
             raise ValueError(_unknown(name, fields, f"config.{where}"))
+        _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
     return kind(**values, **derived)
+
+
+def _check_tuple(name: str, value: Any, default: Any) -> None:
+    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
+    if not isinstance(default, tuple) or not default:
+        return
+    kinds = [(int, type(number)) for number in default]
+    if len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
+        raise ValueError(
+            f"{name}={value} is not {len(default)} numbers of type "
+            f"{type(default[0]).__name__}; its default is {default}."
+        )
 
 
 def _unknown(name: str, known, where: str) -> str:

@@ -16,6 +16,7 @@ FIELDS = ("colour", "shape", "direction")
 def run(arguments) -> None:
     """Samples held-out prompts, judges the clips, prints and writes the shares."""
     with configs.user_errors():
+        sample.check_numbers(arguments)
         experiment, params, step, mesh = sample.load(
             Path(arguments.workdir), arguments.ema
         )

@@ -37,6 +37,9 @@ from snapvideo_jax.types import Context
 
 logger = logging.getLogger(__name__)
 
+LEAST = {"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0}
+"""Smallest values of options on the command line."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -178,6 +181,7 @@ def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:
 def run(arguments) -> None:
     """`snapvideo sample`: clips, a contact sheet, and how they were made."""
     with configs.user_errors():
+        check_numbers(arguments)
         prompts = _prompts(arguments)
         out = Path(arguments.out)
         media.check_formats(arguments.formats)
@@ -226,6 +230,18 @@ def write_sheet(stem: Path, clips, labels: Sequence[str], sheets, limit: int = 6
     media.write_gif(stem.with_suffix(".gif"), frames, sheets.fps or 1.0)
     media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
     return frames
+
+
+def check_numbers(arguments) -> None:
+    """Refuses numbers on the command line that make no sense.
+
+    Raises:
+      ValueError: names the first one.
+    """
+    for name, least in LEAST.items():
+        value = getattr(arguments, name, None)
+        if value is not None and value < least:
+            raise ValueError(f"--{name}={value} is too small; use {least} or more.")
 
 
 def sampler_of(experiment: "configs.Experiment", arguments) -> Sampler:

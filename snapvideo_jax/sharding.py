@@ -9,7 +9,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
 
@@ -57,7 +57,7 @@ class Rules:
                     f"Logical axis {name!r} has no rule in sharding.Rules."
                 )
         axes = [getattr(self, name) if name else None for name in names]
-        used = [axis for axis in axes if axis is not None]
+        used = [axis for entry in axes for axis in _mesh_axes(entry)]
         if len(used) != len(set(used)):
             raise ValueError(f"Colliding mesh axes: {names} -> {axes}.")
         return PartitionSpec(*axes)
@@ -89,7 +89,7 @@ def make_mesh(config: MeshConfig, batch: int) -> Mesh:
     return jax.make_mesh((data, config.fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def state_shardings(boxed, mesh: Mesh, rules: Rules = Rules()):  # noqa: B008
+def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  # noqa: B008
     """Shardings of a state whose parameters carry logical axes, as from eval_shape.
 
     An axis that its mesh axes do not divide is left whole.
@@ -134,8 +134,10 @@ def bytes_per_device(shapes, shardings) -> int:
     )
 
 
-def _devices(mesh: Mesh, axes) -> int:
-    if axes is None:
-        return 1
-    names = (axes,) if isinstance(axes, str) else axes
-    return int(np.prod([mesh.shape[name] for name in names]))
+def _devices(mesh: Mesh | AbstractMesh, axes) -> int:
+    return int(np.prod([mesh.shape[name] for name in _mesh_axes(axes)]))
+
+
+def _mesh_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a partition spec."""
+    return (axes,) if isinstance(axes, str) else axes or ()

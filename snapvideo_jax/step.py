@@ -30,9 +30,12 @@ BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run is made of, beside its data position, which is the step."""
+    """All that a run is made of, beside its data position, which is the step.
 
-    step: Array
+    Leaves are arrays, or their shapes or shardings.
+    """
+
+    step: Any
     params: Params
     opt_state: Any
     ema: Params
@@ -58,6 +61,19 @@ class Training:
     self_conditioning_period: int = 32
     label_dropout: float = 0.1
     microbatches: int = 1
+
+    def __post_init__(self):
+        for name in ("self_conditioning", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"training.{name}={getattr(self, name)} is not a share; use 0 to 1."
+                )
+        for name in ("self_conditioning_period", "microbatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"training.{name}={getattr(self, name)} is too small; use at "
+                    f"least 1."
+                )
 
     @property
     def self_conditioned(self) -> int:
@@ -150,7 +166,7 @@ def train_step(
     ema = jax.tree.map(
         lambda old, new: decay * old + (1 - decay) * new, state.ema, params
     )
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **bins}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **bins}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 

@@ -1,10 +1,12 @@
 """The training loop, from config to checkpoints, in the order things happen."""
 
 import functools
+import itertools
 import json
 import logging
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import flax.linen as nn
@@ -62,7 +64,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     is_writer = jax.process_index() == 0
-    keep_config(config, workdir, is_writer)
+    checkpoints = Checkpoints(
+        workdir,
+        experiment.run.checkpoint_every_steps,
+        experiment.run.keep,
+        experiment.run.keep_every_steps,
+    )
+    first = checkpoints.latest or 0
+    last = experiment.optimizer.steps
+    keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
     iterator = iter(
         make_dataset(
             experiment.data,
@@ -79,14 +89,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
     boxed = jax.eval_shape(init)
     places = state_shardings(boxed, mesh)
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    checkpoints = Checkpoints(
-        workdir,
-        experiment.run.checkpoint_every_steps,
-        experiment.run.keep,
-        experiment.run.keep_every_steps,
-    )
-    first = checkpoints.latest or 0
-    last = experiment.optimizer.steps
     if first:
         like = jax.tree.map(_placed, nn.unbox(boxed), places)
         state = checkpoints.restore(like)
@@ -114,34 +116,35 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.
     steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
-    for step in steps:
-        with watch.waiting():
-            batch = next(iterator)
-        data_state = iterator.get_state()
-        state, metrics = update(state, put_batch(batch, over_batch), key)
-        done = step + 1
-        watch.after_step(done, state, metrics)
-        if checkpoints.due(done) or done == last:
-            watch.check_finite()
-            checkpoints.save(done, state, data_state, force=done == last)
-    watch.check_finite()
-    checkpoints.close()
-    watch.close()
-    iterator.close()
+    with closing(iterator), closing(watch), closing(checkpoints):
+        for step in steps:
+            with watch.waiting():
+                batch = next(iterator)
+            data_state = iterator.get_state()
+            state, metrics = update(state, put_batch(batch, over_batch), key)
+            done = step + 1
+            watch.after_step(done, state, metrics)
+            if checkpoints.due(done) or done == last:
+                watch.check_finite()
+                checkpoints.save(done, state, data_state, force=done == last)
 
 
-def keep_config(config: ConfigDict, workdir: Path, is_writer: bool) -> None:
-    """Writes the resolved config to the workdir, or checks it against the one there.
+def keep_config(
+    config: ConfigDict, workdir: Path, begun: bool, is_writer: bool
+) -> None:
+    """Writes the resolved config to the workdir; checks it where a run has begun there.
 
     Raises:
       ValueError: the workdir was begun with another config.
     """
     path = workdir / "config.json"
-    if path.is_file():
+    if begun and path.is_file():
         configs.check_same(config, path.read_text(), workdir)
     if is_writer:
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(configs.to_json(config))
+        passing = path.with_suffix(".json.tmp")
+        passing.write_text(configs.to_json(config))
+        passing.replace(path)  # whole or not at all, should the run be killed here
 
 
 class Watch:
@@ -348,8 +351,9 @@ def _bin_means(steps) -> dict[str, float]:
     total = np.sum([np.asarray(m["loss_sum"]) for m in steps], axis=0)
     count = np.sum([np.asarray(m["loss_count"]) for m in steps], axis=0)
     edges = ("0", *map(str, BIN_EDGES), "inf")
+    bins = [f"sigma_{low}_to_{high}" for low, high in itertools.pairwise(edges)]
     return {
-        f"loss/{kind}/sigma_{edges[bin]}_to_{edges[bin + 1]}": total[row, bin] / n
+        f"loss/{kind}/{bins[bin]}": float(total[row, bin] / n)
         for row, kind in enumerate(("video", "image"))
         for bin, n in enumerate(count[row])
         if n

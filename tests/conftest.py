@@ -23,7 +23,38 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402  (reads the environment above)
+import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain reads flags, which only absl's app.run parses.
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory):
+    """A small data set of moving shapes: its folder of files and records."""
+    from snapvideo_jax.data import shapes
+
+    return shapes.build(tmp_path_factory.mktemp("shapes"), videos=24, images=12)
+
+
+@pytest.fixture(scope="session")
+def trained(shapes_root, tmp_path_factory):
+    """The workdir of a finished tiny run of 12 steps, on 8 devices. Not to be changed.
+
+    It made sheets after step 6 and 12, and tells its MFU for a made-up peak.
+    """
+    from helpers import tiny_config
+
+    from snapvideo_jax.train import train
+
+    workdir = tmp_path_factory.mktemp("trained")
+    config = tiny_config(
+        shapes_root,
+        "sheets.every_steps=6",
+        "run.peak_tflops=1",
+        "run.keep=2",
+        "run.keep_every_steps=4",
+    )
+    train(config, workdir)
+    return workdir

@@ -201,6 +201,15 @@ class FIT(nn.Module):
                     f"model.{name}_width={size} is not a multiple of "
                     f"model.{name}_head_width={per_head}."
                 )
+        heads = self.patch_width // self.patch_head_width
+        for name in ("patch_width", "context_width"):
+            inner = min(getattr(self, name), self.latent_width)
+            if inner % heads:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)} and model.latent_width="
+                    f"{self.latent_width}: the smaller cannot be divided over the "
+                    f"{heads} heads of patches; use multiples of {heads}."
+                )
 
     def no_latents(self, batch: int) -> Latents:
         """The carry of a first network call: no previous latents."""

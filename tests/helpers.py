@@ -1,0 +1,55 @@
+"""What several test modules share: the tiny run, and a way to compare trees."""
+
+import functools
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.sample import abstract_state
+
+TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
+
+
+def tiny_config(root, *overrides):
+    """The tiny config on the records in ``root``, with overrides as for the CLI."""
+    overrides = [f"--config.{override}" for override in overrides]
+    return configs.load(TINY_CONFIG, [f"--config.data.root={root}", *overrides])
+
+
+def read_metrics(workdir):
+    """The lines of a run's ``metrics.jsonl``."""
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def kept_steps(workdir):
+    """Steps of the checkpoints in a workdir, in order."""
+    folders = (pathlib.Path(workdir) / "checkpoints").iterdir()
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+
+
+def restore(workdir):
+    """The newest state of a workdir, as NumPy arrays by name."""
+    text = (pathlib.Path(workdir) / "config.json").read_text()
+    experiment = configs.build(configs.from_json(text))
+    shapes = nn.unbox(jax.eval_shape(functools.partial(abstract_state, experiment)))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+    )
+    checkpoints = Checkpoints(pathlib.Path(workdir))
+    state = checkpoints.restore(like)
+    checkpoints.close()
+    return by_name(state)
+
+
+def by_name(tree):
+    """The leaves of a tree by their path, as NumPy arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -1,0 +1,372 @@
+"""The command line does what its help says, and ends in one line where it cannot."""
+
+import json
+import logging
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import av
+import jax
+import numpy as np
+import pytest
+from helpers import TINY_CONFIG, kept_steps
+from jax.sharding import AxisType
+from PIL import Image
+
+from snapvideo_jax import __main__ as cli
+from snapvideo_jax import sample
+from snapvideo_jax.sharding import AXES
+
+ROOT = pathlib.Path(__file__).parent.parent
+FIT = str(ROOT / "configs" / "fit.py")
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command in this process; gives its exit code, output and errors."""
+    logger = logging.getLogger("snapvideo_jax")
+    before = logger.level, logger.propagate, list(logger.handlers)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["snapvideo", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    yield call
+    logger.level, logger.propagate, logger.handlers[:] = before
+
+
+@pytest.fixture
+def nothing_compiles():
+    """Fails a test in which a program is compiled for a device."""
+    before = len(COMPILED)
+    jax.jit(lambda: before)()
+    known = len(COMPILED)
+    assert known > before, "compilations are not noticed"
+    yield
+    assert len(COMPILED) == known
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Makes the verbs that sample use one device, so that no batch is filled up."""
+    kinds, devices = (AxisType.Auto,) * 2, jax.devices()[:1]
+    mesh = jax.make_mesh((1, 1), AXES, axis_types=kinds, devices=devices)
+    monkeypatch.setattr(sample, "make_mesh", lambda *_, **__: mesh)
+
+
+def train(root, workdir, *overrides):
+    """The arguments of a tiny run on a folder of clips."""
+    return [
+        *("train", "--config", TINY_CONFIG, "--workdir", workdir),
+        *(f"--config.data.root={root}", "--config.data.source=folder", *overrides),
+    ]
+
+
+def folder(path, *lines):
+    """A folder that lists files in captions.jsonl."""
+    path.mkdir()
+    (path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+# --- Help and plans ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "verb, flags",
+    [
+        ("train", ["--config", "--workdir", "--dry-run", "--json"]),
+        (
+            "sample",
+            ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
+            + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
+            + ["--batch", "--raw"],
+        ),
+        ("judge", ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]),
+    ],
+)
+def test_help_names_every_flag(run, verb, flags):
+    code, out, err = run(verb, "--help")
+    assert (code, err) == (0, "")
+    for flag in flags:
+        assert f"{flag} " in out or f"{flag}\n" in out or f"{flag}]" in out, flag
+
+
+def test_help_names_every_verb(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for verb in ("train", "sample", "judge"):
+        assert f"\n    {verb} " in out
+
+
+def test_a_dry_run_tells_the_parameters_of_the_paper():
+    """As its own process, with nothing else in its output."""
+    ran = subprocess.run(
+        [*(sys.executable, "-m", "snapvideo_jax", "train", "--dry-run", "--json")]
+        + ["--config", "configs/fit.py:size=500m", "--config.mesh.fsdp=4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plan = json.loads(ran.stdout)
+    assert plan["parameters"] == 502_011_184
+    assert plan["tokens"] == {
+        "patches": 16 * 10 * 16,
+        "groups": 8,
+        "latents": 512,
+        "context": 128 + 4,
+    }
+    assert plan["batch"] == 4096 and plan["mesh"] == {"data": 1, "fsdp": 4}
+    memory = plan["state_bytes_per_device"]
+    # Parameters and EMA once, moments twice, in float32; fsdp leaves a good quarter.
+    assert memory["ema"] == memory["params"]
+    assert memory["opt_state"] == pytest.approx(2 * memory["params"], rel=1e-6)
+    assert 0.25 < memory["params"] / (4 * plan["parameters"]) < 0.3
+    assert plan["config"]["model"]["patch_width"] == 768
+    assert plan["forward_flops_per_sample"] > 1e11
+
+
+def test_a_dry_run_for_people_tells_the_same(run):
+    command = ["train", "--dry-run", "--config", TINY_CONFIG]
+    code, out, _ = run(*command)
+    plan = json.loads(run(*command, "--json")[1])
+    assert code == 0
+    assert f"parameters        {plan['parameters']:,}\n" in out
+    assert "tokens            32 patches, 4 groups, 8 latents, 8 context\n" in out
+    assert "batch             8\n" in out
+    assert '"patch_width": 8,' in out
+
+
+# --- Errors --------------------------------------------------------------------------
+
+
+def assert_one_line(result, *parts):
+    """Exit code 2 and one line on stderr that holds all ``parts``."""
+    code, out, err = result
+    assert (code, out) == (2, ""), err
+    assert err.startswith("snapvideo: error: ") and err.count("\n") == 1, err
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("optimizer.learning_rte=1", ["optimizer", "learning_rte", "'learning_rate'"]),
+        ("model.group=(4,4)", ["model.group=(4, 4)", "use one of [1, 2, 5, 10]"]),
+        ("optimizer.steps=many", ["config.optimizer.steps=many"]),
+        ("data.source=records", ["data.root is empty"]),
+        ("mesh.fsdp=3", ["mesh.fsdp=3 does not divide the 8 devices"]),
+        ("mesh.fsdp=0", ["mesh.fsdp=0 does not divide"]),
+    ],
+)
+def test_a_wrong_config_ends_training_in_one_line(
+    run, nothing_compiles, tmp_path, override, parts
+):
+    workdir = tmp_path / "run"
+    result = run(
+        *("train", "--config", FIT, "--workdir", workdir, f"--config.{override}")
+    )
+    assert_one_line(result, *parts)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--config", "configs/none.py"], ["configs/none.py", "no such"]),
+        (["--config", f"{FIT}:sise=500m", "--dry-run"], ["'sise'", "'size'"]),
+        (["--config", FIT], ["--workdir is missing"]),
+        (["--config", FIT, "--confg.seed=1"], ["confg.seed"]),
+        (["--config", FIT, "seed=1"], ["'seed=1'", "--help"]),
+    ],
+)
+def test_a_wrong_command_ends_training_in_one_line(run, arguments, parts):
+    assert_one_line(run("train", *arguments), *parts)
+
+
+def test_data_that_cannot_be_used_ends_training_before_anything_is_compiled(
+    run, nothing_compiles, shapes_root, tmp_path
+):
+    workdir = tmp_path / "run"
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (16, 16)).save(pictures / "0.png")
+    assert_one_line(run(*train(pictures, workdir)), "captions.jsonl", str(pictures))
+    empty = folder(tmp_path / "empty")
+    assert_one_line(run(*train(empty, workdir)), "holds no video", str(empty))
+    missing = folder(
+        tmp_path / "missing", {"file": "0.mp4", "type": "video", "caption": ""}
+    )
+    assert_one_line(run(*train(missing, workdir)), "'0.mp4'", "delete its line")
+    assert_one_line(run(*train(tmp_path / "none", workdir)), "is not a folder")
+    records = ["--config.data.source=records", "--config.data.frames=64"]
+    assert_one_line(
+        run(*train(shapes_root, workdir, *records)),
+        "data.frames=64 is more than any of the 24 clips",
+        "use data.frames<=48",
+    )
+
+
+def test_an_error_of_a_process_has_no_traceback():
+    ran = subprocess.run(
+        [sys.executable, "-m", "snapvideo_jax", "sample"]
+        + ["--workdir", "none", "--prompt", "a", "--out", "none"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert_one_line((ran.returncode, ran.stdout, ran.stderr), "--workdir=none holds no")
+    assert not (ROOT / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--prompt", "a", "--format", "mp4,avi"], ["'avi'", "mp4, gif, png"]),
+        ([], ["nothing to sample", "--prompt"]),
+        (["--prompts", "none.txt"], ["--prompts=none.txt", "no such file"]),
+        (["--prompt", "a", "--solver", "rk4"], ["'rk4'", "heun"]),
+        (["--prompt", "a", "--steps", "1"], ["steps=1 must be at least 2"]),
+        (["--prompt", "a", "--num_samples", "0"], ["--num_samples=0", "use 1 or more"]),
+        (["--prompt", "a", "--batch", "0"], ["--batch=0", "use 1 or more"]),
+        (["--prompt", "a", "--fps", "-1"], ["--fps=-1", "use 0 or more"]),
+        (["--prompt", "a", "--seed", "-1"], ["--seed=-1", "use 0 or more"]),
+    ],
+)
+def test_a_wrong_wish_ends_sampling_in_one_line(
+    run, trained, nothing_compiles, tmp_path, arguments, parts
+):
+    out = tmp_path / "out"
+    assert_one_line(
+        run("sample", "--workdir", trained, "--out", out, *arguments), *parts
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["sample", "judge"])
+def test_a_workdir_without_a_run_is_refused(run, trained, tmp_path, verb):
+    more = ["--prompt", "a"] if verb == "sample" else []
+    command = [verb, "--workdir", tmp_path, "--out", tmp_path / "out", *more]
+    assert_one_line(run(*command), f"--workdir={tmp_path} holds no run: config.json")
+    shutil.copy(trained / "config.json", tmp_path)
+    assert_one_line(run(*command), f"--workdir={tmp_path} has no checkpoint; train")
+
+
+def test_a_count_below_one_is_refused(run, trained, tmp_path):
+    result = run(
+        *("judge", "--workdir", trained, "--out", tmp_path / "out", "--count", 0)
+    )
+    assert_one_line(result, "--count=0", "use 1 or more")
+
+
+def test_arguments_that_a_verb_does_not_have_are_refused(run):
+    result = run("judge", "--workdir", "a", "--out", "b", "--config.seed=1")
+    assert_one_line(result, "unknown argument '--config.seed=1'; see --help.")
+
+
+# --- Sampling ------------------------------------------------------------------------
+
+
+def test_sampling_writes_clips_and_how_they_were_made(run, trained, tmp_path):
+    out, prompts = tmp_path / "out", tmp_path / "prompts.txt"
+    prompts.write_text("a green square\n\n  ein blauer Kreis  \n", encoding="utf-8")
+    code, _, err = run(
+        *("sample", "--workdir", trained, "--out", out, "--format", "mp4,gif,png"),
+        *("--prompt", "a red circle", "--prompts", prompts, "--num_samples", 2),
+        *("--guidance", 1.5, "--seed", 7, "--steps", 3, "--fps", 4),
+    )
+    assert code == 0, err
+    kinds = ("mp4", "gif", "png", "json")
+    numbers = [f"{number:05d}" for number in range(6)]
+    assert {path.name for path in out.iterdir()} == {
+        *("sheet.gif", "sheet.png"),
+        *(f"{number}.{kind}" for number in numbers for kind in kinds),
+    }
+    asked = [
+        json.loads((out / f"{number}.json").read_text())["prompt"] for number in numbers
+    ]
+    each = ["a red circle", "a green square", "ein blauer Kreis"]
+    assert asked == [prompt for prompt in each for _ in range(2)]
+
+    about = json.loads((out / "00001.json").read_text())
+    assert about["number"] == 1 and about["seed"] == 7 and about["fps"] == 4
+    assert (about["guidance"], about["guidance_1_plus_g"]) == (1.5, 2.5)
+    assert about["sampler"]["steps"] == 3 and about["sampler"]["solver"] == "heun"
+    assert about["step"] == 12 and about["weights"] == "ema"
+    assert about["workdir"] == str(trained) and about["resolution"] == [64, 64]
+
+    strip = np.asarray(Image.open(out / "00000.png"))
+    assert strip.shape == (14, 2 * 16, 3)
+    with av.open(str(out / "00000.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert float(film.streams.video[0].average_rate) == 4
+    assert len(frames) == 2 and frames[0].shape == (14, 16, 3)
+    assert kept_steps(trained) == [4, 8, 10, 12]
+
+
+def strip(out, number):
+    with Image.open(out / f"{number:05d}.png") as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_a_clip_does_not_depend_on_the_batch(run, one_device, trained, tmp_path):
+    """Up to one step of 256: sums may be taken in another order."""
+    for batch in (1, 4):
+        code, _, err = run(
+            *("sample", "--workdir", trained, "--out", tmp_path / str(batch)),
+            *("--prompt", "a red circle", "--num_samples", 4),
+            *("--format", "png", "--batch", batch),
+        )
+        assert code == 0, err
+    clips = [strip(tmp_path / "4", number) for number in range(4)]
+    for number, clip in enumerate(clips):
+        assert np.abs(strip(tmp_path / "1", number) - clip).max() <= 1
+    assert np.abs(clips[0] - clips[1]).max() > 10
+
+
+def test_raw_weights_stills_and_no_guidance_can_be_asked_for(run, trained, tmp_path):
+    settings = {"ema": [], "raw": ["--raw"]}
+    for name, more in settings.items():
+        code, _, err = run(
+            *("sample", "--workdir", trained, "--out", tmp_path / name),
+            *("--prompt", "", "--format", "png", "--fps", 0, "--guidance", 0, *more),
+        )
+        assert code == 0, err
+        about = json.loads((tmp_path / name / "00000.json").read_text())
+        assert (about["weights"], about["fps"], about["guidance"]) == (name, 0, 0)
+        assert about["prompt"] == ""
+    assert (strip(tmp_path / "ema", 0) != strip(tmp_path / "raw", 0)).any()
+
+
+def test_judging_counts_what_held_out_clips_show(run, trained, tmp_path):
+    code, out, err = run(
+        *("judge", "--workdir", trained, "--out", tmp_path / "out"),
+        *("--count", 4, "--steps", 2),
+    )
+    assert code == 0, err
+    assert "of 4 held-out prompts obeyed" in out and out.count("\n") == 1
+    judged = json.loads((tmp_path / "out" / "judged.json").read_text())
+    assert len(judged["clips"]) == 4 and judged["step"] == 12
+    for field in ("colour", "shape", "direction"):
+        mean = np.mean([clip[field] for clip in judged["clips"]])
+        assert judged["shares"][field] == pytest.approx(mean)
+    obeyed = [
+        all(clip[field] for field in ("colour", "shape", "direction"))
+        for clip in judged["clips"]
+    ]
+    assert [clip["obeyed"] for clip in judged["clips"]] == obeyed
+    assert judged["shares"]["all"] == pytest.approx(np.mean(obeyed))
+    assert (tmp_path / "out" / "sheet.gif").stat().st_size > 0
