@@ -279,13 +279,13 @@ def test_infinity_survives_the_json():
 
 
 def test_a_workdir_of_another_config_is_refused_with_both_values():
-    kept = configs.to_json(load("demo.py"))
-    config = load("demo.py", "--config.optimizer.learning_rate=0.5")
+    kept = configs.to_json(load("fit.py"))
+    config = load("fit.py", "--config.optimizer.learning_rate=0.5")
     with pytest.raises(
         ValueError, match="runs/one was begun with another config"
     ) as it:
         configs.check_same(config, kept, WHERE)
-    assert "optimizer.learning_rate=0.5 (was 0.002)" in str(it.value)
+    assert "optimizer.learning_rate=0.5 (was 0.005)" in str(it.value)
 
 
 def test_a_field_that_a_workdir_does_not_know_is_named():

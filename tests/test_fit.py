@@ -94,8 +94,8 @@ def test_the_counted_operations_of_a_small_model_are_those_of_its_matrices():
         if names[-1] != "kernel" or names[0] == "context":
             continue
         layer = names[1] if names[0] == "blocks" else names[0]
-        own = patches if layer in ("write", "Dense_0", "Dense_1") else model.latents
-        is_source = names[-2] in ("Dense_1", "Dense_2") and "Attention_0" in names
+        own = patches if layer in ("write", "patch_embed", "pixels") else model.latents
+        is_source = names[-2] in ("key", "value") and "attention" in names
         total += 2 * leaf.size * (seen.get(layer, own) if is_source else own)
     pairs = {
         "context": (model.latents * tokens, model.context_width),
@@ -122,8 +122,7 @@ def test_self_conditioning_changes_nothing_at_init_and_much_later():
     model = tiny.fit()
     fresh = tiny.fresh_params(model)
     # The output's own zeros would hide everything.
-    kernel = tiny.random_params(model)["Dense_1"]
-    fresh = fresh | {"Dense_1": kernel}
+    fresh = fresh | {"pixels": tiny.random_params(model)["pixels"]}
     plain = outputs(model, fresh)
     assert plain.any()
     before = tiny.previous(model)

@@ -128,9 +128,9 @@ def test_attention_projects_attends_and_projects_back(masked):
         return rearrange(tokens @ kernel(params, name), "b q (a v) -> b q a v", a=2)
 
     out = reference_attention(
-        heads(queries, "Dense_0"), heads(keys, "Dense_1"), heads(keys, "Dense_2"), mask
+        heads(queries, "query"), heads(keys, "key"), heads(keys, "value"), mask
     )
-    expected = rearrange(out, "b q a v -> b q (a v)") @ kernel(params, "Dense_3")
+    expected = rearrange(out, "b q a v -> b q (a v)") @ kernel(params, "out")
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
     assert all(list(layer) == ["kernel"] for layer in params.values()), "no biases"
 
@@ -163,11 +163,11 @@ def test_feed_forward_is_two_layers_of_four_times_the_width():
     tokens = normal(0, 2, 3, 4)
     module = layers.FeedForward(dropout=0.0, dtype="float32")
     got, params = apply(module, jnp.asarray(tokens, jnp.float32))
-    biases = [np.asarray(params[f"Dense_{i}"]["bias"].value) for i in (0, 1)]
-    hidden = tokens @ kernel(params, "Dense_0") + biases[0]
+    biases = [np.asarray(params[name]["bias"].value) for name in ("hidden", "out")]
+    hidden = tokens @ kernel(params, "hidden") + biases[0]
     assert hidden.shape == (2, 3, 16)
     hidden = hidden * (1 + np.vectorize(math.erf)(hidden / 2**0.5)) / 2
-    expected = hidden @ kernel(params, "Dense_1") + biases[1]
+    expected = hidden @ kernel(params, "out") + biases[1]
     # GELU is approximated with tanh, to within 1e-3.
     np.testing.assert_allclose(got, expected, atol=0.02)
 
@@ -191,7 +191,9 @@ def test_dropout_acts_in_training_only_and_keeps_the_mean():
 
 def test_layer_norm_has_a_scale_and_no_bias():
     tokens = 3 + 2 * normal(0, 5, 8)
-    got, params = apply(layers.layer_norm("float32"), jnp.asarray(tokens, jnp.float32))
+    got, params = apply(
+        layers.layer_norm("norm", dtype="float32"), jnp.asarray(tokens, jnp.float32)
+    )
     assert list(params) == ["scale"]
     expected = tokens - tokens.mean(axis=1, keepdims=True)
     expected /= np.sqrt(tokens.var(axis=1, keepdims=True) + 1e-6)

@@ -157,7 +157,7 @@ def test_build_writes_h264_that_decodes_to_the_renders(data_set):
     for index in range(12):
         codec, fps, video = decode(data_set / f"videos/{index:05}.mp4")
         scene = shapes.sample_scene(0, index, "train")
-        assert (codec, fps, video.shape) == ("h264", 24, (48, 64, 64, 3))
+        assert (codec, fps, video.shape) == ("h264", 24, (48, 32, 32, 3))
         assert abs(video.astype(float) - shapes.render(scene)).mean() < 3
 
 
@@ -178,7 +178,7 @@ def test_build_captions_every_file_once(data_set):
     assert len(lines) == 17 and {line["file"] for line in lines} == files
     for line in lines:
         video = line["type"] == "video"
-        assert (line["width"], line["height"]) == (64, 64)
+        assert (line["width"], line["height"]) == (32, 32)
         assert (line["fps"], line["frames"]) == ((24, 48) if video else (None, 1))
         assert {line["colour"], line["shape"]} <= set(line["caption"].split())
         assert (

@@ -229,7 +229,7 @@ def build(
     seed: int = 0,
     videos: int = 6000,
     images: int = 3000,
-    size: int = 64,
+    size: int = 32,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:

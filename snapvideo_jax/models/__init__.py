@@ -1,4 +1,4 @@
-"""Networks of one call, ``(noisy, c_noise, context, previous, train) -> (F, carry)``."""
+"""Networks: ``(noisy, c_noise, context, previous, train) -> (F, carry)``."""
 
 from snapvideo_jax.models.fit import FIT
 

@@ -50,7 +50,9 @@ class ContextTokens(nn.Module):
         null = self.param(
             "null_text", param_init(nn.initializers.normal(1.0), "embed"), (self.width,)
         )
-        text = dense(self.width, ("text", "embed"), dtype=self.dtype)(context.text)
+        text = dense(self.width, ("text", "embed"), "text", dtype=self.dtype)(
+            context.text
+        )
         drop = context.drop_text | ~context.text_mask.any(axis=1)
         first = jnp.arange(text.shape[1]) == 0
         mask = jnp.where(drop[:, None], first[None], context.text_mask)
@@ -59,17 +61,8 @@ class ContextTokens(nn.Module):
 
     def _number(self, value: Float[Array, "b"], name: str) -> Float[Array, "b f"]:
         token = sinusoid(value, self.width)
-        token = nn.Dense(
-            2 * self.width,
-            dtype=self.dtype,
-            kernel_init=param_init(nn.initializers.lecun_normal(), "embed", "mlp"),
-            bias_init=param_init(nn.initializers.zeros, "mlp"),
-            name=f"{name}_in",
-        )(token)
-        return nn.Dense(
-            self.width,
-            dtype=self.dtype,
-            kernel_init=param_init(nn.initializers.lecun_normal(), "mlp", "embed"),
-            bias_init=param_init(nn.initializers.zeros, "embed"),
-            name=f"{name}_out",
-        )(nn.gelu(token))
+        layer = dense(
+            2 * self.width, ("embed", "mlp"), f"{name}_hidden", dtype=self.dtype
+        )
+        out = dense(self.width, ("mlp", "embed"), f"{name}_out", dtype=self.dtype)
+        return out(nn.gelu(layer(token)))

@@ -51,12 +51,16 @@ class Sublayers(nn.Module):
         train: bool = False,
     ) -> Float[Array, "*b q d"]:
         """``tokens`` attend to ``source``, or to themselves where there is none."""
-        queries = layer_norm(self.dtype)(tokens)
-        keys = queries if source is None else layer_norm(self.dtype)(source)
-        attention = Attention(self.width, self.heads, self.dtype)
+
+        def norm(name):
+            return layer_norm(name, dtype=self.dtype)
+
+        queries = norm("norm")(tokens)
+        keys = queries if source is None else norm("source_norm")(source)
+        attention = Attention(self.width, self.heads, self.dtype, name="attention")
         tokens = tokens + attention(queries, keys, mask)
-        feed_forward = FeedForward(self.dropout, self.dtype)
-        return tokens + feed_forward(layer_norm(self.dtype)(tokens), train)
+        feed_forward = FeedForward(self.dropout, self.dtype, name="feed_forward")
+        return tokens + feed_forward(norm("feed_forward_norm")(tokens), train)
 
 
 class Block(nn.Module):
@@ -257,8 +261,10 @@ class FIT(nn.Module):
         above, below = self.pad_height
         noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
         patches = patchify(noisy.astype(self.dtype), self.patch, self.group)
-        patches = dense(self.patch_width, ("patch", "embed"), dtype=self.dtype)(patches)
-        patches = layer_norm(self.dtype, name="patch_norm")(patches)
+        patches = dense(
+            self.patch_width, ("patch", "embed"), "patch_embed", dtype=self.dtype
+        )(patches)
+        patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
         position = self.param(
             "patch_position",
             param_init(self._position_init, "groups", "patches", "embed"),
@@ -298,7 +304,7 @@ class FIT(nn.Module):
             previous.value.astype(self.dtype)
         )
         update = layer_norm(
-            self.dtype, init=nn.initializers.zeros, name="self_conditioning_norm"
+            "self_conditioning_norm", dtype=self.dtype, init=nn.initializers.zeros
         )(update)
         return learned + jnp.where(previous.known[:, None, None], update, 0)
 
@@ -319,10 +325,11 @@ class FIT(nn.Module):
 
     def _pixels(self, patches, frames):
         """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""
-        patches = layer_norm(self.dtype, name="output_norm")(patches)
+        patches = layer_norm("output_norm", dtype=self.dtype)(patches)
         pixels = dense(
             math.prod(self.patch) * self.out_channels,
             ("embed", "patch"),
+            "pixels",
             dtype=self.dtype,
             init=nn.initializers.zeros,
         )(patches)

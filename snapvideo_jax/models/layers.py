@@ -22,7 +22,15 @@ def param_init(init, *axes: str):
     return nn.with_logical_partitioning(init, axes)
 
 
-def dense(features: int, axes: tuple[str, str], *, dtype, bias=True, init=KERNEL_INIT):
+def dense(
+    features: int,
+    axes: tuple[str, str],
+    name: str,
+    *,
+    dtype,
+    bias=True,
+    init=KERNEL_INIT,
+):
     """A linear layer whose kernel has the logical ``axes`` (input, output)."""
     return nn.Dense(
         features,
@@ -30,10 +38,11 @@ def dense(features: int, axes: tuple[str, str], *, dtype, bias=True, init=KERNEL
         dtype=dtype,
         kernel_init=param_init(init, *axes),
         bias_init=param_init(nn.initializers.zeros, axes[-1]),
+        name=name,
     )
 
 
-def layer_norm(dtype, *, init=nn.initializers.ones, name: str | None = None):
+def layer_norm(name: str, *, dtype, init=nn.initializers.ones):
     """LayerNorm with a scale and no bias [C]."""
     return nn.LayerNorm(
         use_bias=False, dtype=dtype, scale_init=param_init(init, "norm"), name=name
@@ -51,11 +60,11 @@ class FeedForward(nn.Module):
         self, tokens: Float[Array, "*b q d"], train: bool = False
     ) -> Float[Array, "*b q d"]:
         width = tokens.shape[-1]
-        hidden = dense(4 * width, ("embed", "mlp"), dtype=self.dtype)(tokens)
+        hidden = dense(4 * width, ("embed", "mlp"), "hidden", dtype=self.dtype)(tokens)
         hidden = nn.gelu(hidden)
         if self.dropout:
             hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        return dense(width, ("mlp", "embed"), dtype=self.dtype)(hidden)
+        return dense(width, ("mlp", "embed"), "out", dtype=self.dtype)(hidden)
 
 
 class Attention(nn.Module):
@@ -81,17 +90,24 @@ class Attention(nn.Module):
     ) -> Float[Array, "*b q d"]:
         """``mask`` is True where a key may be attended to."""
 
-        def project(tokens):
-            tokens = dense(
-                self.width, ("embed", "heads"), dtype=self.dtype, bias=False
-            )(tokens)
-            return rearrange(tokens, "... q (a v) -> ... q a v", a=self.heads)
+        def project(tokens, name, init=KERNEL_INIT):
+            axes = ("embed", "heads")
+            layer = dense(
+                self.width, axes, name, dtype=self.dtype, bias=False, init=init
+            )
+            return rearrange(layer(tokens), "... q (a v) -> ... q a v", a=self.heads)
 
-        out = attend(project(queries), project(keys), project(keys), mask)
+        # Queries start at zero, so attention starts as a plain mean over its keys [C].
+        out = attend(
+            project(queries, "query", nn.initializers.zeros),
+            project(keys, "key"),
+            project(keys, "value"),
+            mask,
+        )
         out = rearrange(out, "... q a v -> ... q (a v)")
-        return dense(
-            queries.shape[-1], ("heads", "embed"), dtype=self.dtype, bias=False
-        )(out)
+        axes = ("heads", "embed")
+        layer = dense(queries.shape[-1], axes, "out", dtype=self.dtype, bias=False)
+        return layer(out)
 
 
 def attend(
