@@ -75,7 +75,7 @@ def get_config(arg=None):
             "A giraffe underneath a microwave.",
             "A panda eating bamboo on a rock.",
             "A shark swimming in clear Carribean ocean.",
-            "An astronaut riding a horse.",
+            "Coffee pouring into a cup.",
         ),
         guidance=1.0,
         fps=8.0,

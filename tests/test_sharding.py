@@ -49,16 +49,27 @@ def boxed_state(optimizer="lamb"):
 
 @functools.cache
 def initial_state():
-    """A state none of whose parameters is zero: a fresh FIT's output is, always."""
+    """A state that depends smoothly on its gradients, none of which is zero.
+
+    A fresh FIT gives zeros whatever it does, and a fresh Adam the signs of gradients.
+    """
     rng = np.random.default_rng(0)
 
     def shake(leaf):
         return np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
 
+    def fill(path, leaf):
+        is_second_moment = ".nu" in jax.tree_util.keystr(path)
+        return np.full(leaf.shape, 1e-4 if is_second_moment else 0, leaf.dtype)
+
     state = jax.jit(lambda: nn.unbox(abstract_state(experiment())))()
     params = jax.tree.map(shake, state.params)
-    state = state.replace(params=params, ema=jax.tree.map(np.copy, params))
-    return jax.tree.map(np.asarray, state)
+    return state.replace(
+        step=np.zeros((), np.int32),
+        params=params,
+        opt_state=jax.tree_util.tree_map_with_path(fill, state.opt_state),
+        ema=jax.tree.map(np.copy, params),
+    )
 
 
 def batch():

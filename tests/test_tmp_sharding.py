@@ -1,0 +1,339 @@
+"""Dividing a run over devices changes where things are, and no result."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import by_name, tiny_config
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.sample import Generator, Request, abstract_state
+from snapvideo_jax.sharding import (
+    AXES,
+    MeshConfig,
+    Rules,
+    batch_sharding,
+    bytes_per_device,
+    make_mesh,
+    put_batch,
+    state_shardings,
+)
+from snapvideo_jax.step import train_step
+
+MESHES = [(8, 1), (1, 8), (2, 4), (4, 2)]
+
+
+def mesh_of(data, fsdp):
+    """A mesh of the first devices."""
+    devices, kinds = jax.devices()[: data * fsdp], (AxisType.Auto,) * 2
+    return jax.make_mesh((data, fsdp), AXES, axis_types=kinds, devices=devices)
+
+
+@functools.cache
+def experiment(optimizer="lamb"):
+    """The tiny run, without warm-up: its first step already moves."""
+    changes = [f"optimizer.name={optimizer}", "optimizer.warmup_steps=0"]
+    changes += ["training.label_dropout=0.5"]
+    return configs.build(tiny_config("nowhere", *changes))
+
+
+def boxed_state(optimizer="lamb"):
+    """Shapes of its state, with logical axes."""
+    settings = experiment(optimizer)
+    return jax.eval_shape(functools.partial(abstract_state, settings))
+
+
+@functools.cache
+def initial_state():
+    """A state that depends smoothly on its gradients, none of which is zero.
+
+    A fresh FIT gives zeros whatever it does, and a fresh Adam the signs of gradients.
+    """
+    rng = np.random.default_rng(0)
+
+    def shake(leaf):
+        return np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    def fill(path, leaf):
+        is_second_moment = ".nu" in jax.tree_util.keystr(path)
+        return np.full(leaf.shape, 1e-4 if is_second_moment else 0, leaf.dtype)
+
+    state = jax.jit(lambda: nn.unbox(abstract_state(experiment())))()
+    params = jax.tree.map(shake, state.params)
+    return state.replace(
+        step=np.zeros((), np.int32),
+        params=params,
+        opt_state=jax.tree_util.tree_map_with_path(fill, state.opt_state),
+        ema=jax.tree.map(np.copy, params),
+    )
+
+
+def batch():
+    rng = np.random.default_rng(1)
+    data, text = experiment().data, experiment().text
+    size = (data.batch, data.frames, data.height, data.width, 3)
+    is_image = np.arange(data.batch) % 4 == 3
+    return {
+        "video": rng.integers(256, size=size, dtype=np.uint8),
+        "frame_interval": np.where(is_image, 0, 0.125).astype(np.float32),
+        "resolution": np.full((data.batch, 2), 64, np.float32),
+        "text": rng.normal(size=(data.batch, text.tokens, text.width)).astype("f"),
+        "text_mask": np.arange(text.tokens) < rng.integers(1, 5, (data.batch, 1)),
+        "sample": np.arange(data.batch, dtype=np.uint32) + 40,
+    }
+
+
+@functools.cache
+def one_step(data, fsdp):
+    """State and metrics after a step on a mesh, laid out as training lays them out."""
+    mesh, settings = mesh_of(data, fsdp), experiment()
+    places = state_shardings(boxed_state(), mesh)
+    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    step = jax.jit(
+        functools.partial(
+            train_step,
+            model=settings.model,
+            edm=settings.diffusion,
+            optimizer=settings.optimizer,
+            training=settings.training,
+        ),
+        in_shardings=(places, over_batch, whole),
+        out_shardings=(places, whole),
+    )
+    state = jax.device_put(initial_state(), places)
+    return step(state, put_batch(batch(), over_batch), jax.random.key(3))
+
+
+# --- Rules ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, axes",
+    [("batch", ("data", "fsdp")), ("embed", "fsdp")]
+    + [(name, None) for name in ("heads", "mlp", "norm", "text", "patch", "groups")]
+    + [(name, None) for name in ("patches", "latents", "blocks")],
+)
+def test_every_logical_axis_has_its_mesh_axes(name, axes):
+    assert Rules().spec((name,)) == PartitionSpec(axes)
+    assert Rules().spec((None, name)) == PartitionSpec(None, axes)
+
+
+def test_every_axis_of_the_model_has_a_rule():
+    leaves = jax.tree.leaves(
+        boxed_state().params,
+        is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
+    )
+    used = {name for leaf in leaves for name in leaf.names}
+    assert used == set(Rules.__dataclass_fields__) - {"batch"}
+
+
+def test_an_axis_without_a_rule_is_refused():
+    with pytest.raises(ValueError, match="Logical axis 'width' has no rule"):
+        Rules().spec(("embed", "width"))
+
+
+def test_two_axes_on_one_mesh_axis_are_refused():
+    with pytest.raises(ValueError, match=r"Colliding mesh axes: \('embed', 'mlp'\)"):
+        Rules(mlp="fsdp").spec(("embed", "mlp"))
+
+
+def test_a_mesh_axis_inside_a_pair_collides_too():
+    with pytest.raises(ValueError, match="Colliding mesh axes"):
+        Rules().spec(("batch", "embed"))
+
+
+# --- The mesh ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data, fsdp", MESHES)
+def test_a_mesh_takes_all_devices(data, fsdp):
+    assert dict(make_mesh(MeshConfig(data, fsdp), 16).shape) == dict(
+        data=data, fsdp=fsdp
+    )
+    assert dict(make_mesh(MeshConfig(-1, fsdp), 16).shape) == dict(data=data, fsdp=fsdp)
+
+
+@pytest.mark.parametrize(
+    "config, batch, message",
+    [
+        (
+            MeshConfig(fsdp=3),
+            8,
+            r"mesh.fsdp=3 does not divide the 8 devices; use one of",
+        ),
+        (MeshConfig(fsdp=0), 8, r"mesh.fsdp=0 does not divide.*\[1, 2, 4, 8\]"),
+        (MeshConfig(4, 4), 16, "mesh.data=4 x mesh.fsdp=4 is not the 8 devices"),
+        (MeshConfig(0, 8), 16, "mesh.data=0 x mesh.fsdp=8 is not the 8 devices"),
+        (MeshConfig(), 12, "batch of 12 .*not a multiple of the 8 devices"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(config, batch, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(config, batch)
+
+
+# --- Where the state lies ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adam", "muon"])
+def test_moments_and_ema_lie_where_their_parameter_lies(optimizer):
+    mesh = mesh_of(2, 4)
+    boxed = boxed_state(optimizer)
+    places = state_shardings(boxed, mesh)
+    of_param = {
+        jax.tree_util.keystr(path): (place.spec, shape.shape)
+        for (path, place), shape in zip(
+            jax.tree_util.tree_leaves_with_path(places.params),
+            jax.tree.leaves(nn.unbox(boxed.params)),
+            strict=True,
+        )
+    }
+    assert {p: s for p, (s, _) in of_param.items()} == {
+        jax.tree_util.keystr(path): place.spec
+        for path, place in jax.tree_util.tree_leaves_with_path(places.ema)
+    }
+    moments = 0
+    for path, place in jax.tree_util.tree_leaves_with_path(places.opt_state):
+        tails = (jax.tree_util.keystr(path[start:]) for start in range(len(path)))
+        name = next((tail for tail in tails if tail in of_param), None)
+        assert place.spec == (of_param[name][0] if name else PartitionSpec())
+        moments += name is not None
+    # Muon keeps one moment of the kernels, the others two of everything.
+    kernels = sum("'kernel'" in name for name in of_param)
+    assert moments == 2 * len(of_param) - (kernels if optimizer == "muon" else 0)
+
+
+def test_embedding_axes_are_divided_over_fsdp():
+    boxed = boxed_state().params
+    places = by_path(state_shardings(boxed, mesh_of(2, 4)))
+    for name, box in by_path(boxed, nn.meta.AxisMetadata).items():
+        wanted = [axis == "embed" and "fsdp" or None for axis in box.names]
+        assert places[name].spec == PartitionSpec(*wanted), name
+
+
+def by_path(tree, leaf_type=()):
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda leaf: isinstance(leaf, leaf_type)
+    )
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    shapes = {"odd": (6, 4), "even": (8, 4)}
+    boxed = {
+        name: nn.LogicallyPartitioned(
+            jax.ShapeDtypeStruct(shape, jnp.float32), ("embed", "mlp")
+        )
+        for name, shape in shapes.items()
+    }
+    places = state_shardings(boxed, mesh_of(2, 4))
+    assert places["odd"].spec == PartitionSpec(None, None)
+    assert places["even"].spec == PartitionSpec("fsdp", None)
+    plain = nn.unbox(boxed)
+    assert bytes_per_device(plain, places) == 4 * (6 * 4 + 8 // 4 * 4)
+
+
+def test_memory_per_device_falls_as_fsdp_grows():
+    boxed = boxed_state()
+    shapes = nn.unbox(boxed)
+    held = [
+        bytes_per_device(
+            shapes, state_shardings(boxed, AbstractMesh((8 // fsdp, fsdp), AXES))
+        )
+        for fsdp in (1, 2, 4, 8)
+    ]
+    assert held[0] == sum(leaf.nbytes for leaf in map(zeros, jax.tree.leaves(shapes)))
+    assert held == sorted(held, reverse=True) and held[-1] < held[0] / 3
+
+
+def zeros(leaf):
+    return np.zeros(leaf.shape, leaf.dtype)
+
+
+# --- The step ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data, fsdp", MESHES)
+def test_a_step_is_the_same_on_any_mesh(data, fsdp):
+    assert experiment().model.dropout == 0.1
+    assert experiment().training.self_conditioned == 4
+    state, metrics = one_step(data, fsdp)
+    reference, expected = one_step(1, 1)
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    np.testing.assert_array_equal(metrics["loss_count"], expected["loss_count"])
+    before, ours, theirs = map(by_name, (initial_state(), state, reference))
+    for name, value in theirs.items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(
+            ours[name], value, rtol=2e-6, atol=2e-6 * scale, err_msg=name
+        )
+        if name.startswith(".params"):
+            assert np.abs(value - before[name]).max() > 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("data, fsdp", [(1, 8), (2, 4)])
+def test_a_step_leaves_the_state_divided(data, fsdp):
+    state, _ = one_step(data, fsdp)
+    places = by_path(state_shardings(boxed_state(), mesh_of(data, fsdp)))
+    for name, leaf in by_path(state).items():
+        assert leaf.sharding.is_equivalent_to(places[name], leaf.ndim), name
+    latents = state.params["latents"]
+    assert latents.addressable_shards[0].data.size == latents.size // fsdp
+
+
+# --- Sampling ------------------------------------------------------------------------
+
+
+@functools.cache
+def generator(data, fsdp):
+    """A generator on a mesh, and the parameters it takes."""
+    mesh = mesh_of(data, fsdp)
+    places = state_shardings(boxed_state(), mesh).params
+    params = jax.device_put(initial_state().params, places)
+    return Generator(experiment(), experiment().sampler, mesh), params
+
+
+@functools.cache
+def generated(data, fsdp, numbers):
+    """Clips of a seed by their numbers, with guidance."""
+    generate, params = generator(data, fsdp)
+    request = Request(
+        prompts=[f"clip {number}" for number in numbers],
+        numbers=numbers,
+        seed=5,
+        guidance=1.5,
+        fps=8.0,
+        resolution=(64, 64),
+    )
+    return generate(params, request)
+
+
+def assert_same_clips(ours, theirs):
+    """Up to one step of 256, as sums may be taken in another order."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
+def test_clips_are_the_same_on_any_mesh(data, fsdp):
+    numbers = tuple(range(8))
+    clips = generated(1, 1, numbers)
+    assert len({clip.tobytes() for clip in clips}) == 8
+    assert np.ptp(clips, axis=(1, 2, 3, 4)).min() > 30
+    assert_same_clips(generated(data, fsdp, numbers), clips)
+
+
+@pytest.mark.parametrize("data, fsdp", [(1, 1), (8, 1)])
+def test_a_clip_is_the_same_alone_and_in_company(data, fsdp):
+    together = generated(data, fsdp, tuple(range(8)))
+    assert_same_clips(generated(data, fsdp, (3,)), together[3:4])
+
+
+def test_a_batch_that_fills_no_mesh_gives_the_clips_that_were_asked_for():
+    clips = generated(8, 1, (2, 4, 6))
+    assert_same_clips(clips, generated(1, 1, tuple(range(8)))[2:7:2])
