@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 
 from snapvideo_jax.data.records import RecordWriter, encode_mp4, encode_png
 
-FORMAT = 1
+FORMAT = 2
 FPS = 24
 FRAMES = 48
 DURATION = (FRAMES - 1) / FPS
@@ -51,6 +51,8 @@ SLOW = (0.135, 0.15)
 FASTEST = 0.3
 """Sides a second. Fast scenes go at 85 to 100 % of this or of what fits the frame."""
 MARGIN = 0.01
+WANDER = 0.3
+"""Share of the room it has that a start varies in, so that clips cross the middle."""
 
 TRIPLES = tuple(itertools.product(COLOURS, INNER, DIRECTIONS))
 """All 72 (colour, shape, direction)."""
@@ -288,8 +290,9 @@ def _draw(triple: tuple[str, str, str], rng: np.random.Generator) -> Scene:
         limit = min(FASTEST, (room_x if along_x else room_y) / DURATION)
         velocity = limit * rng.uniform(0.85, 1)
     travel = velocity * DURATION
-    free_x = left + rng.uniform() * (room_x - travel * abs(along_x))
-    free_y = up + rng.uniform() * (room_y - travel * abs(along_y))
+    place_x, place_y = 0.5 + WANDER * rng.uniform(-0.5, 0.5, size=2)
+    free_x = left + place_x * (room_x - travel * abs(along_x))
+    free_y = up + place_y * (room_y - travel * abs(along_y))
     return Scene(
         colour,
         shape,
