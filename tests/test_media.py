@@ -95,7 +95,7 @@ def test_a_clip_is_written_in_every_format_asked_for(tmp_path, clip):
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path, clip):
-    with pytest.raises(ValueError, match="--formats=.* holds 'webm'; .*mp4, gif, png"):
+    with pytest.raises(ValueError, match="--format=.* holds 'webm'; .*mp4, gif, png"):
         media.write_clip(tmp_path / "clip", clip, 8, ["gif", "webm"])
     with pytest.raises(ValueError, match="holds 'g'; wanted a list"):
         media.write_clip(tmp_path / "clip", clip, 8, "gif")

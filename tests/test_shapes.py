@@ -31,7 +31,7 @@ def decode(path):
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory):
-    return shapes.build(tmp_path_factory.mktemp("shapes"), videos=12, images=5)
+    return shapes.build(tmp_path_factory.mktemp("shapes"), videos=12, images=5, size=64)
 
 
 def captions_of(folder):
@@ -93,7 +93,7 @@ def test_slow_shapes_move_visibly_and_fast_ones_faster():
 
 def test_motion_is_smooth_below_the_pixel():
     for scene in scenes("test", 20):
-        alpha = abs(shapes.render(scene).astype(float) - scene.level).sum(-1)
+        alpha = abs(shapes.render(scene, size=64).astype(float) - scene.level).sum(-1)
         grid = np.indices(alpha.shape[1:]) + 0.5
         y, x = (np.einsum("thw,hw->t", alpha, g) / alpha.sum((1, 2)) for g in grid)
         along_x, along_y = shapes.DIRECTIONS[scene.direction]
@@ -157,15 +157,15 @@ def test_build_writes_h264_that_decodes_to_the_renders(data_set):
     for index in range(12):
         codec, fps, video = decode(data_set / f"videos/{index:05}.mp4")
         scene = shapes.sample_scene(0, index, "train")
-        assert (codec, fps, video.shape) == ("h264", 24, (48, 32, 32, 3))
-        assert abs(video.astype(float) - shapes.render(scene)).mean() < 3
+        assert (codec, fps, video.shape) == ("h264", 24, (48, 64, 64, 3))
+        assert abs(video.astype(float) - shapes.render(scene, size=64)).mean() < 3
 
 
 def test_build_writes_images_without_loss(data_set):
     for number in range(5):
         image = np.asarray(Image.open(data_set / f"images/{number:05}.png"))
         scene = shapes.sample_scene(0, 12 + number, "train")
-        np.testing.assert_array_equal(image, shapes.render_image(scene))
+        np.testing.assert_array_equal(image, shapes.render_image(scene, size=64))
 
 
 def test_build_captions_every_file_once(data_set):
@@ -178,7 +178,7 @@ def test_build_captions_every_file_once(data_set):
     assert len(lines) == 17 and {line["file"] for line in lines} == files
     for line in lines:
         video = line["type"] == "video"
-        assert (line["width"], line["height"]) == (32, 32)
+        assert (line["width"], line["height"]) == (64, 64)
         assert (line["fps"], line["frames"]) == ((24, 48) if video else (None, 1))
         assert {line["colour"], line["shape"]} <= set(line["caption"].split())
         assert (
@@ -208,7 +208,7 @@ def test_a_second_build_writes_nothing(data_set):
         return {path: path.stat().st_mtime_ns for path in data_set.rglob("*")}
 
     before = times()
-    assert shapes.build(data_set.parent, videos=12, images=5) == data_set
+    assert shapes.build(data_set.parent, videos=12, images=5, size=64) == data_set
     assert times() == before
 
 
@@ -223,7 +223,7 @@ def test_other_arguments_make_another_folder(data_set):
     )
     assert other != data_set and {*data_set.parent.iterdir()} == {data_set, other}
     assert calls == [(1, 3), (2, 3), (3, 3)]
-    assert decode(other / "videos/00001.mp4")[2].shape == (48, 32, 32, 3)
+    assert decode(other / "videos/00001.mp4")[2].shape == (48, 64, 64, 3)
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):

@@ -269,8 +269,9 @@ def test_a_step_is_the_same_on_any_mesh(data, fsdp):
     before, ours, theirs = map(by_name, (initial_state(), state, reference))
     for name, value in theirs.items():
         scale = np.abs(value).max()
+        rtol = 1e-4 if name.startswith(".opt_state") else 1e-5
         np.testing.assert_allclose(
-            ours[name], value, rtol=1e-5, atol=1e-5 * scale, err_msg=name
+            ours[name], value, rtol=rtol, atol=rtol * scale, err_msg=name
         )
         if name.startswith(".params"):
             assert np.abs(value - before[name]).max() > 1e-4 * scale, name

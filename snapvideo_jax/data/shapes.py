@@ -29,6 +29,7 @@ from snapvideo_jax.data.records import RecordWriter, encode_mp4, encode_png
 FORMAT = 2
 FPS = 24
 FRAMES = 48
+SIZE = 32
 DURATION = (FRAMES - 1) / FPS
 """Seconds from the first frame to the last; the shape stays inside for this long."""
 
@@ -154,7 +155,7 @@ def held_out_prompts(
 
 
 def render(
-    scene: Scene, frames: int = FRAMES, fps: float = FPS, size: int = 64
+    scene: Scene, frames: int = FRAMES, fps: float = FPS, size: int = SIZE
 ) -> UInt8[np.ndarray, "t h w c"]:
     """Returns the clip of a scene, antialiased and smooth below the pixel.
 
@@ -189,7 +190,7 @@ def render(
     return shades.take(np.rint(alpha * 255).astype(np.uint8), axis=0)
 
 
-def render_image(scene: Scene, size: int = 64) -> UInt8[np.ndarray, "h w c"]:
+def render_image(scene: Scene, size: int = SIZE) -> UInt8[np.ndarray, "h w c"]:
     """Returns the first frame of a scene."""
     return render(scene, frames=1, size=size)[0]
 
@@ -231,7 +232,7 @@ def build(
     seed: int = 0,
     videos: int = 6000,
     images: int = 3000,
-    size: int = 32,
+    size: int = SIZE,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
