@@ -223,7 +223,7 @@ def test_other_arguments_make_another_folder(data_set):
     )
     assert other != data_set and {*data_set.parent.iterdir()} == {data_set, other}
     assert calls == [(1, 3), (2, 3), (3, 3)]
-    assert decode(other / "videos/00001.mp4")[2].shape == (48, 64, 64, 3)
+    assert decode(other / "videos/00001.mp4")[2].shape == (48, 32, 32, 3)
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):
