@@ -9,7 +9,6 @@ import struct
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import by_name, kept_steps, read_metrics, restore, tiny_config
@@ -17,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import sample, step, train
+from snapvideo_jax import sample, train
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.sharding import MeshConfig, make_mesh, state_shardings
@@ -230,16 +229,16 @@ def test_a_workdir_of_another_config_is_left_alone(trained):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(shapes_root, tmp_path, monkeypatch):
-    losses = step.sample_losses
+    put_batch = train.put_batch
 
-    def poisoned(params, batch, key, **settings):
-        value, sigma, is_image = losses(params, batch, key, **settings)
-        # Sample 4 * 8 and later are those of the fifth step.
-        return jnp.where(batch["sample"] < 4 * BATCH, value, jnp.nan), sigma, is_image
+    def poisoned(batch, sharding):
+        if batch["sample"].min() >= 4 * BATCH:  # from the fifth step on
+            batch = batch | {"text": batch["text"] * np.nan}
+        return put_batch(batch, sharding)
 
     config = tiny_config(shapes_root, "run.log_every_steps=4")
     with monkeypatch.context() as patch:
-        patch.setattr(step, "sample_losses", poisoned)
+        patch.setattr(train, "put_batch", poisoned)
         with pytest.raises(train.NonFiniteLoss, match="loss of step 5 is nan.*lower"):
             train.train(config, tmp_path)
     assert kept_steps(tmp_path) == [2, 4]
