@@ -294,6 +294,17 @@ def _check(experiment: Experiment) -> None:
             f"not a multiple of training.self_conditioning_period={period} times "
             f"training.microbatches={training.microbatches}."
         )
+    if experiment.diffusion.images_as_videos:
+        return
+    data = experiment.data
+    for name in ("videos_per_batch", "images_per_batch"):
+        if getattr(data, name) % (period * training.microbatches):
+            raise ValueError(
+                f"data.{name}={getattr(data, name)} is not a multiple of "
+                f"training.self_conditioning_period={period} times "
+                f"training.microbatches={training.microbatches}, as it has to be "
+                "where diffusion.images_as_videos=False."
+            )
 
 
 def to_json(config: ConfigDict) -> str:

@@ -205,6 +205,8 @@ def test_a_missing_config_file_is_named(file):
             "model.group=(5,3)",
             r"model.group=\(5, 3\): 3 does not divide the 16 patches",
         ),
+        ("model.dtype=float33", "model.dtype='float33' is unknown; use one of"),
+        ("model.remat=foo", "model.remat='foo' is unknown; use one of"),
         ("model.group=4", r"model.group=\(4,\) is not 2 numbers of type int.*\(5, 4\)"),
         ("model.group=(5,4.0)", r"model.group=\(5, 4.0\) is not 2 numbers of type int"),
         ("model.latents=500", "model.latents=500 cannot be.* 8 groups; use a multiple"),
@@ -306,3 +308,10 @@ def test_what_does_not_change_the_result_may_change_on_resuming(override):
     changed = load("demo.py", f"--config.{override}")
     assert configs.to_json(changed) != kept
     assert configs.check_same(changed, kept, WHERE) is None
+
+
+def test_images_that_are_not_videos_need_whole_periods_of_each_kind():
+    with pytest.raises(
+        ValueError, match="data.videos_per_batch=4 is not a multiple of"
+    ):
+        build("clips.py", "--config.diffusion.images_as_videos=False")

@@ -26,6 +26,9 @@ from snapvideo_jax.models.layers import (
 )
 from snapvideo_jax.types import Context, Latents
 
+DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "block")
+
 
 class Sublayers(nn.Module):
     """Attention then feed-forward, both pre-norm residual, on ``tokens``.
@@ -171,6 +174,12 @@ class FIT(nn.Module):
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
+        for name, known in (("dtype", DTYPES), ("remat", REMAT)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)!r} is unknown; use one of "
+                    f"{known}."
+                )
         if self.frames % self.patch[0]:
             raise ValueError(
                 f"model.frames={self.frames} is not a multiple of "
