@@ -26,26 +26,26 @@ def get_config(arg=None):
         "fit",
         pad_height=(2, 2),
         group=(5, 4),
-        patch_width=96,
-        patch_head_width=48,
+        patch_width=128,
+        patch_head_width=32,
         latents=64,
         latent_width=192,
         latent_head_width=64,
-        context_width=96,
+        context_width=128,
         blocks=2,
         global_layers=2,
         dropout=0.0,
         dtype="float32",
         unroll=2,
     )
-    config.diffusion = configs.section(EDM, sigma_in=4.0)
+    config.diffusion = configs.section(EDM, sigma_in=4.0, p_mean=0.0, p_std=1.4)
     config.optimizer = configs.section(
         Optimizer,
-        name="adam",
-        learning_rate=2e-3,
+        name="muon",
+        learning_rate=5e-3,
         steps=arg.steps,
         warmup_steps=20,
-        betas=(0.9, 0.99),
+        betas=(0.95, 0.99),
         ema_half_life=20.0,
     )
     config.training = configs.section(
