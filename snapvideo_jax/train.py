@@ -221,10 +221,8 @@ class Watch:
             clips / seconds,
             100 * self._waited / seconds,
         )
-        last = self._pending[-1]
         self._pending = []
         self._begin()
-        del last
 
     def _sheet(self, done: int, state) -> None:
         """Samples the fixed prompts from raw and EMA weights."""
