@@ -21,13 +21,7 @@ def run(arguments) -> None:
             Path(arguments.workdir), arguments.ema
         )
         sampler = sample.sampler_of(experiment, arguments)
-    sheets = experiment.sheets
-    settings = dict(
-        seed=arguments.seed,
-        guidance=sheets.guidance if arguments.guidance is None else arguments.guidance,
-        fps=sheets.fps if arguments.fps is None else arguments.fps,
-        resolution=sample.resolution_of(experiment),
-    )
+    settings = sample.settings_of(experiment, arguments)
     asked = held_out_prompts(arguments.count)
     prompts = [prompt for prompt, _ in asked]
     generator = sample.Generator(experiment, sampler, mesh)
@@ -45,7 +39,7 @@ def run(arguments) -> None:
     result = settings | {"step": step, "shares": shares, "clips": rows}
     (out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
-    sample.write_sheet(out / "sheet", clips, labels, sheets)
+    sample.write_sheet(out / "sheet", clips, labels, experiment.sheets)
     print(
         f"{shares['all']:.1%} of {len(rows)} held-out prompts obeyed in colour, shape "
         f"and direction (colour {shares['colour']:.1%}, shape {shares['shape']:.1%}, "

@@ -31,7 +31,7 @@ from snapvideo_jax.diffusion import (
     twice,
 )
 from snapvideo_jax.metrics import progress
-from snapvideo_jax.sharding import batch_sharding, make_mesh, state_shardings
+from snapvideo_jax.sharding import batch_sharding, make_mesh, placed, state_shardings
 from snapvideo_jax.step import init_state, make_denoise, sample_keys
 from snapvideo_jax.types import Context
 
@@ -143,13 +143,7 @@ def load(workdir: Path, ema: bool = True):
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     shapes = jax.eval_shape(functools.partial(abstract_state, experiment))
     shardings = state_shardings(shapes, mesh)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        nn.unbox(shapes),
-        shardings,
-    )
+    like = placed(nn.unbox(shapes), shardings)
     checkpoints = Checkpoints(workdir)
     params, step = checkpoints.restore_params(like, ema)
     checkpoints.close()
@@ -188,13 +182,7 @@ def run(arguments) -> None:
         experiment, params, step, mesh = load(Path(arguments.workdir), arguments.ema)
         sampler = sampler_of(experiment, arguments)
     out.mkdir(parents=True, exist_ok=True)
-    sheets = experiment.sheets
-    settings = dict(
-        seed=arguments.seed,
-        guidance=sheets.guidance if arguments.guidance is None else arguments.guidance,
-        fps=sheets.fps if arguments.fps is None else arguments.fps,
-        resolution=resolution_of(experiment),
-    )
+    settings = settings_of(experiment, arguments)
     generator = Generator(experiment, sampler, mesh)
     began, clips = time.monotonic(), []
     requests = list(chunks(prompts, arguments.batch, **settings))
@@ -217,7 +205,7 @@ def run(arguments) -> None:
             }
             stem.with_suffix(".json").write_text(json.dumps(about, indent=2))
         clips.extend(made)
-    write_sheet(out / "sheet", np.stack(clips), prompts, sheets)
+    write_sheet(out / "sheet", np.stack(clips), prompts, experiment.sheets)
     seconds = time.monotonic() - began
     logger.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")
 
@@ -252,6 +240,17 @@ def sampler_of(experiment: "configs.Experiment", arguments) -> Sampler:
         if (value := getattr(arguments, name)) is not None
     }
     return dataclasses.replace(experiment.sampler, **changes)
+
+
+def settings_of(experiment: "configs.Experiment", arguments) -> dict[str, Any]:
+    """What all requests of a command share: seed, guidance, frame-rate, resolution."""
+    sheets = experiment.sheets
+    return dict(
+        seed=arguments.seed,
+        guidance=sheets.guidance if arguments.guidance is None else arguments.guidance,
+        fps=sheets.fps if arguments.fps is None else arguments.fps,
+        resolution=resolution_of(experiment),
+    )
 
 
 def resolution_of(experiment: "configs.Experiment") -> tuple[int, int]:

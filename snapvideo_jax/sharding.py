@@ -112,6 +112,17 @@ def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  
     )
 
 
+def placed(shapes, shardings):
+    """Shapes of a tree of arrays with the sharding of each, as a restore wants them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+    )
+
+
 def batch_sharding(mesh: Mesh, rules: Rules = Rules()) -> NamedSharding:  # noqa: B008
     """The batch axis over all devices."""
     return NamedSharding(mesh, rules.spec(("batch",)))

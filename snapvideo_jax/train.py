@@ -26,6 +26,7 @@ from snapvideo_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     make_mesh,
+    placed,
     put_batch,
     state_shardings,
 )
@@ -90,8 +91,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     places = state_shardings(boxed, mesh)
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     if first:
-        like = jax.tree.map(_placed, nn.unbox(boxed), places)
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(placed(nn.unbox(boxed), places))
         logger.info("Resuming %s at step %d.", workdir, first)
         seek(iterator, first)  # for any number of processes, unlike a kept state
     else:
@@ -356,10 +356,6 @@ def _bin_means(steps) -> dict[str, float]:
         for bin, n in enumerate(count[row])
         if n
     }
-
-
-def _placed(leaf, place):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def _peak(device) -> float:

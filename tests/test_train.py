@@ -19,7 +19,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import sample, train
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data.records import encode_mp4, encode_png
-from snapvideo_jax.sharding import MeshConfig, make_mesh, state_shardings
+from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
 
 STEPS, BATCH = 12, 8
 
@@ -180,7 +180,7 @@ def test_a_checkpoint_is_restored_onto_any_mesh(trained):
     boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
     mesh = make_mesh(MeshConfig(data=2, fsdp=4), batch=8)
     places = state_shardings(boxed, mesh)
-    like = jax.tree.map(train._placed, nn.unbox(boxed), places)
+    like = placed(nn.unbox(boxed), places)
     checkpoints = Checkpoints(trained)
     state = checkpoints.restore(like)
     checkpoints.close()
