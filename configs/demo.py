@@ -78,13 +78,13 @@ def get_config(arg=None):
     config.sheets = configs.section(
         configs.Sheets,
         prompts=(
-            "a red circle moving left",
+            "a red cross moving left",
             "a green square moving right",
             "a blue triangle moving up",
-            "a yellow circle moving down on a black background",
+            "a yellow cross moving down on a black background",
             "a small cyan square moving up slowly",
             "a large magenta triangle moving right fast",
-            "a green circle moving down on a white background",
+            "a green cross moving down on a white background",
             "a red triangle moving left on a grey background",
         ),
         guidance=2.0,

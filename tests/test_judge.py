@@ -119,9 +119,9 @@ def test_a_still_clip_has_no_direction(clip):
 def test_diagonal_motion_has_no_direction():
     time_left = np.arange(8)[:, None]
     x, y = 5 + 0.5 * time_left[:, 0], 5 + 0.4 * time_left[:, 0]
-    alpha = shapes.coverage("circle", x, y, np.float64(3), 16, 16)[..., None]
+    alpha = shapes.coverage("cross", x, y, np.float64(3), 16, 16)[..., None]
     red = np.rint(alpha * (235, 20, 20)).astype(np.uint8)
-    assert judge.judge(red) == judge.Verdict("red", "circle", None)
+    assert judge.judge(red) == judge.Verdict("red", "cross", None)
 
 
 def test_motion_back_and_forth_has_no_direction(clip):

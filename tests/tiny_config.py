@@ -63,7 +63,7 @@ def get_config(arg=None):
     config.sampler = configs.section(Sampler, steps=2)
     config.sheets = configs.section(
         configs.Sheets,
-        prompts=("a red circle moving left", "a green square"),
+        prompts=("a red cross moving left", "a green square"),
         guidance=1.0,
         fps=8.0,
         resolution=(64, 64),

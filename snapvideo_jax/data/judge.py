@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from snapvideo_jax.data.shapes import COLOURS, DIRECTIONS, INNER, coverage
+from snapvideo_jax.data.shapes import COLOURS, DIRECTIONS, SHAPES, coverage
 
 CHROMA = 70.0
 """Least spread of the channels against the background that counts as coloured, of 255
@@ -184,7 +184,7 @@ def _shape(alpha: Float[np.ndarray, "t h w"]) -> str | None:
         height, width = (side // 2 * 2 for side in alpha.shape[1:])
         quads = alpha[:, :height, :width].reshape(-1, height // 2, 2, width // 2, 2)
         alpha = quads.mean((2, 4))
-    scores = {shape: _correlation(alpha, shape) for shape in INNER}
+    scores = {shape: _correlation(alpha, shape) for shape in SHAPES}
     best = max(scores, key=lambda shape: scores[shape])
     return best if scores[best] > CORRELATION else None
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 
 from snapvideo_jax.data.records import RecordWriter, encode_mp4, encode_png
 
-FORMAT = 2
+FORMAT = 3
 FPS = 24
 FRAMES = 48
 SIZE = 32
@@ -41,8 +41,10 @@ COLOURS = {
     "magenta": (235, 20, 235),
     "cyan": (20, 235, 235),
 }
-INNER = {"circle": 1.0, "square": 0.9, "triangle": 0.68}
-"""Distance from the centre of gravity to the nearest edge, in radii of the circle."""
+SHAPES = {"cross": 0.4, "square": 0.9, "triangle": 0.68}
+"""Distance from the centre of gravity to the sides (of the cross: to those of its arms,
+which are three times as long as wide), in radii of a circle of about the same area.
+No two look alike at 16 px; there a circle of 3 px radius is nearly a square."""
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 SIZES = {"small": (0.18, 0.205), "large": (0.225, 0.25)}
@@ -55,12 +57,12 @@ MARGIN = 0.01
 WANDER = 0.3
 """Share of the room it has that a start varies in, so that clips cross the middle."""
 
-TRIPLES = tuple(itertools.product(COLOURS, INNER, DIRECTIONS))
+TRIPLES = tuple(itertools.product(COLOURS, SHAPES, DIRECTIONS))
 """All 72 (colour, shape, direction)."""
 HELD_OUT = frozenset(
     (colour, shape, direction)
     for (i, colour), (j, shape), (k, direction) in itertools.product(
-        enumerate(COLOURS), enumerate(INNER), enumerate(DIRECTIONS)
+        enumerate(COLOURS), enumerate(SHAPES), enumerate(DIRECTIONS)
     )
     if (i + 3 * j + k) % 9 in (0, 4)
 )
@@ -76,9 +78,9 @@ SPLITS = {
 class Scene:
     """One shape, its motion and its background; all that a caption or a frame needs.
 
-    colour, shape, direction: keys of `COLOURS`, `INNER`, `DIRECTIONS`.
+    colour, shape, direction: keys of `COLOURS`, `SHAPES`, `DIRECTIONS`.
     size, speed, background: the words for the numbers below.
-    radius: of the circle; other shapes have about its area. Frame sides.
+    radius: of a circle with about the area of the shape. Frame sides.
     velocity: frame sides a second, along ``direction``, above 0.
     x, y: centre of gravity in the first frame, frame sides from the top left corner.
     level: grey level of the background, 0 to 255.
@@ -205,10 +207,10 @@ def coverage(
 ) -> Float[np.ndarray, "*n h w"]:
     """Returns how much of each pixel a shape covers, 0 to 1.
 
-    Exact for the square; elsewhere edges are ramps one pixel wide.
+    Exact for square and cross; a triangle's edges are ramps one pixel wide.
 
     Args:
-        shape: key of `INNER`.
+        shape: key of `SHAPES`.
         x, y: centre of gravity, in pixels from the top left corner.
         radius: in pixels, see `Scene`.
         height, width: of the frame, in pixels.
@@ -216,15 +218,19 @@ def coverage(
     grid_y, grid_x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     dx = np.abs(grid_x - np.asarray(x, np.float32)[..., None, None])
     dy = grid_y - np.asarray(y, np.float32)[..., None, None]
-    inner = np.asarray(INNER[shape] * radius, np.float32)[..., None, None]
-    if shape == "circle":
-        distances = [np.hypot(dx, dy)]
-    elif shape == "square":
-        distances = [dx, np.abs(dy)]
-    else:
-        distances = [dy, np.sqrt(np.float32(0.75)) * dx - 0.5 * dy]
-    covers = [np.clip(inner - distance + 0.5, 0, 1) for distance in distances]
-    return covers[0] if len(covers) == 1 else covers[0] * covers[1]
+    side = np.asarray(SHAPES[shape] * radius, np.float32)[..., None, None]
+
+    def within(distance, limit):
+        return np.clip(limit - distance + 0.5, 0, 1)
+
+    if shape == "triangle":
+        slanted = np.sqrt(np.float32(0.75)) * dx - 0.5 * dy
+        return within(dy, side) * within(slanted, side)
+    near_x, near_y = within(dx, side), within(np.abs(dy), side)
+    if shape == "square":
+        return near_x * near_y
+    far_x, far_y = within(dx, 3 * side), within(np.abs(dy), 3 * side)
+    return far_x * near_y + near_x * far_y - near_x * near_y
 
 
 def build(
@@ -312,10 +318,11 @@ def _draw(triple: tuple[str, str, str], rng: np.random.Generator) -> Scene:
 
 def _reach(shape: str) -> tuple[float, float, float, float]:
     """Returns how far a shape of radius 1 goes left, right, up and down."""
-    inner = INNER[shape]
+    side = SHAPES[shape]
     if shape == "triangle":
-        return 3**0.5 * inner, 3**0.5 * inner, 2 * inner, inner
-    return inner, inner, inner, inner
+        return 3**0.5 * side, 3**0.5 * side, 2 * side, side
+    reach = 3 * side if shape == "cross" else side
+    return reach, reach, reach, reach
 
 
 def _write(
