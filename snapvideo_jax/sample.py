@@ -31,7 +31,13 @@ from snapvideo_jax.diffusion import (
     twice,
 )
 from snapvideo_jax.metrics import progress
-from snapvideo_jax.sharding import batch_sharding, make_mesh, placed, state_shardings
+from snapvideo_jax.sharding import (
+    batch_sharding,
+    laid_out,
+    make_mesh,
+    placed,
+    state_shardings,
+)
 from snapvideo_jax.step import init_state, make_denoise, sample_keys
 from snapvideo_jax.types import Context
 
@@ -78,7 +84,9 @@ class Generator:
             _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
         )
         self._generate = jax.jit(
-            generate, static_argnames="guided", out_shardings=batch_sharding(mesh)
+            laid_out(generate, mesh),
+            static_argnames="guided",
+            out_shardings=batch_sharding(mesh),
         )
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:

@@ -1,17 +1,33 @@
 """Where arrays live: one mesh, one table from logical axes to mesh axes.
 
 Parameters declare logical axes where they are created; optimizer state and EMA follow
-their parameter. Activations follow from the batch.
+their parameter. Activations are constrained at the borders of blocks. Models name
+axes and know no mesh: `layout` says, while a function is traced, where they lie.
+
+    replica   slices of a pod, over the data-centre network; whole copies of everything
+    data      more whole copies, within a slice
+    fsdp      parameters, optimizer state and EMA divided; gathered where they are used
+    context   groups of patches and their latents divided: one clip on several devices
+    tensor    heads and hidden units divided
 """
 
+import contextlib
+import contextvars
 import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp")
+AXES = ("replica", "data", "fsdp", "context", "tensor")
+REPLICATED_SHARE = 0.02
+"""Most bytes of the parameters that every device of a mesh may hold alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,32 +35,48 @@ class MeshConfig:
     """Sizes of the mesh axes.
 
     Attributes:
-      data: devices that hold whole copies of the parameters; -1 takes all that fsdp
-        leaves.
+      replica: slices, each with a whole copy of the state.
+      data: devices of a slice that hold whole copies of the parameters; -1 takes all
+        that the other axes leave.
       fsdp: devices over which parameters, optimizer state and EMA are divided.
+      context: devices over which the groups of one clip are divided.
+      tensor: devices over which heads and hidden units are divided.
     """
 
+    replica: int = 1
     data: int = -1
     fsdp: int = 1
+    context: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Logical axis -> mesh axes it is divided over (None: every device has it all)."""
+    """Logical axis -> mesh axes it is divided over (None: every device has it all).
 
-    batch: tuple[str, ...] | None = ("data", "fsdp")
+    A kernel's two axes are what comes in and what goes out. ``embed`` comes in from,
+    and ``to_embed`` goes out to, the stream of tokens; ``from_mlp`` and ``from_heads``
+    come in where ``mlp`` and ``heads`` went out. fsdp always divides the first axis:
+    TPUs store the last in rows of 128, which a division would leave half empty.
+    """
+
+    batch: tuple[str, ...] | None = ("replica", "data", "fsdp")
+    groups: str | None = "context"
+    latents: str | None = "context"
+    rows: str | None = "context"
     embed: str | None = "fsdp"
-    heads: str | None = None
-    mlp: str | None = None
+    to_embed: str | None = None
+    heads: str | None = "tensor"
+    from_heads: tuple[str, ...] | None = ("tensor", "fsdp")
+    mlp: str | None = "tensor"
+    from_mlp: tuple[str, ...] | None = ("tensor", "fsdp")
     norm: str | None = None
-    text: str | None = None
+    text: str | None = "fsdp"
     patch: str | None = None
-    groups: str | None = None
     patches: str | None = None
-    latents: str | None = None
     blocks: str | None = None
 
-    def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
+    def spec(self, names: Sequence[str | None]) -> PartitionSpec:
         """The mesh axes of an array whose axes have these logical names.
 
         Raises:
@@ -63,30 +95,145 @@ class Rules:
         return PartitionSpec(*axes)
 
 
-def make_mesh(config: MeshConfig, batch: int) -> Mesh:
-    """The mesh over all devices of all processes.
+def make_mesh(
+    config: MeshConfig, batch: int, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh over all devices of all processes, or over ``devices`` of a topology.
 
     Raises:
       ValueError: sizes that do not fill the devices, or a batch they do not divide.
     """
-    count = jax.device_count()
-    if config.fsdp < 1 or count % config.fsdp:
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    sizes = dataclasses.asdict(config)
+    for axis, size in sizes.items():
+        if size < 1 and (axis, size) != ("data", -1):
+            raise ValueError(f"mesh.{axis}={size} is too small; use at least 1.")
+    others = math.prod(size for axis, size in sizes.items() if axis != "data")
+    if count % others:
+        named = " x ".join(f"mesh.{a}={n}" for a, n in sizes.items() if a != "data")
+        fits = [n for n in range(1, count + 1) if count % n == 0]
         raise ValueError(
-            f"mesh.fsdp={config.fsdp} does not divide the {count} devices; use one of "
-            f"{[n for n in range(1, count + 1) if count % n == 0]}."
+            f"{named} = {others} does not divide the {count} devices; their product "
+            f"has to be one of {fits}."
         )
-    data = count // config.fsdp if config.data == -1 else config.data
-    if data * config.fsdp != count:
+    if config.data == -1:
+        sizes["data"] = count // others
+    if math.prod(sizes.values()) != count:
         raise ValueError(
-            f"mesh.data={data} x mesh.fsdp={config.fsdp} is not the {count} devices "
-            "there are; mesh.data=-1 takes what is left."
+            f"mesh.data={sizes['data']} x {others} of the other axes is not the "
+            f"{count} devices there are; mesh.data=-1 takes what is left."
         )
-    if batch % count:
+    parts = sizes["replica"] * sizes["data"] * sizes["fsdp"]
+    if batch % parts:
         raise ValueError(
             f"The batch of {batch} (data.videos_per_batch + data.images_per_batch) is "
-            f"not a multiple of the {count} devices."
+            f"not a multiple of the {parts} parts that mesh.replica, data and fsdp cut "
+            "it into."
         )
-    return jax.make_mesh((data, config.fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and config.replica != slices:
+        raise ValueError(
+            f"mesh.replica={config.replica}, but there are {slices} slices; only the "
+            f"replica axis may cross slices: use mesh.replica={slices}."
+        )
+    shape = tuple(sizes[axis] for axis in AXES)
+    kinds = (AxisType.Auto,) * len(AXES)
+    if slices > 1:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            (1, *shape[1:]),
+            (slices, *(1 for _ in shape[1:])),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    else:
+        placed = mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+    return Mesh(placed, AXES, axis_types=kinds)
+
+
+# --- Where a traced function's arrays lie -------------------------------------------
+
+_LAYOUT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar(
+    "layout", default=None
+)
+
+
+@contextlib.contextmanager
+def layout(mesh: Mesh, rules: Rules = Rules()) -> Iterator[None]:  # noqa: B008
+    """Within it, logical axes of activations and parameters mean axes of ``mesh``."""
+    token = _LAYOUT.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def laid_out(function: Callable, mesh: Mesh, rules: Rules = Rules()) -> Callable:  # noqa: B008
+    """``function``, traced within the layout."""
+
+    @functools.wraps(function)
+    def within(*args, **kwargs):
+        with layout(mesh, rules):
+            return function(*args, **kwargs)
+
+    return within
+
+
+def current_layout() -> tuple[Mesh, Rules] | None:
+    """The mesh and the rules of the function being traced; None outside of `layout`."""
+    return _LAYOUT.get()
+
+
+def constrain(array: jax.Array, *names: str | None) -> jax.Array:
+    """``array``, with axes of these logical names divided as the layout says.
+
+    An axis that its mesh axes do not divide is left whole. Outside of `layout` it does
+    nothing.
+    """
+    if (found := current_layout()) is None:
+        return array
+    mesh, rules = found
+    spec = _fitting(rules.spec(names), array.shape, mesh)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def gathered(parameter: jax.Array, *names: str | None) -> jax.Array:
+    """A parameter, or its copy in another type, whole along fsdp, for use.
+
+    Its gradient is divided along fsdp as soon as it is there: summing and dividing
+    become one reduce-scatter.
+    """
+    if (found := current_layout()) is None:
+        return parameter
+    mesh, rules = found
+    divided = _fitting(rules.spec(names), parameter.shape, mesh)
+    whole = PartitionSpec(
+        *(tuple(a for a in _mesh_axes(entry) if a != "fsdp") for entry in divided)
+    )
+    return _gather(parameter, NamedSharding(mesh, divided), NamedSharding(mesh, whole))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(parameter, divided: NamedSharding, whole: NamedSharding):
+    parameter = jax.lax.with_sharding_constraint(parameter, divided)
+    return jax.lax.with_sharding_constraint(parameter, whole)
+
+
+def _gather_forward(parameter, divided, whole):
+    return _gather(parameter, divided, whole), None
+
+
+def _gather_backward(divided, whole, residual, gradient):
+    del whole, residual
+    return (jax.lax.with_sharding_constraint(gradient, divided),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+# --- Where arrays of a state and a batch lie ----------------------------------------
 
 
 def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  # noqa: B008
@@ -100,16 +247,41 @@ def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  
             return NamedSharding(mesh, PartitionSpec())
         if not jax.tree.leaves(leaf.value):
             return leaf.value  # what optax leaves for another optimizer's parameter
-        spec = rules.spec(leaf.names)
-        axes = [
-            axis if size % _devices(mesh, axis) == 0 else None
-            for axis, size in zip(spec, leaf.value.shape, strict=True)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*axes))
+        spec = _fitting(rules.spec(leaf.names), leaf.value.shape, mesh)
+        return NamedSharding(mesh, spec)
 
     return jax.tree.map(
         place, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     )
+
+
+def check_replicated(shapes, shardings, share: float = REPLICATED_SHARE) -> None:
+    """Refuses a layout in which too much of a divided state lies whole on every device.
+
+    Raises:
+      ValueError: more than ``share`` of the bytes are whole; names the five largest.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    places = jax.tree.leaves(shardings)
+    if not places or places[0].mesh.shape["fsdp"] == 1:
+        return
+    sizes = [
+        (int(np.prod(leaf.shape)) * leaf.dtype.itemsize, jax.tree_util.keystr(path))
+        for (path, leaf), place in zip(leaves, places, strict=True)
+        if place.shard_shape(leaf.shape) == leaf.shape
+    ]
+    total = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for _, leaf in leaves)
+    whole = sum(size for size, _ in sizes)
+    if whole > share * total:
+        worst = ", ".join(
+            f"{name} ({size / 1e6:.3g} MB)"
+            for size, name in sorted(sizes, reverse=True)[:5]
+        )
+        raise ValueError(
+            f"{whole / total:.1%} of the state lie whole on every device, wanted at "
+            f"most {share:.0%}; the largest are {worst}. Use a mesh.fsdp that divides "
+            "their axes."
+        )
 
 
 def placed(shapes, shardings):
@@ -145,8 +317,18 @@ def bytes_per_device(shapes, shardings) -> int:
     )
 
 
-def _devices(mesh: Mesh | AbstractMesh, axes) -> int:
-    return int(np.prod([mesh.shape[name] for name in _mesh_axes(axes)]))
+def _fitting(spec: PartitionSpec, shape, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """``spec`` without the mesh axes that divide nothing of ``shape``."""
+
+    def fit(entry, size):
+        kept: tuple[str, ...] = ()
+        for axis in _mesh_axes(entry):
+            parts = math.prod(mesh.shape[a] for a in (*kept, axis))
+            if mesh.shape[axis] > 1 and size % parts == 0:
+                kept += (axis,)
+        return kept[0] if len(kept) == 1 else kept or None
+
+    return PartitionSpec(*(fit(*pair) for pair in zip(spec, shape, strict=True)))
 
 
 def _mesh_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -19,9 +19,12 @@ from jaxtyping import Array, Float
 from snapvideo_jax.diffusion import EDM, Denoise
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.sharding import constrain
 from snapvideo_jax.types import Batch, Context, Keys
 
 Params = Any
+CLIP_AXES = ("batch", None, "rows", None, None)
+"""Logical axes of a clip, ``b t h w c``."""
 NOISE, SIGMA, LABEL = range(3)
 """Purposes a sample's key is split for."""
 BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
@@ -190,10 +193,10 @@ def sample_losses(params, batch, key, *, model, edm, training):
 
 
 def _losses(params, batch, run_key, step_key, model, edm, training):
-    clip = pixels(batch["video"])
+    clip = constrain(pixels(batch["video"]), *CLIP_AXES)
     keys = sample_keys(run_key, batch["sample"])
     sigma = edm.training_sigma(purpose(keys, SIGMA))
-    eps = normal(purpose(keys, NOISE), clip.shape[1:])
+    eps = constrain(normal(purpose(keys, NOISE), clip.shape[1:]), *CLIP_AXES)
     level = broadcast(sigma, clip)
     noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
     drop = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < training.label_dropout

@@ -1,5 +1,6 @@
 """The training loop, from config to checkpoints, in the order things happen."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -25,6 +26,7 @@ from snapvideo_jax.sharding import (
     AXES,
     batch_sharding,
     bytes_per_device,
+    laid_out,
     make_mesh,
     placed,
     put_batch,
@@ -99,12 +101,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
     # --- The step, compiled --------------------------------------------------------
     update = jax.jit(
-        functools.partial(
-            train_step,
-            model=experiment.model,
-            edm=experiment.diffusion,
-            optimizer=experiment.optimizer,
-            training=experiment.training,
+        laid_out(
+            functools.partial(
+                train_step,
+                model=experiment.model,
+                edm=experiment.diffusion,
+                optimizer=experiment.optimizer,
+                training=experiment.training,
+            ),
+            mesh,
         ),
         in_shardings=(places, over_batch, whole),
         out_shardings=(places, whole),
@@ -268,8 +273,9 @@ def describe(config: ConfigDict) -> dict:
     """What --dry-run prints: sizes and memory, computed without allocating anything."""
     experiment = configs.build(config)
     boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
-    fsdp = experiment.mesh.fsdp
-    mesh = jax.sharding.AbstractMesh((max(experiment.mesh.data, 1), fsdp), AXES)
+    sizes = dataclasses.asdict(experiment.mesh)
+    sizes["data"] = max(sizes["data"], 1)
+    mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), AXES)
     places = state_shardings(boxed, mesh)
     shapes = nn.unbox(boxed)
     memory = {

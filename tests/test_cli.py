@@ -12,12 +12,11 @@ import jax
 import numpy as np
 import pytest
 from helpers import TINY_CONFIG, kept_steps
-from jax.sharding import AxisType
 from PIL import Image
 
 from snapvideo_jax import __main__ as cli
 from snapvideo_jax import sample
-from snapvideo_jax.sharding import AXES
+from snapvideo_jax.sharding import MeshConfig, make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIT = str(ROOT / "configs" / "fit.py")
@@ -60,8 +59,7 @@ def nothing_compiles():
 @pytest.fixture
 def one_device(monkeypatch):
     """Makes the verbs that sample use one device, so that no batch is filled up."""
-    kinds, devices = (AxisType.Auto,) * 2, jax.devices()[:1]
-    mesh = jax.make_mesh((1, 1), AXES, axis_types=kinds, devices=devices)
+    mesh = make_mesh(MeshConfig(), batch=1, devices=jax.devices()[:1])
     monkeypatch.setattr(sample, "make_mesh", lambda *_, **__: mesh)
 
 

@@ -1,5 +1,6 @@
 """Dividing a run over devices changes where things are, and no result."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import by_name, tiny_config
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.sample import Generator, Request, abstract_state
@@ -18,19 +19,33 @@ from snapvideo_jax.sharding import (
     Rules,
     batch_sharding,
     bytes_per_device,
+    laid_out,
     make_mesh,
     put_batch,
     state_shardings,
 )
 from snapvideo_jax.step import train_step
 
-MESHES = [(8, 1), (1, 8), (2, 4), (4, 2)]
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "data and fsdp": MeshConfig(data=2, fsdp=4),
+    "context": MeshConfig(data=4, context=2),
+    "context and fsdp": MeshConfig(fsdp=2, context=4),
+    "tensor": MeshConfig(data=4, tensor=2),
+    "tensor and fsdp": MeshConfig(data=1, fsdp=4, tensor=2),
+    "replicas": MeshConfig(replica=2, data=2, fsdp=2),
+    "all": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+}
+ONE = MeshConfig(data=1)
 
 
-def mesh_of(data, fsdp):
-    """A mesh of the first devices."""
-    devices, kinds = jax.devices()[: data * fsdp], (AxisType.Auto,) * 2
-    return jax.make_mesh((data, fsdp), AXES, axis_types=kinds, devices=devices)
+def mesh_of(config):
+    """A mesh of as many devices as it takes."""
+    sizes = dataclasses.asdict(config)
+    others = np.prod([size for axis, size in sizes.items() if axis != "data"])
+    count = others * (config.data if config.data > 0 else 8 // others)
+    return make_mesh(config, batch=8, devices=jax.devices()[:count])
 
 
 @functools.cache
@@ -88,18 +103,21 @@ def batch():
 
 
 @functools.cache
-def one_step(data, fsdp):
+def one_step(config):
     """State and metrics after a step on a mesh, laid out as training lays them out."""
-    mesh, settings = mesh_of(data, fsdp), experiment()
+    mesh, settings = mesh_of(config), experiment()
     places = state_shardings(boxed_state(), mesh)
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     step = jax.jit(
-        functools.partial(
-            train_step,
-            model=settings.model,
-            edm=settings.diffusion,
-            optimizer=settings.optimizer,
-            training=settings.training,
+        laid_out(
+            functools.partial(
+                train_step,
+                model=settings.model,
+                edm=settings.diffusion,
+                optimizer=settings.optimizer,
+                training=settings.training,
+            ),
+            mesh,
         ),
         in_shardings=(places, over_batch, whole),
         out_shardings=(places, whole),
@@ -113,9 +131,11 @@ def one_step(data, fsdp):
 
 @pytest.mark.parametrize(
     "name, axes",
-    [("batch", ("data", "fsdp")), ("embed", "fsdp")]
-    + [(name, None) for name in ("heads", "mlp", "norm", "text", "patch", "groups")]
-    + [(name, None) for name in ("patches", "latents", "blocks")],
+    [("batch", ("replica", "data", "fsdp")), ("embed", "fsdp"), ("text", "fsdp")]
+    + [(name, "context") for name in ("groups", "latents", "rows")]
+    + [(name, "tensor") for name in ("heads", "mlp")]
+    + [(name, ("tensor", "fsdp")) for name in ("from_heads", "from_mlp")]
+    + [(name, None) for name in ("to_embed", "norm", "patch", "patches", "blocks")],
 )
 def test_every_logical_axis_has_its_mesh_axes(name, axes):
     assert Rules().spec((name,)) == PartitionSpec(axes)
@@ -128,7 +148,7 @@ def test_every_axis_of_the_model_has_a_rule():
         is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
     )
     used = {name for leaf in leaves for name in leaf.names}
-    assert used == set(Rules.__dataclass_fields__) - {"batch"}
+    assert used == set(Rules.__dataclass_fields__) - {"batch", "rows"}
 
 
 def test_an_axis_without_a_rule_is_refused():
@@ -149,12 +169,13 @@ def test_a_mesh_axis_inside_a_pair_collides_too():
 # --- The mesh ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data, fsdp", MESHES)
-def test_a_mesh_takes_all_devices(data, fsdp):
-    assert dict(make_mesh(MeshConfig(data, fsdp), 16).shape) == dict(
-        data=data, fsdp=fsdp
-    )
-    assert dict(make_mesh(MeshConfig(-1, fsdp), 16).shape) == dict(data=data, fsdp=fsdp)
+@pytest.mark.parametrize("name", MESHES)
+def test_a_mesh_takes_all_devices(name):
+    config = MESHES[name]
+    wanted = dataclasses.asdict(config)
+    mesh = make_mesh(config, 16)
+    assert mesh.size == 8 and mesh.axis_names == AXES == tuple(wanted)
+    assert all(mesh.shape[a] == size for a, size in wanted.items() if size > 0)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +184,22 @@ def test_a_mesh_takes_all_devices(data, fsdp):
         (
             MeshConfig(fsdp=3),
             8,
-            r"mesh.fsdp=3 does not divide the 8 devices; use one of",
+            "mesh.fsdp=3 .* = 3 does not divide the 8 devices; .*one of",
         ),
-        (MeshConfig(fsdp=0), 8, r"mesh.fsdp=0 does not divide.*\[1, 2, 4, 8\]"),
-        (MeshConfig(4, 4), 16, "mesh.data=4 x mesh.fsdp=4 is not the 8 devices"),
-        (MeshConfig(0, 8), 16, "mesh.data=0 x mesh.fsdp=8 is not the 8 devices"),
-        (MeshConfig(), 12, "batch of 12 .*not a multiple of the 8 devices"),
+        (
+            MeshConfig(fsdp=4, tensor=4),
+            8,
+            r"mesh.tensor=4 = 16 does not divide.*\[1, 2, 4, 8\]",
+        ),
+        (MeshConfig(fsdp=0), 8, "mesh.fsdp=0 is too small; use at least 1"),
+        (MeshConfig(data=0, fsdp=8), 16, "mesh.data=0 is too small"),
+        (
+            MeshConfig(data=4, fsdp=4),
+            16,
+            "mesh.data=4 x 4 of the other axes is not the 8 devices",
+        ),
+        (MeshConfig(), 12, "batch of 12 .*not a multiple of the 8 parts"),
+        (MeshConfig(context=2), 6, "batch of 6 .*not a multiple of the 4 parts"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(config, batch, message):
@@ -181,7 +212,7 @@ def test_a_mesh_that_cannot_be_is_refused(config, batch, message):
 
 @pytest.mark.parametrize("optimizer", ["lamb", "adam", "muon"])
 def test_moments_and_ema_lie_where_their_parameter_lies(optimizer):
-    mesh = mesh_of(2, 4)
+    mesh = mesh_of(MESHES["all"])
     boxed = boxed_state(optimizer)
     places = state_shardings(boxed, mesh)
     of_param = {
@@ -207,12 +238,13 @@ def test_moments_and_ema_lie_where_their_parameter_lies(optimizer):
     assert moments == 2 * len(of_param) - (kernels if optimizer == "muon" else 0)
 
 
-def test_embedding_axes_are_divided_over_fsdp():
+def test_fsdp_divides_every_kernel_but_the_narrow_patches_and_pixels():
     boxed = boxed_state().params
-    places = by_path(state_shardings(boxed, mesh_of(2, 4)))
-    for name, box in by_path(boxed, nn.meta.AxisMetadata).items():
-        wanted = [axis == "embed" and "fsdp" or None for axis in box.names]
-        assert places[name].spec == PartitionSpec(*wanted), name
+    mesh = mesh_of(MESHES["data and fsdp"])
+    places = by_path(state_shardings(boxed, mesh))
+    for name, place in places.items():
+        divided = "fsdp" in jax.tree.leaves(tuple(place.spec))
+        assert divided or "kernel" not in name, name
 
 
 def by_path(tree, leaf_type=()):
@@ -230,7 +262,7 @@ def test_an_axis_that_does_not_divide_stays_whole():
         )
         for name, shape in shapes.items()
     }
-    places = state_shardings(boxed, mesh_of(2, 4))
+    places = state_shardings(boxed, mesh_of(MESHES["data and fsdp"]))
     assert places["odd"].spec == PartitionSpec(None, None)
     assert places["even"].spec == PartitionSpec("fsdp", None)
     plain = nn.unbox(boxed)
@@ -242,7 +274,8 @@ def test_memory_per_device_falls_as_fsdp_grows():
     shapes = nn.unbox(boxed)
     held = [
         bytes_per_device(
-            shapes, state_shardings(boxed, AbstractMesh((8 // fsdp, fsdp), AXES))
+            shapes,
+            state_shardings(boxed, AbstractMesh((1, 8 // fsdp, fsdp, 1, 1), AXES)),
         )
         for fsdp in (1, 2, 4, 8)
     ]
@@ -257,12 +290,12 @@ def zeros(leaf):
 # --- The step ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data, fsdp", MESHES)
-def test_a_step_is_the_same_on_any_mesh(data, fsdp):
+@pytest.mark.parametrize("name", MESHES)
+def test_a_step_is_the_same_on_any_mesh(name):
     assert experiment().model.dropout == 0.1
     assert experiment().training.self_conditioned == 4
-    state, metrics = one_step(data, fsdp)
-    reference, expected = one_step(1, 1)
+    state, metrics = one_step(MESHES[name])
+    reference, expected = one_step(ONE)
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
     np.testing.assert_array_equal(metrics["loss_count"], expected["loss_count"])
@@ -277,32 +310,34 @@ def test_a_step_is_the_same_on_any_mesh(data, fsdp):
             assert np.abs(value - before[name]).max() > 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("data, fsdp", [(1, 8), (2, 4)])
-def test_a_step_leaves_the_state_divided(data, fsdp):
-    state, _ = one_step(data, fsdp)
-    places = by_path(state_shardings(boxed_state(), mesh_of(data, fsdp)))
+@pytest.mark.parametrize("name", ["fsdp", "data and fsdp", "context and fsdp"])
+def test_a_step_leaves_the_state_divided(name):
+    config = MESHES[name]
+    state, _ = one_step(config)
+    places = by_path(state_shardings(boxed_state(), mesh_of(config)))
     for name, leaf in by_path(state).items():
         assert leaf.sharding.is_equivalent_to(places[name], leaf.ndim), name
     latents = state.params["latents"]
-    assert latents.addressable_shards[0].data.size == latents.size // fsdp
+    parts = config.fsdp * config.context
+    assert latents.addressable_shards[0].data.size == latents.size // parts
 
 
 # --- Sampling ------------------------------------------------------------------------
 
 
 @functools.cache
-def generator(data, fsdp):
+def generator(config):
     """A generator on a mesh, and the parameters it takes."""
-    mesh = mesh_of(data, fsdp)
+    mesh = mesh_of(config)
     places = state_shardings(boxed_state(), mesh).params
     params = jax.device_put(initial_state().params, places)
     return Generator(experiment(), experiment().sampler, mesh), params
 
 
 @functools.cache
-def generated(data, fsdp, numbers):
+def generated(config, numbers):
     """Clips of a seed by their numbers, with guidance."""
-    generate, params = generator(data, fsdp)
+    generate, params = generator(config)
     request = Request(
         prompts=[f"clip {number}" for number in numbers],
         numbers=numbers,
@@ -320,21 +355,21 @@ def assert_same_clips(ours, theirs):
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
-@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
-def test_clips_are_the_same_on_any_mesh(data, fsdp):
+@pytest.mark.parametrize("name", ["data", "data and fsdp", "all"])
+def test_clips_are_the_same_on_any_mesh(name):
     numbers = tuple(range(8))
-    clips = generated(1, 1, numbers)
+    clips = generated(ONE, numbers)
     assert len({clip.tobytes() for clip in clips}) == 8
     assert np.ptp(clips, axis=(1, 2, 3, 4)).min() > 30
-    assert_same_clips(generated(data, fsdp, numbers), clips)
+    assert_same_clips(generated(MESHES[name], numbers), clips)
 
 
-@pytest.mark.parametrize("data, fsdp", [(1, 1), (8, 1)])
-def test_a_clip_is_the_same_alone_and_in_company(data, fsdp):
-    together = generated(data, fsdp, tuple(range(8)))
-    assert_same_clips(generated(data, fsdp, (3,)), together[3:4])
+@pytest.mark.parametrize("config", [ONE, MESHES["data"]])
+def test_a_clip_is_the_same_alone_and_in_company(config):
+    together = generated(config, tuple(range(8)))
+    assert_same_clips(generated(config, (3,)), together[3:4])
 
 
 def test_a_batch_that_fills_no_mesh_gives_the_clips_that_were_asked_for():
-    clips = generated(8, 1, (2, 4, 6))
-    assert_same_clips(clips, generated(1, 1, tuple(range(8)))[2:7:2])
+    clips = generated(MESHES["data"], (2, 4, 6))
+    assert_same_clips(clips, generated(ONE, tuple(range(8)))[2:7:2])

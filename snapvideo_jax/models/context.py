@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.layers import dense, param_init, sinusoid
+from snapvideo_jax.models.layers import Dense, param_init, sinusoid
 from snapvideo_jax.types import Context
 
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
@@ -50,9 +50,8 @@ class ContextTokens(nn.Module):
         null = self.param(
             "null_text", param_init(nn.initializers.normal(1.0), "embed"), (self.width,)
         )
-        text = dense(self.width, ("text", "embed"), "text", dtype=self.dtype)(
-            context.text
-        )
+        axes = ("text", "to_embed")
+        text = Dense(self.width, axes, self.dtype, name="text")(context.text)
         drop = context.drop_text | ~context.text_mask.any(axis=1)
         first = jnp.arange(text.shape[1]) == 0
         mask = jnp.where(drop[:, None], first[None], context.text_mask)
@@ -61,8 +60,7 @@ class ContextTokens(nn.Module):
 
     def _number(self, value: Float[Array, "b"], name: str) -> Float[Array, "b f"]:
         token = sinusoid(value, self.width)
-        layer = dense(
-            2 * self.width, ("embed", "mlp"), f"{name}_hidden", dtype=self.dtype
-        )
-        out = dense(self.width, ("mlp", "embed"), f"{name}_out", dtype=self.dtype)
-        return out(nn.gelu(layer(token)))
+        inner, outer = ("embed", "mlp"), ("from_mlp", "to_embed")
+        hidden = Dense(2 * self.width, inner, self.dtype, name=f"{name}_hidden")
+        out = Dense(self.width, outer, self.dtype, name=f"{name}_out")
+        return out(nn.gelu(hidden(token)))

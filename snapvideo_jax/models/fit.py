@@ -9,25 +9,42 @@ all latents attend to each other, so groups see each other only through latents.
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.models.context import NUMBERS, ContextTokens
 from snapvideo_jax.models.layers import (
     Attention,
+    Dense,
     FeedForward,
-    dense,
     layer_norm,
     param_init,
     patchify,
     sinusoid,
     unpatchify,
 )
+from snapvideo_jax.sharding import constrain, gathered
 from snapvideo_jax.types import Context, Latents
 
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "block")
+REMAT = {
+    "none": None,
+    "block": None,
+    "layer": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["block_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+"""What the backward pass keeps, by name, with its policy: everything ("none"), what
+enters each block ("block", or on the host: "offload"), what enters each pair of
+attention and feed-forward ("layer"), or that and all products with weights ("dots")."""
 
 
 class Sublayers(nn.Module):
@@ -49,9 +66,9 @@ class Sublayers(nn.Module):
     def __call__(
         self,
         tokens: Float[Array, "*b q d"],
-        source: Float[Array, "*b k f"] | None = None,
-        mask: Bool[Array, "*b k"] | None = None,
-        train: bool = False,
+        source: Float[Array, "*b k f"] | None,
+        mask: Bool[Array, "*b k"] | None,
+        train: bool,
     ) -> Float[Array, "*b q d"]:
         """``tokens`` attend to ``source``, or to themselves where there is none."""
 
@@ -77,34 +94,51 @@ class Block(nn.Module):
     global_layers: int
     dropout: float
     dtype: str
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, state, context, context_mask, train: bool):
         patches, latents = state
+        patches = constrain(patches, "batch", "groups", None, None)
+        latents = constrain(latents, "batch", "latents", None)
+        patches = checkpoint_name(patches, "block_input")
+        latents = checkpoint_name(latents, "block_input")
         groups = patches.shape[1]
         cross = min(patches.shape[-1], latents.shape[-1])
         read_context = min(context.shape[-1], latents.shape[-1])
 
         # Context read: latents learn what is asked for.
         latents = self._sublayers(read_context, self.patch_heads, "context_read")(
-            latents, context, context_mask
+            latents, context, context_mask, train
         )
         # Read: latents gather from their group's patches.
         latents = rearrange(latents, "b (g m) e -> b g m e", g=groups)
-        latents = self._sublayers(cross, self.patch_heads, "read")(latents, patches)
+        latents = self._sublayers(cross, self.patch_heads, "read")(
+            latents, patches, None, train
+        )
         latents = rearrange(latents, "b g m e -> b (g m) e")
         # Global layers: all latents think together.
         for layer in range(self.global_layers):
             latents = self._sublayers(
                 latents.shape[-1], self.latent_heads, f"global_{layer}", self.dropout
-            )(latents, train=train)
+            )(latents, None, None, train)
         # Write: patches fetch from their group's latents.
         grouped = rearrange(latents, "b (g m) e -> b g m e", g=groups)
-        patches = self._sublayers(cross, self.patch_heads, "write")(patches, grouped)
+        patches = self._sublayers(cross, self.patch_heads, "write")(
+            patches, grouped, None, train
+        )
         return (patches, latents), None
 
     def _sublayers(self, width, heads, name, dropout=0.0):
-        return Sublayers(width, heads, dropout, self.dtype, name=name)
+        sublayers = Sublayers
+        if self.remat in ("layer", "dots"):
+            sublayers = nn.remat(
+                Sublayers,
+                prevent_cse=False,
+                static_argnums=(4,),
+                policy=REMAT[self.remat],
+            )
+        return sublayers(width, heads, dropout, self.dtype, name=name)
 
 
 class FIT(nn.Module):
@@ -124,7 +158,7 @@ class FIT(nn.Module):
       blocks, global_layers: [P] 6 blocks of 4 layers of attention over all latents.
       dropout: on hidden units of the global layers. [P] 0.1.
       dtype: what is computed in; parameters are float32.
-      remat: "none" keeps all activations, "block" recomputes each block's.
+      remat: what the backward pass keeps and what it computes again; see `REMAT`.
       unroll: blocks that one turn of the scan over blocks holds; more compile slower
         and run a little faster.
     """
@@ -174,7 +208,7 @@ class FIT(nn.Module):
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
-        for name, known in (("dtype", DTYPES), ("remat", REMAT)):
+        for name, known in (("dtype", DTYPES), ("remat", tuple(REMAT))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)!r} is unknown; use one of "
@@ -259,6 +293,7 @@ class FIT(nn.Module):
             global_layers=self.global_layers,
             dropout=self.dropout,
             dtype=self.dtype,
+            remat=self.remat,
             name="blocks",
         )((patches, latents), tokens, mask, train)
         return self._pixels(patches, frames), Latents(
@@ -269,17 +304,18 @@ class FIT(nn.Module):
         """Patches -> linear -> LayerNorm -> + learned position."""
         above, below = self.pad_height
         noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
+        noisy = constrain(noisy, "batch", None, "rows", None, None)
         patches = patchify(noisy.astype(self.dtype), self.patch, self.group)
-        patches = dense(
-            self.patch_width, ("patch", "embed"), "patch_embed", dtype=self.dtype
-        )(patches)
+        axes = ("patch", "embed")
+        patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
         position = self.param(
             "patch_position",
             param_init(self._position_init, "groups", "patches", "embed"),
             (self.groups, self.patches_per_group, self.patch_width),
         )
-        position = position[None, :, : patches.shape[2]].astype(self.dtype)
+        position = gathered(position.astype(self.dtype), "groups", "patches", "embed")
+        position = position[None, :, : patches.shape[2]]
         return patches + position
 
     def _position_init(self, key, shape, dtype=jnp.float32):
@@ -308,7 +344,7 @@ class FIT(nn.Module):
             param_init(nn.initializers.normal(1.0), "latents", "embed"),
             (self.latents, self.latent_width),
         )
-        learned = learned.astype(self.dtype)[None]
+        learned = gathered(learned.astype(self.dtype), "latents", "embed")[None]
         update = FeedForward(0.0, self.dtype, name="self_conditioning")(
             previous.value.astype(self.dtype)
         )
@@ -320,8 +356,13 @@ class FIT(nn.Module):
     def _stack(self):
         """`Block`, scanned over ``blocks`` sets of parameters."""
         block = Block
-        if self.remat == "block":
-            block = nn.remat(Block, prevent_cse=False, static_argnums=(4,))
+        if self.remat in ("block", "offload"):
+            block = nn.remat(
+                Block,
+                prevent_cse=False,
+                static_argnums=(4,),
+                policy=REMAT[self.remat],
+            )
         return nn.scan(
             block,
             variable_axes={"params": 0},
@@ -335,12 +376,12 @@ class FIT(nn.Module):
     def _pixels(self, patches, frames):
         """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""
         patches = layer_norm("output_norm", dtype=self.dtype)(patches)
-        pixels = dense(
+        pixels = Dense(
             math.prod(self.patch) * self.out_channels,
             ("embed", "patch"),
-            "pixels",
-            dtype=self.dtype,
+            self.dtype,
             init=nn.initializers.zeros,
+            name="pixels",
         )(patches)
         video = unpatchify(pixels, self.patch, self.group, frames, self.padded_height)
         above = self.pad_height[0]

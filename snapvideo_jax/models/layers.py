@@ -6,13 +6,15 @@ biases. Parameters are float32 and declare their logical axes; ``dtype`` is what
 computed in. Softmax and LayerNorm statistics are float32 always.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Bool, Float
+from flax.typing import Initializer
+from jaxtyping import Array, Bool, Float, Key
+
+from snapvideo_jax.models.attention import attend
+from snapvideo_jax.sharding import constrain, gathered
 
 KERNEL_INIT = nn.initializers.lecun_normal()
 
@@ -22,24 +24,29 @@ def param_init(init, *axes: str):
     return nn.with_logical_partitioning(init, axes)
 
 
-def dense(
-    features: int,
-    axes: tuple[str, str],
-    name: str,
-    *,
-    dtype,
-    bias=True,
-    init=KERNEL_INIT,
-):
-    """A linear layer whose kernel has the logical ``axes`` (input, output)."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=param_init(init, *axes),
-        bias_init=param_init(nn.initializers.zeros, axes[-1]),
-        name=name,
-    )
+class Dense(nn.Module):
+    """A linear layer whose kernel has the logical ``axes`` (input, output).
+
+    The kernel is cast first and gathered then: half the bytes travel.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    dtype: str
+    bias: bool = True
+    init: Initializer = KERNEL_INIT
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        shape = (tokens.shape[-1], self.features)
+        kernel = self.param("kernel", param_init(self.init, *self.axes), shape)
+        kernel = gathered(kernel.astype(self.dtype), *self.axes)
+        out = jnp.einsum("...i,io->...o", tokens.astype(self.dtype), kernel)
+        if not self.bias:
+            return out
+        init = param_init(nn.initializers.zeros, self.axes[-1])
+        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        return out + jnp.expand_dims(bias, range(out.ndim - 1))
 
 
 def layer_norm(name: str, *, dtype, init=nn.initializers.ones):
@@ -47,6 +54,35 @@ def layer_norm(name: str, *, dtype, init=nn.initializers.ones):
     return nn.LayerNorm(
         use_bias=False, dtype=dtype, scale_init=param_init(init, "norm"), name=name
     )
+
+
+def drop(
+    values: Float[Array, "*b d"], rate: float, key: Key[Array, ""]
+) -> Float[Array, "*b d"]:
+    """Dropout: zeroes a share ``rate`` of the values and scales up the rest.
+
+    Every random word decides about two values, so that drawing them, which is a good
+    part of a training step on TPU, costs half. The share is ``rate`` to 1 in 65,536.
+    """
+    width = values.shape[-1]
+    words = jax.random.bits(key, (*values.shape[:-1], -(-width // 2)), jnp.uint32)
+    halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., :width]
+    keep = halves >= round(rate * 2**16)
+    return jnp.where(keep, values / (1 - rate), 0).astype(values.dtype)
+
+
+def token_axes(
+    tokens: Float[Array, "*b q d"], whole: bool = False
+) -> tuple[str | None, ...]:
+    """Logical axes of tokens but for their channels: ``b q`` or ``b g q``.
+
+    Args:
+      tokens: grouped ones are divided by groups, others among themselves.
+      whole: not among themselves, as keys that everyone attends to.
+    """
+    if tokens.ndim == 4:
+        return "batch", "groups", None
+    return "batch", None if whole else "latents"
 
 
 class FeedForward(nn.Module):
@@ -60,11 +96,12 @@ class FeedForward(nn.Module):
         self, tokens: Float[Array, "*b q d"], train: bool = False
     ) -> Float[Array, "*b q d"]:
         width = tokens.shape[-1]
-        hidden = dense(4 * width, ("embed", "mlp"), "hidden", dtype=self.dtype)(tokens)
-        hidden = nn.gelu(hidden)
-        if self.dropout:
-            hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        return dense(width, ("mlp", "embed"), "out", dtype=self.dtype)(hidden)
+        inner, outer = ("embed", "mlp"), ("from_mlp", "to_embed")
+        hidden = Dense(4 * width, inner, self.dtype, name="hidden")(tokens)
+        hidden = nn.gelu(constrain(hidden, *token_axes(tokens), "mlp"))
+        if self.dropout and train:
+            hidden = drop(hidden, self.dropout, self.make_rng("dropout"))
+        return Dense(width, outer, self.dtype, name="out")(hidden)
 
 
 class Attention(nn.Module):
@@ -90,39 +127,22 @@ class Attention(nn.Module):
     ) -> Float[Array, "*b q d"]:
         """``mask`` is True where a key may be attended to."""
 
-        def project(tokens, name, init=KERNEL_INIT):
+        def project(tokens, name, places, init=KERNEL_INIT):
             axes = ("embed", "heads")
-            layer = dense(
-                self.width, axes, name, dtype=self.dtype, bias=False, init=init
-            )
-            return rearrange(layer(tokens), "... q (a v) -> ... q a v", a=self.heads)
+            layer = Dense(self.width, axes, self.dtype, False, init, name=name)
+            heads = rearrange(layer(tokens), "... q (a v) -> ... q a v", a=self.heads)
+            return constrain(heads, *places, "heads", None)
 
         # Queries start at zero, so attention starts as a plain mean over its keys [C].
         out = attend(
-            project(queries, "query", nn.initializers.zeros),
-            project(keys, "key"),
-            project(keys, "value"),
+            project(queries, "query", token_axes(queries), nn.initializers.zeros),
+            project(keys, "key", token_axes(keys, whole=True)),
+            project(keys, "value", token_axes(keys, whole=True)),
             mask,
         )
         out = rearrange(out, "... q a v -> ... q (a v)")
-        axes = ("heads", "embed")
-        layer = dense(queries.shape[-1], axes, "out", dtype=self.dtype, bias=False)
-        return layer(out)
-
-
-def attend(
-    queries: Float[Array, "*b q a v"],
-    keys: Float[Array, "*b k a v"],
-    values: Float[Array, "*b k a v"],
-    mask: Bool[Array, "*b k"] | None = None,
-) -> Float[Array, "*b q a v"]:
-    """Softmax attention; ``mask`` is True where a key may be attended to."""
-    scores = jnp.einsum("...qav,...kav->...aqk", queries, keys)
-    scores = scores.astype(jnp.float32) / math.sqrt(queries.shape[-1])
-    if mask is not None:
-        scores = jnp.where(mask[..., None, None, :], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(values.dtype)
-    return jnp.einsum("...aqk,...kav->...qav", weights, values)
+        axes = ("from_heads", "to_embed")
+        return Dense(queries.shape[-1], axes, self.dtype, False, name="out")(out)
 
 
 def patchify(

@@ -1,0 +1,114 @@
+"""Softmax attention, by the fastest correct kernel there is for where it runs.
+
+`attend` chooses, `plain` is the reference. On TPU, splash attention (a Pallas kernel
+that comes with JAX) never writes the scores to memory; it wins where queries and keys
+are many, which here are the latents that attend to each other. Everywhere else XLA
+does well with the plain one.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.sharding import current_layout
+
+LANES = 128
+"""Splash works on tiles of this many keys."""
+BLOCKS = (512, 384, 256, 192, 128)
+"""Tile sizes it is given, the first that divides."""
+
+
+def attend(
+    queries: Float[Array, "*b q a v"],
+    keys: Float[Array, "*b k a v"],
+    values: Float[Array, "*b k a v"],
+    mask: Bool[Array, "*b k"] | None = None,
+) -> Float[Array, "*b q a v"]:
+    """Softmax attention; ``mask`` is True where a key may be attended to."""
+    if mask is None and _suits_splash(queries, keys):
+        return _splash(queries, keys, values)
+    return plain(queries, keys, values, mask)
+
+
+def plain(
+    queries: Float[Array, "*b q a v"],
+    keys: Float[Array, "*b k a v"],
+    values: Float[Array, "*b k a v"],
+    mask: Bool[Array, "*b k"] | None = None,
+) -> Float[Array, "*b q a v"]:
+    """The same by its definition; scores and their softmax are float32."""
+    scores = jnp.einsum("...qav,...kav->...aqk", queries, keys)
+    scores = scores.astype(jnp.float32) / math.sqrt(queries.shape[-1])
+    if mask is not None:
+        scores = jnp.where(mask[..., None, None, :], scores, -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(values.dtype)
+    return jnp.einsum("...aqk,...kav->...qav", weights, values)
+
+
+def _suits_splash(queries, keys) -> bool:
+    """Whether the kernel runs on these, and on the devices of the layout."""
+    if (found := current_layout()) is None or queries.ndim != 4:
+        return False
+    mesh, rules = found
+    if mesh.devices.flat[0].platform != "tpu":
+        return False
+    _, q, heads, width = queries.shape
+    k = keys.shape[1]
+    tensor, context = mesh.shape["tensor"], mesh.shape["context"]
+    whole = heads % tensor == 0 and q % context == 0
+    return whole and width % 64 == 0 and k % LANES == 0 and _block(q // context) > 0
+
+
+def _block(size: int) -> int:
+    return next((block for block in BLOCKS if size % block == 0), 0)
+
+
+def _splash(queries, keys, values):
+    """Splash attention on every device's own samples, heads and queries."""
+    mesh, rules = current_layout()
+    q_spec = rules.spec(("batch", "latents", "heads", None))
+    k_spec = rules.spec(("batch", None, "heads", None))
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(q_spec, k_spec, k_spec),
+        out_specs=q_spec,
+        check_vma=False,
+    )
+    def kernel(queries, keys, values):
+        run = splash_kernel(queries.shape[1], keys.shape[1], queries.shape[2])
+        heads_first = functools.partial(jnp.moveaxis, source=2, destination=1)
+        queries = queries / math.sqrt(queries.shape[-1])
+        out = jax.vmap(run)(*map(heads_first, (queries, keys, values)))
+        return jnp.moveaxis(out, 1, 2)
+
+    return kernel(queries, keys, values)
+
+
+def splash_kernel(q: int, k: int, heads: int, interpret: bool = False):
+    """Splash attention of one sample: (queries, keys, values), ``a q v`` each."""
+    mask = splash_attention_mask.MultiHeadMask(
+        [splash_attention_mask.FullMask((q, k))] * heads
+    )
+    block_q = _block(q)
+    block_k = next(block for block in BLOCKS if k % block == 0 and block % LANES == 0)
+    sizes = splash_attention_kernel.BlockSizes(
+        block_q=block_q,
+        block_kv=block_k,
+        block_kv_compute=block_k,
+        block_q_dkv=block_q,
+        block_kv_dkv=block_k,
+        block_kv_dkv_compute=block_k,
+        use_fused_bwd_kernel=True,
+    )
+    return splash_attention_kernel.make_splash_mha(
+        mask=mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
+    )
