@@ -143,7 +143,8 @@ def groups_of(rest: str, devices: int) -> Groups:
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest)
     if pairs:
         return _cycles(pairs.group(1))
-    found = re.search(r"replica_groups=(.*?)(?:, [a-z_]+=|$)", rest)
+    form = r"replica_groups=(mesh\[.*?\{[^}]*\}|.*?)(?:, [a-z_]+=|$)"
+    found = re.search(form, rest)
     text = found.group(1) if found else "{}"
     if text == "{}":
         return (tuple(range(devices)),)
