@@ -38,7 +38,8 @@ class Llama:
       topology: the slice of chips; parameters and batch are divided over all.
       vocabulary, length: of tokens.
       batch: sequences per chip.
-      saved: names of activations that the backward pass does not make again.
+      saved, offloaded: names of activations that the backward pass does not make again;
+        the latter wait in the host's memory.
       block: of queries and keys in attention.
       fused_backward: one attention kernel for all gradients.
       counted: share of the scores that the published MFU counts: it is the share that
@@ -52,6 +53,7 @@ class Llama:
     length: int
     batch: int
     saved: tuple[str, ...]
+    offloaded: tuple[str, ...]
     block: int
     fused_backward: bool
     counted: float
@@ -128,21 +130,21 @@ RUNS = {
         length=4096,
         batch=4,
         saved=("query", "key", "value", "out"),
+        offloaded=(),
         block=512,
         fused_backward=False,
         counted=0.5,
         tokens_per_second=692,
         options=OVERLAP,
     ),
-    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py; there a layer's
-    # input, q, k and v go to the host's memory, here the input stays and the rest is
-    # made again.
+    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py.
     "v6e": Llama(
         topology="v6e:16x16",
         vocabulary=128256,
         length=8192,
         batch=5,
         saved=(),
+        offloaded=("input", "query", "key", "value"),
         block=2048,
         fused_backward=True,
         counted=1.0,
@@ -211,6 +213,7 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
             y = y.reshape(*y.shape[:2], -1, model.head_width)
             return y.transpose(0, 2, 1, 3)
 
+        x = checkpoint_name(x, "input")
         normed = norm(x, w["attention_norm"])
         q, k, v = rotate(project("query")), rotate(project("key")), project("value")
         seen = attend(q * model.head_width**-0.5, k, v)
@@ -221,7 +224,12 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
         x = x + hidden @ w["down"]
         return jax.lax.with_sharding_constraint(x, by_batch), None
 
-    policy = jax.checkpoint_policies.save_only_these_names(*model.saved)
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=model.saved,
+        names_which_can_be_offloaded=model.offloaded,
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
     ends = ("embedding", "logits", "norm")
     layers = {name: leaf for name, leaf in weights.items() if name not in ends}
     x = jax.nn.one_hot(tokens, model.vocabulary, dtype=jnp.bfloat16)

@@ -1,8 +1,8 @@
 """What one instruction does: operations of its matrix products, bytes of main memory.
 
 Bytes are those of logical shapes: the padding of tiles, which a width that is no
-multiple of 128 makes large, is not counted. Buffers in other memories than HBM are
-free, and so are scalars.
+multiple of 128 makes large, is not counted. Buffers in other memories than HBM (on the
+chip, or the host's) are free, and so are scalars.
 """
 
 import dataclasses
