@@ -117,12 +117,15 @@ def test_of_two_branches_the_longer_counts():
 
 
 def test_on_chip_memory_and_scalars_are_free():
-    assert traffic(
-        "%x = f32[100]{0:S(1)} parameter(0)",
-        "%n = s32[] parameter(1)",
-        "%m = s32[] negate(%n)",
-        "ROOT %y = f32[100]{0} copy(%x)",
-    ) == (400)
+    assert (
+        traffic(
+            "%x = f32[100]{0:S(1)} parameter(0)",
+            "%n = s32[] parameter(1)",
+            "%m = s32[] negate(%n)",
+            "ROOT %y = f32[100]{0} copy(%x)",
+        )
+        == 400
+    )
 
 
 def test_views_are_free():
@@ -154,12 +157,15 @@ def test_a_slice_is_read_at_its_own_size(line, size):
 
 def test_an_update_is_made_in_place():
     update = "dynamic-update-slice(%x, %u, %i, %i)"
-    assert traffic(
-        "%x = f32[40,50] parameter(0)",
-        "%u = f32[1,50] parameter(1)",
-        "%i = s32[] parameter(2)",
-        f"ROOT %y = f32[40,50] {update}",
-    ) == (2 * 200)
+    assert (
+        traffic(
+            "%x = f32[40,50] parameter(0)",
+            "%u = f32[1,50] parameter(1)",
+            "%i = s32[] parameter(2)",
+            f"ROOT %y = f32[40,50] {update}",
+        )
+        == 2 * 200
+    )
 
 
 FUSED_SLICE = [
@@ -217,6 +223,18 @@ def test_a_fused_update_is_in_place_only_of_a_buffer_that_was_there(target, size
         "ROOT %y = f32[40,50] fusion(%x, %u, %i), kind=kLoop, calls=%updated",
     ]
     assert traffic(*lines, computations=[updated]) == size
+
+
+def test_a_slice_that_is_copied_beside_the_rest_has_its_own_size():
+    shape = "((f32[40,50]), f32[1,50]{1,0:S(1)}, s32[])"
+    assert (
+        traffic(
+            "%x = f32[40,50] parameter(0)",
+            f"%start = {shape} slice-start(%x), slice={{[3:4], [0:50]}}",
+            "ROOT %done = f32[1,50]{1,0:S(1)} slice-done(%start)",
+        )
+        == 200
+    )
 
 
 def test_a_copy_beside_the_rest_takes_time_only_where_memory_is_the_limit():

@@ -18,6 +18,7 @@ from snapvideo_jax.forecast.hlo import (
     Computation,
     Instruction,
     Program,
+    Shape,
     arrays,
 )
 
@@ -221,14 +222,20 @@ def _elements_read(
     if item.opcode == "fusion":
         called = program.computations[item.called("calls")[0]]
         return _elements_used(program, called, called.parameters[position], size)
-    if position == 0:
-        if item.opcode in ("dynamic-slice", "slice", "gather"):
-            return min(item.shape.size, size)
-        if item.opcode == "slice-start":
-            return min(item.shape[1].size, size)
-        if item.opcode in ("dynamic-update-slice", "scatter"):
-            return 0  # Changed in place.
+    opcode = item.opcode.removesuffix("-start")
+    if position == 0 and opcode in ("dynamic-slice", "slice", "gather"):
+        return min(sum(array.size for array in arrays(_result(item))), size)
+    if position == 0 and opcode in ("dynamic-update-slice", "scatter"):
+        return 0  # Changed in place.
     return size
+
+
+def _result(item: Instruction) -> Shape:
+    """What an instruction makes; its start also hands on its operands."""
+    if not item.opcode.endswith("-start"):
+        return item.shape
+    first, *others = item.shape
+    return first if isinstance(first, Array) else others[0]
 
 
 def _elements_used(
@@ -248,12 +255,8 @@ def _elements_used(
 
 def _written(program: Program, computation: Computation, item: Instruction) -> float:
     """Bytes that an instruction writes to HBM."""
-    if item.opcode == "copy-start":
-        return sum(x.bytes for x in arrays(item.shape[0]) if _in_hbm(x))
-    if item.opcode == "slice-start":
-        return sum(x.bytes for x in arrays(item.shape[1]) if _in_hbm(x))
     total = 0.0
-    for position, array in enumerate(arrays(item.shape)):
+    for position, array in enumerate(arrays(_result(item))):
         if _in_hbm(array):
             share = _elements_written(program, computation, item, position)
             total += array.bytes * share / max(array.size, 1)
@@ -264,7 +267,7 @@ def _elements_written(
     program: Program, computation: Computation, item: Instruction, position: int
 ) -> int:
     """Elements of its output at ``position`` that an instruction writes."""
-    whole = list(arrays(item.shape))[position].size
+    whole = list(arrays(_result(item)))[position].size
     if item.opcode != "fusion":
         return _updated(computation, item) or whole
     called = program.computations[item.called("calls")[0]]
