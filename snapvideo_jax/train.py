@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
 from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data import make_dataset, seek
 from snapvideo_jax.metrics import MetricWriter, progress
 from snapvideo_jax.models.flops import fit_forward, train_factor
@@ -35,20 +36,6 @@ from snapvideo_jax.sharding import (
 from snapvideo_jax.step import BIN_EDGES, train_step
 
 logger = logging.getLogger(__name__)
-
-PEAK_TFLOPS = {
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-    "NVIDIA A100": 312,
-    "NVIDIA H100": 989,
-    "NVIDIA H200": 989,
-}
-"""Dense bf16 peak of one chip, from its vendor's data sheet."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -160,7 +147,8 @@ class Watch:
         self._writer = MetricWriter(workdir, is_writer, resume_step=first)
         self._is_writer = is_writer
         self._flops = flops_per_sample(experiment)
-        self._peak = experiment.run.peak_tflops or _peak(jax.devices()[0])
+        device = jax.devices()[0]
+        self._peak = experiment.run.peak_tflops or peak_tflops(device.device_kind)
         self._pending: list = []
         self._generator = None
         self._begin()
@@ -362,9 +350,3 @@ def _bin_means(steps) -> dict[str, float]:
         for bin, n in enumerate(count[row])
         if n
     }
-
-
-def _peak(device) -> float:
-    """Peak TFLOP/s of a device, 0 where it is not known."""
-    names = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
-    return PEAK_TFLOPS[max(names, key=len)] if names else 0.0

@@ -112,17 +112,6 @@ def test_mfu_is_measured_against_the_peak_of_all_devices(trained):
         assert line["mfu"] == pytest.approx(share)
 
 
-def test_peaks_are_known_by_the_longest_name():
-    class Device:
-        def __init__(self, kind):
-            self.device_kind = kind
-
-    peaks = {kind: train._peak(Device(kind)) for kind in ("TPU v5", "TPU v5 lite")}
-    assert peaks == {"TPU v5": 459, "TPU v5 lite": 197}
-    assert train._peak(Device("NVIDIA H100 80GB HBM3")) == 989
-    assert train._peak(Device("cpu")) == 0
-
-
 def test_tensorboard_shows_the_same_numbers(trained):
     shown = {
         (tag, step): value.simple_value
