@@ -21,7 +21,7 @@ def main() -> None:
     _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
-    if rest and arguments.verb != "train":
+    if rest and arguments.verb not in ("train", "plan"):
         print(
             f"snapvideo: error: unknown argument {rest[0]!r}; see --help.",
             file=sys.stderr,
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_sample(verbs)
     _add_judge(verbs)
+    _add_plan(verbs)
     return parser
 
 
@@ -112,6 +113,21 @@ def _add_judge(verbs) -> None:
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--count", type=int, default=64, help="prompts (default: 64)")
     _add_sampler(verb)
+
+
+def _add_plan(verbs) -> None:
+    verb = _add(
+        verbs,
+        "plan",
+        "Compile a config for a TPU topology, without the TPU: memory, speed, cost.",
+        CONFIG_HELP,
+    )
+    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument(
+        "--topology", required=True, metavar="CHIP:SHAPE", help="as v5p:4x4x8"
+    )
+    verb.add_argument("--slices", type=int, default=1, help="of it (default: 1)")
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_sampler(verb: argparse.ArgumentParser) -> None:

@@ -23,6 +23,8 @@ LANES = 128
 """Splash works on tiles of this many keys."""
 BLOCKS = (512, 384, 256, 192, 128)
 """Tile sizes it is given, the first that divides."""
+FUSED_BACKWARD = True
+"""Whether one kernel makes all gradients, which saves a second look at the scores."""
 
 
 def attend(
@@ -107,7 +109,7 @@ def splash_kernel(q: int, k: int, heads: int, interpret: bool = False):
         block_q_dkv=block_q,
         block_kv_dkv=block_k,
         block_kv_dkv_compute=block_k,
-        use_fused_bwd_kernel=True,
+        use_fused_bwd_kernel=FUSED_BACKWARD,
     )
     return splash_attention_kernel.make_splash_mha(
         mask=mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
