@@ -8,6 +8,7 @@ does well with the plain one.
 
 import functools
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,10 @@ def attend(
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b q a v"]:
     """Softmax attention; ``mask`` is True where a key may be attended to."""
-    if mask is None and _suits_splash(queries, keys):
-        return _splash(queries, keys, values)
+    if mask is None and _on_tpu():
+        mesh, _ = current_layout()
+        if suits_splash(queries.shape, keys.shape, mesh.shape):
+            return _splash(queries, keys, values)
     return plain(queries, keys, values, mask)
 
 
@@ -54,18 +57,26 @@ def plain(
     return jnp.einsum("...aqk,...kav->...qav", weights, values)
 
 
-def _suits_splash(queries, keys) -> bool:
-    """Whether the kernel runs on these, and on the devices of the layout."""
-    if (found := current_layout()) is None or queries.ndim != 4:
+def _on_tpu() -> bool:
+    """Whether the function being traced is laid out over TPUs."""
+    found = current_layout()
+    return found is not None and found[0].devices.flat[0].platform == "tpu"
+
+
+def suits_splash(
+    queries: tuple[int, ...], keys: tuple[int, ...], parts: Mapping[str, int]
+) -> bool:
+    """Whether the kernel can tile arrays of these shapes, ``b q a v`` and ``b k a v``.
+
+    Args:
+      parts: sizes of the mesh axes, of which tensor divides heads, context queries.
+    """
+    if len(queries) != 4:
         return False
-    mesh, rules = found
-    if mesh.devices.flat[0].platform != "tpu":
-        return False
-    _, q, heads, width = queries.shape
-    k = keys.shape[1]
-    tensor, context = mesh.shape["tensor"], mesh.shape["context"]
-    whole = heads % tensor == 0 and q % context == 0
-    return whole and width % 64 == 0 and k % LANES == 0 and _block(q // context) > 0
+    _, q, heads, width = queries
+    whole = heads % parts["tensor"] == 0 and q % parts["context"] == 0
+    tiled = width % 64 == 0 and keys[1] % LANES == 0
+    return whole and tiled and _block(q // parts["context"]) > 0
 
 
 def _block(size: int) -> int:

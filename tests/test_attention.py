@@ -1,0 +1,82 @@
+"""The kernels of attention: all equal to its definition, each where it can run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from snapvideo_jax.models import attention
+from snapvideo_jax.sharding import AXES, layout
+
+
+def arrays(b=2, q=128, k=256, heads=2, width=128, seed=0):
+    """Queries, keys and values, and a gradient of what comes out."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shapes = [(b, q, heads, width), *[(b, k, heads, width)] * 2, (b, q, heads, width)]
+    return [jax.random.normal(key, s) for key, s in zip(keys, shapes, strict=True)]
+
+
+def by_numpy(queries, keys, values):
+    """Softmax attention in float64, one head of one sample after the other."""
+    queries, keys, values = (np.float64(x) for x in (queries, keys, values))
+    out = np.empty_like(queries)
+    for b, a in np.ndindex(queries.shape[0], queries.shape[2]):
+        scores = queries[b, :, a] @ keys[b, :, a].T / np.sqrt(queries.shape[-1])
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        out[b, :, a] = weights / weights.sum(1, keepdims=True) @ values[b, :, a]
+    return out
+
+
+def test_plain_attention_is_its_definition():
+    *inputs, _ = arrays()
+    np.testing.assert_allclose(
+        attention.plain(*inputs), by_numpy(*inputs), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_masked_key_cannot_matter():
+    queries, keys, values, _ = arrays(k=8, width=4)
+    mask = jnp.arange(8)[None] < jnp.array([[3], [8]])
+    out = attention.plain(queries, keys, values, mask)
+    short = attention.plain(queries[:1], keys[:1, :3], values[:1, :3])
+    np.testing.assert_allclose(out[:1], short, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("q, width", [(128, 128), (192, 64)])
+def test_splash_attention_and_its_gradients_equal_the_plain_one(q, width):
+    queries, keys, values, gradient = arrays(b=1, q=q, width=width)
+    run = attention.splash_kernel(q, keys.shape[1], queries.shape[2], interpret=True)
+
+    def splash(queries, keys, values):
+        heads_first = (jnp.moveaxis(x[0], 1, 0) for x in (queries, keys, values))
+        scaled, keys, values = heads_first
+        return jnp.moveaxis(run(scaled / width**0.5, keys, values), 0, 1)[None]
+
+    ours, pull = jax.vjp(splash, queries, keys, values)
+    wanted, pull_plain = jax.vjp(attention.plain, queries, keys, values)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+    for one, other in zip(pull(gradient), pull_plain(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_splash_is_for_sizes_it_can_tile():
+    def suits(q=512, k=512, heads=2, width=128, **parts):
+        parts = dict.fromkeys(AXES, 1) | parts
+        return attention.suits_splash((3, q, heads, width), (3, k, heads, width), parts)
+
+    assert suits() and suits(q=768, k=768) and suits(width=64)
+    assert suits(q=768, k=768, context=4) and suits(tensor=2)
+    assert not suits(k=24)
+    assert not suits(width=48)
+    assert not suits(q=100)
+    assert not suits(tensor=4)
+    assert not attention.suits_splash((3, 8, 64, 2, 128), (3, 8, 64, 2, 128), {})
+
+
+def test_on_a_cpu_attention_is_the_plain_one():
+    *inputs, _ = arrays(q=512, k=512)
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape((1,) * 5), AXES)
+    with layout(mesh):
+        program = jax.make_jaxpr(attention.attend)(*inputs)
+    assert "pallas" not in str(program)
