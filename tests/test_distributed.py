@@ -1,0 +1,305 @@
+"""Several processes do together what one does, and end together when one fails.
+
+The processes are real: two with four devices each, or one with eight.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import TINY_CONFIG, clips_folder, kept_steps, read_metrics, restore
+from PIL import Image
+
+from snapvideo_jax import distributed
+from snapvideo_jax.distributed import ALONE, Place, settings
+
+HERE = pathlib.Path(__file__).parent
+STEPS, BATCH, PATIENCE_SECONDS = 6, 8, 240
+BAD = {"empty.mp4": b"", "text.mp4": b"not a film", "text.png": b"not a picture"}
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def environment(devices, **more):
+    """One that tells a process nothing of others, nor where to keep programs."""
+    ours = ("SNAPVIDEO_PROCESS_COUNT", "JAX_COMPILATION_CACHE_DIR")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    flags = f"--xla_force_host_platform_device_count={devices} "
+    flags += "--xla_backend_optimization_level=0"
+    return kept | {"XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent), **more}
+
+
+def start(arguments, devices, record="", **more):
+    """A process of the command line, with a record of what it does."""
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "recorded.py"), *arguments],
+        env=environment(devices, RECORD=str(record), **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(processes):
+    """Exit code, output and errors of each process."""
+    try:
+        outputs = [each.communicate(timeout=PATIENCE_SECONDS) for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+    codes = [each.returncode for each in processes]
+    return [(code, *texts) for code, texts in zip(codes, outputs, strict=True)]
+
+
+def together(arguments, records=("", ""), more=({}, {})):
+    """What becomes of two processes that run the same command."""
+    where = dict(SNAPVIDEO_COORDINATOR=f"localhost:{free_port()}")
+    where["SNAPVIDEO_PROCESS_COUNT"] = "2"
+    return end(
+        [
+            start(arguments, 4, record, SNAPVIDEO_PROCESS_INDEX=str(i), **where, **own)
+            for i, (record, own) in enumerate(zip(records, more, strict=True))
+        ]
+    )
+
+
+def train(root, workdir, *overrides):
+    """A short run whose parameters are divided over all devices."""
+    return [
+        *("train", "--config", f"{TINY_CONFIG}:steps={STEPS}"),
+        *("--workdir", str(workdir), f"--config.data.root={root}"),
+        *("--config.data.source=folder", "--config.mesh.fsdp=8"),
+        *(f"--config.sheets.every_steps={STEPS}", *overrides),
+    ]
+
+
+class Run:
+    """A finished run: its workdir, what its processes recorded and printed."""
+
+    def __init__(self, root, workdir, processes):
+        self.workdir = workdir
+        records = [workdir.parent / f"{workdir.name}-{i}" for i in range(processes)]
+        if processes == 1:
+            self.ends = end([start(train(root, workdir), 8, records[0])])
+        else:
+            self.ends = together(train(root, workdir), records)
+        for code, _, errors in self.ends:
+            assert code == 0, errors[-3000:]
+        self.records = [json.loads(path.read_text()) for path in records]
+
+    def samples(self):
+        """The sample numbers of each step, in the order of the processes."""
+        steps = zip(*(record["samples"] for record in self.records), strict=True)
+        return [sum(step, []) for step in steps]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder of clips, some of which cannot be used."""
+    return clips_folder(tmp_path_factory.mktemp("hosts") / "clips", BAD)
+
+
+@pytest.fixture(scope="module")
+def one(root):
+    """A run of one process, uninterrupted."""
+    return Run(root, root.parent / "one", 1)
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    """A run of two processes, uninterrupted."""
+    return Run(root, root.parent / "two", 2)
+
+
+def resumed(root, whole, name, processes, programs=None):
+    """A run as ``whole`` was two steps before its end, gone on with by others."""
+    workdir = root.parent / name
+    shutil.copytree(whole.workdir, workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    if programs:
+        shutil.rmtree(workdir / "compile_cache")
+        shutil.copytree(programs.workdir / "compile_cache", workdir / "compile_cache")
+    return Run(root, workdir, processes)
+
+
+@pytest.fixture(scope="module")
+def two_then_one(root, two):
+    return resumed(root, two, "two_then_one", 1)
+
+
+@pytest.fixture(scope="module")
+def one_then_two(root, one, two):
+    """It finds the programs that another run of two processes has compiled."""
+    return resumed(root, one, "one_then_two", 2, programs=two)
+
+
+# --- Two processes do what one does --------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["two", "two_then_one", "one_then_two"])
+def test_losses_do_not_depend_on_the_processes(one, name, request):
+    ours = read_metrics(request.getfixturevalue(name).workdir)
+    theirs = read_metrics(one.workdir)
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    for line, other in zip(ours, theirs, strict=True):
+        for key in ("loss", "grad_norm"):
+            assert line[key] == pytest.approx(other[key], rel=1e-5), line["step"]
+
+
+@pytest.mark.parametrize("name", ["two", "two_then_one", "one_then_two"])
+def test_parameters_do_not_depend_on_the_processes(one, name, request):
+    run = request.getfixturevalue(name)
+    assert kept_steps(run.workdir) == [2, 4, 6]
+    ours, theirs = restore(run.workdir), restore(one.workdir)
+    assert set(ours) == set(theirs) and ours[".step"] == STEPS
+    for key, value in theirs.items():
+        if key.startswith((".params", ".ema")):
+            np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-5, err_msg=key)
+
+
+def test_all_processes_together_load_the_batches_of_one(one, two):
+    whole = np.arange(STEPS * BATCH).reshape(STEPS, BATCH).tolist()
+    assert one.samples() == two.samples() == whole
+    assert {len(step) for record in two.records for step in record["samples"]} == {4}
+
+
+@pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
+def test_other_processes_go_on_with_the_next_batch(one, name, request):
+    assert request.getfixturevalue(name).samples() == one.samples()[4:]
+
+
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_sheets_show_the_clips_of_all_processes(one, two, weights):
+    """Up to a step of 256, as sums may be taken in another order."""
+    name = f"{STEPS:07d}-{weights}.png"
+    ours, theirs = (
+        np.asarray(Image.open(run.workdir / "sheets" / name)).astype(int)
+        for run in (two, one)
+    )
+    assert np.ptp(theirs) > 30 and np.abs(ours - theirs).max() <= 1
+    names = {path.name for path in (two.workdir / "sheets").iterdir()}
+    assert names == {path.name for path in (one.workdir / "sheets").iterdir()}
+
+
+# --- What is written, once -----------------------------------------------------------
+
+
+def test_only_process_0_speaks_on_the_terminal(two):
+    (_, out, errors), (_, other_out, other_errors) = two.ends
+    spoken = [line for text in (out, other_out) for line in text.splitlines()]
+    assert all(line.startswith("[Gloo]") for line in spoken), spoken  # by the library
+    assert f"step {STEPS}: loss" in errors
+    assert "loss" not in other_errors and "Skipping" not in other_errors
+
+
+def test_every_process_has_a_log(one, two):
+    logs = {path.name for path in (two.workdir / "logs").glob("*.log")}
+    assert logs == {"process_0000.log", "process_0001.log"}
+    for name in logs:
+        log = (two.workdir / "logs" / name).read_text()
+        assert log.count(f"step {STEPS}: loss") == 1, log
+    logs = {path.name for path in (one.workdir / "logs").iterdir()}
+    assert logs == {"process_0000.log"}
+
+
+def test_files_that_any_process_skips_are_listed_once(one, two, two_then_one):
+    for run in (one, two, two_then_one):
+        lines = (run.workdir / "skipped.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["file"] for line in lines) == sorted(BAD)
+    others = two.workdir / "logs" / "skipped_0001.jsonl"
+    assert others.read_text(), "process 1 met no bad file, so this shows nothing"
+    assert not (two_then_one.workdir / "logs" / "skipped_0001.jsonl").exists()
+
+
+def test_a_restart_compiles_nothing_again(two, one_then_two):
+    for first, again in zip(two.records, one_then_two.records, strict=True):
+        assert first["asked"] > first["found"]
+        assert 0 < again["found"] == again["asked"]
+
+
+# --- Ending together -----------------------------------------------------------------
+
+
+def assert_both_end(ends, line):
+    """Both exit with code 2; process 0 alone says why, in one line."""
+    assert [code for code, *_ in ends] == [2, 2], ends
+    (_, _, errors), (_, _, other_errors) = ends
+    assert errors.count("snapvideo: error: ") == 1
+    assert line in errors and "Traceback" not in errors
+    assert "snapvideo: error" not in other_errors
+
+
+def test_an_error_of_one_process_ends_all(root, tmp_path):
+    ends = together(train(root, tmp_path / "run"), more=({}, {"FAIL_AT": "2"}))
+    line = "snapvideo: error: process 1: this batch was made to fail\n"
+    assert_both_end(ends, line)
+    log = (tmp_path / "run" / "logs" / "process_0001.log").read_text()
+    assert "Traceback" in log and "this batch was made to fail" in log
+    assert "this batch" in (tmp_path / "run/logs/process_0000.log").read_text()
+
+
+# --- How processes are told of each other --------------------------------------------
+
+WHOLE = dict(coordinator="host:8476", process_count="4", process_index="3")
+
+
+def as_variables(options):
+    return {f"SNAPVIDEO_{name.upper()}": value for name, value in options.items()}
+
+
+def test_nothing_is_asked_for_where_nothing_is_set():
+    assert settings({}, {}) is None
+    assert settings({"coordinator": None}, {"SNAPVIDEO_COORDINATOR": ""}) is None
+
+
+def test_options_and_variables_say_the_same():
+    place = Place("host:8476", 4, 3)
+    assert settings(WHOLE, {}) == settings({}, as_variables(WHOLE)) == place
+    assert settings({"process_index": "1"}, as_variables(WHOLE)).index == 1
+
+
+def test_one_process_needs_no_coordinator():
+    assert settings({"process_count": "1"}, {}) == ALONE
+    assert settings(WHOLE | dict(process_count="1", process_index="0"), {}) == ALONE
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"coordinator": ""},
+            r"SNAPVIDEO_PROCESS_COUNT=4 is set, but SNAPVIDEO_COORDINATOR \(or "
+            r"--coordinator\) is missing; set it to HOST:PORT of process 0",
+        ),
+        (
+            {"process_count": ""},
+            r"SNAPVIDEO_COORDINATOR=host:8476 is set, but SNAPVIDEO_PROCESS_COUNT .* "
+            "is missing; set it to the number of processes",
+        ),
+        (
+            {"process_index": ""},
+            "SNAPVIDEO_PROCESS_INDEX .* is missing; set it to the number of this",
+        ),
+        ({"process_index": "4"}, "INDEX=4 is none of the 4 processes; use 0 to 3"),
+        ({"process_index": "-1"}, "INDEX=-1 is not a whole number of at least 0; use"),
+        ({"process_count": "0"}, "COUNT=0 is not a whole number of at least 1; use 1"),
+        ({"process_count": "two"}, "COUNT=two is not a whole number"),
+        ({"coordinator": "host"}, "COORDINATOR=host has no port; .* host:8476"),
+        ({"coordinator": ":8476"}, "COORDINATOR=:8476 has no host; use HOST:PORT"),
+        ({"coordinator": "host:http"}, "has the port http; use 1 to 65535"),
+        ({"coordinator": "host:70000"}, "has the port 70000; use 1 to 65535"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings({}, as_variables(WHOLE | changes))
