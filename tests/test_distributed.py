@@ -10,14 +10,16 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 
+import jax
 import numpy as np
 import pytest
 from helpers import TINY_CONFIG, clips_folder, kept_steps, read_metrics, restore
 from PIL import Image
 
 from snapvideo_jax import distributed
-from snapvideo_jax.distributed import ALONE, Place, settings
+from snapvideo_jax.distributed import ALONE, Place, initialize, settings
 
 HERE = pathlib.Path(__file__).parent
 STEPS, BATCH, PATIENCE_SECONDS = 6, 8, 240
@@ -56,7 +58,8 @@ def end(processes):
         outputs = [each.communicate(timeout=PATIENCE_SECONDS) for each in processes]
     finally:
         for each in processes:
-            each.kill()
+            with each:  # waits, and closes the pipes
+                each.kill()
     codes = [each.returncode for each in processes]
     return [(code, *texts) for code, texts in zip(codes, outputs, strict=True)]
 
@@ -239,6 +242,18 @@ def assert_both_end(ends, line):
     assert "snapvideo: error" not in other_errors
 
 
+def test_processes_with_different_configs_end(root, tmp_path):
+    arguments = train(root, tmp_path / "run")
+    where = ["--process_count=2", f"--coordinator=localhost:{free_port()}"]
+    ends = end(
+        [
+            start([*arguments, *where, f"--process_index={i}", f"--config.seed={i}"], 4)
+            for i in (0, 1)
+        ]
+    )
+    assert_both_end(ends, "process 1: The digest of the config is ")
+
+
 def test_an_error_of_one_process_ends_all(root, tmp_path):
     ends = together(train(root, tmp_path / "run"), more=({}, {"FAIL_AT": "2"}))
     line = "snapvideo: error: process 1: this batch was made to fail\n"
@@ -303,3 +318,101 @@ def test_one_process_needs_no_coordinator():
 def test_a_place_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         settings({}, as_variables(WHOLE | changes))
+
+
+def test_a_wait_that_is_no_number_is_refused():
+    with pytest.raises(
+        ValueError, match="--connect_seconds=0 is not a whole number of"
+    ):
+        initialize({"connect_seconds": "0"})
+
+
+def test_one_process_alone_joins_nothing(monkeypatch):
+    monkeypatch.setenv("SNAPVIDEO_COORDINATOR", "nowhere:1")
+    initialize({"process_count": "1"})
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_coordinator_that_is_not_there_is_an_error(monkeypatch):
+    place = dict(coordinator=f"localhost:{free_port()}", process_count="2")
+    more = dict(process_index="1", connect_seconds="1")
+    with pytest.raises(
+        ValueError,
+        match=r"No process listens at the coordinator localhost:\d+ after 1 s "
+        r"\(.*refused\); start process 0 there, correct SNAPVIDEO_COORDINATOR, or",
+    ):
+        initialize(place | more)
+
+
+def test_a_port_that_is_taken_is_an_error():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = dict(coordinator=f"localhost:{port}", process_count="2")
+        with pytest.raises(
+            ValueError, match=f"cannot listen at the coordinator localhost:{port} .* in"
+        ):
+            initialize(place | {"process_index": "0"})
+
+
+def test_processes_that_do_not_come_end_the_program(monkeypatch, capsys):
+    codes, ended = [], threading.Event()
+    monkeypatch.setattr(distributed.os, "_exit", lambda code: end_with(code))
+
+    def end_with(code):
+        codes.append(code)
+        ended.set()
+
+    with distributed._deadline(0):
+        assert ended.wait(PATIENCE_SECONDS)
+    assert codes == [2]
+    line = capsys.readouterr().err
+    assert line.startswith("snapvideo: error: Not all processes came within 0 s; start")
+    assert line.count("\n") == 1
+
+
+def test_processes_are_not_joined_once_devices_are_in_use(monkeypatch):
+    monkeypatch.delenv("SNAPVIDEO_PROCESS_COUNT")
+    assert jax.device_count() == 8
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be joined \(.*must be called before any JAX calls.*\); .*or set "
+        "SNAPVIDEO_PROCESS_COUNT=1 to run this one by itself",
+    ):
+        initialize()
+
+
+def test_what_jax_finds_wrong_with_a_cluster_comes_out(monkeypatch):
+    def half_a_cluster(**_):
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.delenv("SNAPVIDEO_PROCESS_COUNT")
+    monkeypatch.setattr(jax.distributed, "initialize", half_a_cluster)
+    with pytest.raises(ValueError, match="Number of processes must be defined"):
+        initialize()
+
+
+# --- Agreeing ------------------------------------------------------------------------
+
+
+class Board(dict):
+    """What processes tell each other through, for tests in one process."""
+
+    def key_value_set(self, key, value):
+        self[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self[key]
+
+
+def test_all_processes_must_have_what_process_0_has(monkeypatch):
+    board = Board()
+    monkeypatch.setattr(distributed, "_client", lambda: board)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    for index, value in enumerate(["12", "12"]):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        distributed.agree("The newest checkpoint", value, "share the folder")
+    with pytest.raises(
+        ValueError,
+        match="The newest checkpoint is 0 here and 12 for process 0; share the folder.",
+    ):
+        distributed.agree("The newest checkpoint", "0", "share the folder")
