@@ -31,8 +31,12 @@ SETTINGS = {
     "process_index": "the number of this process, from 0",
 }
 """Options, and in capitals after SNAPVIDEO_ variables, that tell of the processes."""
+TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables in which launchers tell how many processes they start."""
 CONNECT_SECONDS = 300
 """How long processes wait for each other at the start, unless connect_seconds says."""
+WAIT_MILLISECONDS = 3_600_000
+"""How long processes wait for each other later; a failure ends the wait at once."""
 GRACE_SECONDS = 10
 """What a process that is told to end may take to finish what it can."""
 ENDING = "snapvideo/ending"
@@ -98,6 +102,9 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
     seconds = _whole_number(asked, least=1) if asked else CONNECT_SECONDS
     if place == ALONE or jax.distributed.is_initialized():
         return
+    tasks = {os.environ.get(name) for name in TASKS} - {None}
+    if not place and tasks == {"1"}:
+        return  # JAX would join it with itself, and leave it one GPU
     where = {}
     if place:
         where = dict(
@@ -191,7 +198,7 @@ def agree(name: str, value: str, cure: str) -> None:
     if jax.process_index() == 0:
         client.key_value_set(key, value)
         return
-    theirs = client.blocking_key_value_get(key, 1000 * CONNECT_SECONDS)
+    theirs = client.blocking_key_value_get(key, WAIT_MILLISECONDS)
     if theirs != value:
         raise ValueError(f"{name} is {value} here and {theirs} for process 0; {cure}.")
 
@@ -199,7 +206,7 @@ def agree(name: str, value: str, cure: str) -> None:
 def barrier(name: str) -> None:
     """Waits until all processes are here; a name is for one use."""
     if jax.process_count() > 1:
-        _client().wait_at_barrier(f"snapvideo/{name}", 1000 * CONNECT_SECONDS)
+        _client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
 
 
 class _Watch:
@@ -242,7 +249,7 @@ class _Watch:
         verdict = None
         while verdict is None:
             try:
-                verdict = _client().blocking_key_value_get(ENDING, 3_600_000)
+                verdict = _client().blocking_key_value_get(ENDING, WAIT_MILLISECONDS)
             except RuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     return  # the coordinator is gone, and JAX ends this process
@@ -255,7 +262,7 @@ class _Watch:
             _print_error(line)
         # Process 0 is the coordinator: it goes last, for the others to hear of it.
         with contextlib.suppress(RuntimeError):
-            _client().wait_at_barrier(f"{ENDING}/heard", 1000 * GRACE_SECONDS)
+            _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
         time.sleep(0 if self._index else 0.5)
         logging.shutdown()
         sys.stdout.flush()

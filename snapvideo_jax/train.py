@@ -162,6 +162,12 @@ def keep_config(
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"
     distributed.agree("The digest of the config", digest, same)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}, which process 0 wrote, is not there for process "
+            f"{jax.process_index()}; --workdir has to be a folder that all processes "
+            "share."
+        )
 
 
 class Watch:

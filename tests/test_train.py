@@ -255,6 +255,15 @@ def test_too_many_bad_files_end_the_run(tmp_path):
         train.train(config, tmp_path / "run")
 
 
+def test_a_workdir_that_processes_do_not_share_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="config.json, which process 0 wrote, is not there for process"
+    ):
+        train.keep_config(
+            tiny_config("nowhere"), tmp_path, begun=False, is_writer=False
+        )
+
+
 def test_a_config_may_change_until_there_is_a_checkpoint(tmp_path):
     """A first try that failed, say for want of memory, does not cost the workdir."""
     root = clips_folder(tmp_path / "clips", {})
