@@ -274,7 +274,8 @@ class Watch:
             stem = folder / f"{done:07d}-{name}"
             frames = sample.write_sheet(stem, clips, sheets.prompts, sheets)
             self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
-        logger.info("step %d: sheet %s.gif", done, stem if self._is_writer else "")
+        if self._is_writer:
+            logger.info("step %d: sheet %s.gif", done, stem)
         self._began += time.monotonic() - began
 
 
