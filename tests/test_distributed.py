@@ -89,14 +89,16 @@ def train(root, workdir, *overrides):
 class Run:
     """A finished run: its workdir, what its processes recorded and printed."""
 
-    def __init__(self, root, name, processes, *overrides):
+    def __init__(self, root, name, processes, *overrides, programs=None):
+        more = {"JAX_COMPILATION_CACHE_DIR": str(programs)} if programs else {}
         self.workdir = root.parent / name
         arguments = train(root, self.workdir, *overrides)
         records = [root.parent / f"{name}-{index}" for index in range(processes)]
         if processes == 1:
-            self.ends = end([start(arguments, 8, records[0])])
+            self.ends = end([start(arguments, 8, records[0], **more)])
         else:
-            self.ends = together(arguments, records)
+            self.ends = together(arguments, records, (more, more))
+        self.programs = programs or self.workdir / "compile_cache"
         for code, _, errors in self.ends:
             assert code == 0, errors[-3000:]
         self.records = [json.loads(path.read_text()) for path in records]
@@ -106,14 +108,13 @@ class Run:
         steps = zip(*(record["samples"] for record in self.records), strict=True)
         return [sum(step, []) for step in steps]
 
-    def part(self, name, until, programs):
-        """A workdir as this one was at an earlier step, with another's programs."""
+    def part(self, name, until):
+        """Makes a workdir as this one was at an earlier step."""
         workdir = self.workdir.parent / name
         left = shutil.ignore_patterns(*map(str, range(until + 1, STEPS + 1)))
         shutil.copytree(
             self.workdir / "checkpoints", workdir / "checkpoints", ignore=left
         )
-        shutil.copytree(programs.workdir / "compile_cache", workdir / "compile_cache")
         for kept in ("config.json", "metrics.jsonl", "skipped.jsonl"):
             shutil.copy(self.workdir / kept, workdir)
         shutil.copytree(self.workdir / "logs", workdir / "logs")
@@ -140,15 +141,15 @@ def two(root):
 @pytest.fixture(scope="module")
 def two_then_one(root, one, two):
     """Begun by two processes, ended by one."""
-    two.part("two_then_one", until=4, programs=one)
-    return Run(root, "two_then_one", 1)
+    two.part("two_then_one", until=4)
+    return Run(root, "two_then_one", 1, programs=one.programs)
 
 
 @pytest.fixture(scope="module")
 def one_then_two(root, one, two):
     """Begun by one process, ended by two."""
-    one.part("one_then_two", until=4, programs=two)
-    return Run(root, "one_then_two", 2)
+    one.part("one_then_two", until=4)
+    return Run(root, "one_then_two", 2, programs=two.programs)
 
 
 # --- Two processes do what one does --------------------------------------------------
@@ -268,7 +269,7 @@ def test_processes_with_different_configs_end(root, tmp_path):
 
 def test_an_error_of_one_process_ends_all(root, two, tmp_path):
     """Process 0 is then inside a step that waits for process 1."""
-    programs = {"JAX_COMPILATION_CACHE_DIR": str(two.workdir / "compile_cache")}
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(two.programs)}
     ends = together(
         train(root, tmp_path / "run"), more=(programs, programs | {"FAIL_AT": "1"})
     )
