@@ -76,6 +76,7 @@ def _add_train(verbs) -> None:
         "state per device, and stop",
     )
     verb.add_argument("--json", action="store_true", help="print --dry-run as JSON")
+    _add_processes(verb)
 
 
 def _add_sample(verbs) -> None:
@@ -152,6 +153,24 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
         dest="ema",
         action="store_false",
         help="use the raw weights in place of their moving average",
+    )
+    _add_processes(verb)
+
+
+def _add_processes(verb: argparse.ArgumentParser) -> None:
+    """Options of every verb that runs in several processes; all take a text."""
+    group = verb.add_argument_group(
+        "several processes",
+        "Cloud TPU pods, GKE, SLURM and Open MPI need none of these. SNAPVIDEO_ and "
+        "the name in capitals is a variable to the same end.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--process_count", metavar="N", help="of all processes")
+    group.add_argument("--process_index", metavar="I", help="of this one, from 0")
+    group.add_argument(
+        "--connect_seconds",
+        metavar="S",
+        help="how long processes wait for each other at the start (default: 300)",
     )
 
 

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import sample
+from snapvideo_jax import distributed, sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import held_out_prompts
 
@@ -14,13 +15,21 @@ FIELDS = ("colour", "shape", "direction")
 
 
 def run(arguments) -> None:
-    """Samples held-out prompts, judges the clips, prints and writes the shares."""
-    with configs.user_errors():
+    """`snapvideo judge`."""
+    with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         sample.check_numbers(arguments)
-        experiment, params, step, mesh = sample.load(
-            Path(arguments.workdir), arguments.ema
-        )
-        sampler = sample.sampler_of(experiment, arguments)
+        loaded = sample.load(Path(arguments.workdir), arguments.ema)
+        judge_clips(arguments, *loaded)
+
+
+def judge_clips(arguments, experiment, params, step, mesh) -> None:
+    """Samples held-out prompts, judges the clips, prints and writes the shares.
+
+    Args:
+      arguments: of the command line.
+      experiment, params, step, mesh: as from `snapvideo_jax.sample.load`.
+    """
+    sampler = sample.sampler_of(experiment, arguments)
     settings = sample.settings_of(experiment, arguments)
     asked = held_out_prompts(arguments.count)
     prompts = [prompt for prompt, _ in asked]
@@ -31,6 +40,8 @@ def run(arguments) -> None:
             for request in sample.chunks(prompts, arguments.batch, **settings)
         ]
     )
+    if jax.process_index() != 0:
+        return
     rows = [_row(*pair, judge(clip)) for pair, clip in zip(asked, clips, strict=True)]
     shares = {name: float(np.mean([row[name] for row in rows])) for name in FIELDS}
     shares["all"] = float(np.mean([row["obeyed"] for row in rows]))

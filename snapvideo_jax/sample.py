@@ -17,9 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
-from snapvideo_jax import __version__, media
+from snapvideo_jax import __version__, distributed, media
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.diffusion import (
@@ -36,6 +37,7 @@ from snapvideo_jax.sharding import (
     laid_out,
     make_mesh,
     placed,
+    put_key,
     state_shardings,
 )
 from snapvideo_jax.step import init_state, make_denoise, sample_keys
@@ -90,7 +92,7 @@ class Generator:
         )
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
-        """The clips of a request, in 0..255."""
+        """The clips of a request, in 0..255; all of them in every process."""
         count = len(request.prompts)
         filled = -(-count // self._mesh.size) * self._mesh.size
         pick = np.minimum(np.arange(filled), count - 1)
@@ -107,10 +109,12 @@ class Generator:
         clips = self._generate(
             params,
             *placed,
-            jax.random.key(request.seed),
+            put_key(request.seed, self._mesh),
             request.guidance,
             guided=bool(request.guidance),
         )
+        if not clips.is_fully_addressable:  # other processes have the rest
+            clips = multihost_utils.process_allgather(clips, tiled=True)
         return np.asarray(clips)[:count]
 
 
@@ -147,6 +151,7 @@ def load(workdir: Path, ema: bool = True):
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    distributed.keep_compiled(workdir)
     experiment = configs.build(configs.from_json(path.read_text()))
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     shapes = jax.eval_shape(functools.partial(abstract_state, experiment))
@@ -181,21 +186,34 @@ def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:
 
 
 def run(arguments) -> None:
-    """`snapvideo sample`: clips, a contact sheet, and how they were made."""
-    with configs.user_errors():
+    """`snapvideo sample`."""
+    with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         check_numbers(arguments)
         prompts = _prompts(arguments)
-        out = Path(arguments.out)
         media.check_formats(arguments.formats)
-        experiment, params, step, mesh = load(Path(arguments.workdir), arguments.ema)
-        sampler = sampler_of(experiment, arguments)
-    out.mkdir(parents=True, exist_ok=True)
+        loaded = load(Path(arguments.workdir), arguments.ema)
+        write_clips(arguments, prompts, *loaded)
+
+
+def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
+    """Writes clips, a contact sheet, and how they were made; process 0 does.
+
+    Args:
+      arguments: of the command line.
+      prompts: one for each clip.
+      experiment, params, step, mesh: as from `load`.
+    """
+    out, sampler = Path(arguments.out), sampler_of(experiment, arguments)
+    is_writer = jax.process_index() == 0
     settings = settings_of(experiment, arguments)
     generator = Generator(experiment, sampler, mesh)
     began, clips = time.monotonic(), []
     requests = list(chunks(prompts, arguments.batch, **settings))
-    for request in progress(requests, total=len(requests), name="batch"):
+    for request in progress(requests, len(requests), name="batch", is_writer=is_writer):
         made = generator(params, request)
+        if not is_writer:
+            continue
+        out.mkdir(parents=True, exist_ok=True)
         for number, prompt, clip in zip(
             request.numbers, request.prompts, made, strict=True
         ):
@@ -213,6 +231,8 @@ def run(arguments) -> None:
             }
             stem.with_suffix(".json").write_text(json.dumps(about, indent=2))
         clips.extend(made)
+    if not is_writer:
+        return
     write_sheet(out / "sheet", np.stack(clips), prompts, experiment.sheets)
     seconds = time.monotonic() - began
     logger.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")

@@ -300,12 +300,28 @@ def batch_sharding(mesh: Mesh, rules: Rules = Rules()) -> NamedSharding:  # noqa
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
+def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
+    """The rows of a batch that the devices of this process hold, in order.
+
+    A mesh may lay the devices of a process anywhere, so the rows need not be
+    neighbours, and processes that hold the same rows load the same.
+    """
+    places = sharding.addressable_devices_indices_map((batch,)).values()
+    return sorted({row for (rows,) in places for row in range(batch)[rows]})
+
+
 def put_batch(batch, sharding: NamedSharding):
-    """The global batch, from the block of it that this process loaded."""
+    """The global batch, from the rows of it that this process loaded."""
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),
         batch,
     )
+
+
+def put_key(seed: int, mesh: Mesh):
+    """The random key of a seed, on every device; also on those of other processes."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(jax.random.key, static_argnums=0, out_shardings=whole)(seed)
 
 
 def bytes_per_device(shapes, shardings) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import logging
@@ -17,10 +18,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import sample
+from snapvideo_jax import distributed, sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data import make_dataset, seek
+from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.metrics import MetricWriter, progress
 from snapvideo_jax.models.flops import fit_forward, train_factor
 from snapvideo_jax.sharding import (
@@ -28,9 +30,11 @@ from snapvideo_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     laid_out,
+    local_rows,
     make_mesh,
     placed,
     put_batch,
+    put_key,
     state_shardings,
 )
 from snapvideo_jax.step import BIN_EDGES, train_step
@@ -40,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteLoss(RuntimeError):
     """The loss of a step was infinite or not a number."""
+
+    exit_code = 3
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -53,6 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- Config, mesh, data -------------------------------------------------------
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
+    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     is_writer = jax.process_index() == 0
     checkpoints = Checkpoints(
         workdir,
@@ -62,6 +69,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     )
     first = checkpoints.latest or 0
     last = experiment.optimizer.steps
+    shared = "--workdir has to be a folder that all processes share"
+    distributed.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
     iterator = iter(
         make_dataset(
@@ -70,7 +79,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             text_encoder=experiment.text,
-            skipped_path=workdir / "skipped.jsonl",
+            skipped_path=list_of(workdir, jax.process_index()),
+            rows=local_rows(over_batch, experiment.data.batch),
         )
     )
 
@@ -78,7 +88,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
     init = functools.partial(sample.abstract_state, experiment)
     boxed = jax.eval_shape(init)
     places = state_shardings(boxed, mesh)
-    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     if first:
         state = checkpoints.restore(placed(nn.unbox(boxed), places))
         logger.info("Resuming %s at step %d.", workdir, first)
@@ -102,7 +111,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         out_shardings=(places, whole),
         donate_argnums=0,
     )
-    key = jax.device_put(jax.random.key(experiment.seed), whole)
+    key = put_key(experiment.seed, mesh)
     watch = Watch(experiment, workdir, mesh, first, is_writer)
 
     # --- The loop. The order is fixed: the iterator moves on only after its state for
@@ -119,6 +128,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             if checkpoints.due(done) or done == last:
                 watch.check_finite()
                 checkpoints.save(done, state, data_state, force=done == last)
+    distributed.barrier("trained")
+    if is_writer:
+        gather(workdir)
 
 
 def keep_config(
@@ -127,16 +139,27 @@ def keep_config(
     """Writes the resolved config to the workdir; checks it where a run has begun there.
 
     Raises:
-      ValueError: the workdir was begun with another config.
+      ValueError: the workdir was begun with another config, or the processes of this
+        run have different ones.
     """
-    path = workdir / "config.json"
+    path, text = workdir / "config.json", configs.to_json(config)
     if begun and path.is_file():
         configs.check_same(config, path.read_text(), workdir)
     if is_writer:
         workdir.mkdir(parents=True, exist_ok=True)
         passing = path.with_suffix(".json.tmp")
-        passing.write_text(configs.to_json(config))
+        passing.write_text(text)
         passing.replace(path)  # whole or not at all, should the run be killed here
+        gather(workdir, forget=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    same = "start all processes with the same --config and the same overrides"
+    distributed.agree("The digest of the config", digest, same)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}, which process 0 wrote, is not there for process "
+            f"{jax.process_index()}; --workdir has to be a folder that all processes "
+            "share."
+        )
 
 
 class Watch:
@@ -207,6 +230,8 @@ class Watch:
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
         self._writer.write(done, values)
+        if self._is_writer:
+            gather(self._workdir)
         logger.info(
             "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
             done,
@@ -242,7 +267,8 @@ class Watch:
             stem = folder / f"{done:07d}-{name}"
             frames = sample.write_sheet(stem, clips, sheets.prompts, sheets)
             self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
-        logger.info("step %d: sheet %s.gif", done, stem if self._is_writer else "")
+        if self._is_writer:
+            logger.info("step %d: sheet %s.gif", done, stem)
         self._began += time.monotonic() - began
 
 
@@ -290,17 +316,21 @@ def describe(config: ConfigDict) -> dict:
 def run(arguments) -> None:
     """`snapvideo train`."""
     with configs.user_errors():
-        config = configs.load(arguments.config, arguments.overrides)
         if arguments.dry_run:
+            config = configs.load(arguments.config, arguments.overrides)
             print_description(describe(config), arguments.json)
             return
-        if not arguments.workdir:
-            raise ValueError("--workdir is missing; it is where the run is kept.")
+        folder = arguments.workdir
         try:
-            train(config, Path(arguments.workdir))
+            with distributed.processes(vars(arguments), folder, always_log=True):
+                config = configs.load(arguments.config, arguments.overrides)
+                if not folder:
+                    raise ValueError("--workdir is missing; the run is kept there.")
+                distributed.keep_compiled(Path(folder))
+                train(config, Path(folder))
         except NonFiniteLoss as error:
             print(f"snapvideo: stopped: {error}", file=sys.stderr)
-            raise SystemExit(3) from error
+            raise SystemExit(NonFiniteLoss.exit_code) from error
 
 
 def print_description(description: dict, as_json: bool) -> None:

@@ -10,6 +10,8 @@ import pathlib
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# The tests run by themselves also where they are started inside of a cluster.
+os.environ["SNAPVIDEO_PROCESS_COUNT"] = "1"
 # Eight devices to test sharding on. Unoptimised code compiles 4 to 5 times faster.
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -1,4 +1,4 @@
-"""What several test modules share: the tiny run, and a way to compare trees."""
+"""What several test modules share: the tiny run, its data, a way to compare trees."""
 
 import functools
 import json
@@ -10,6 +10,7 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.sample import abstract_state
 
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
@@ -19,6 +20,30 @@ def tiny_config(root, *overrides):
     """The tiny config on the records in ``root``, with overrides as for the CLI."""
     overrides = [f"--config.{override}" for override in overrides]
     return configs.load(TINY_CONFIG, [f"--config.data.root={root}", *overrides])
+
+
+def clips_folder(root, bad):
+    """8 clips, 4 pictures, and what ``bad`` maps from file name to bytes."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        frames = rng.integers(256, size=(12, 16, 16, 3), dtype=np.uint8)
+        (root / f"{number}.mp4").write_bytes(encode_mp4(frames, fps=12))
+    for number in range(4):
+        frame = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+        (root / f"{number}.png").write_bytes(encode_png(frame))
+    for name, data in bad.items():
+        (root / name).write_bytes(data)
+    lines = [
+        {
+            "file": path.name,
+            "type": "video" if path.suffix == ".mp4" else "image",
+            "caption": path.stem,
+        }
+        for path in sorted(root.iterdir())
+    ]
+    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return root
 
 
 def read_metrics(workdir):

@@ -84,14 +84,22 @@ def folder(path, *lines):
 @pytest.mark.parametrize(
     "verb, flags",
     [
-        ("train", ["--config", "--workdir", "--dry-run", "--json"]),
+        (
+            "train",
+            ["--config", "--workdir", "--dry-run", "--json", "--coordinator"]
+            + ["--process_count", "--process_index", "--connect_seconds"],
+        ),
         (
             "sample",
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
             + ["--batch", "--raw"],
         ),
-        ("judge", ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]),
+        (
+            "judge",
+            ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]
+            + ["--coordinator", "--process_count"],
+        ),
     ],
 )
 def test_help_names_every_flag(run, verb, flags):

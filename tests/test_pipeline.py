@@ -26,6 +26,7 @@ from snapvideo_jax.data import (
     split_dataset,
 )
 from snapvideo_jax.data.records import encode_mp4, encode_png
+from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.data.sources import Sample
 from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.text import HashTextEncoder
@@ -191,6 +192,18 @@ def test_memory_for_decoded_files_changes_nothing(root, cache):
     assert elements(config, 6) == elements(config_of(root, frames=14), 6)
 
 
+def test_a_process_may_load_any_rows_of_a_batch(root):
+    joint = make_joint_source(config_of(root), 5)
+    rows = [0, 1, 6, 11]
+    whole = batches(split_dataset(joint, 0, 1, ENCODER), 3)
+    for ours, theirs in zip(
+        batches(split_dataset(joint, 1, 3, ENCODER, rows), 3), whole, strict=True
+    ):
+        assert set(ours) == set(theirs)
+        for name, leaf in ours.items():
+            np.testing.assert_array_equal(leaf, theirs[name][rows], err_msg=name)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reading_processes_change_nothing(root, workers):
     config = config_of(root, num_workers=workers)
@@ -316,6 +329,21 @@ def test_a_list_shared_by_processes_names_a_file_once(tmp_path):
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
     assert log.count("video") == copy.count("video") == 1
     assert log.count("image") == 0
+
+
+def test_the_lists_of_all_processes_become_one(tmp_path):
+    for process, names in enumerate(["ab", "bc", "cd"]):
+        skipped = Skipped(list_of(tmp_path, process), 0.5)
+        for name in names:
+            skipped.add("video", name, "empty file", total=10)
+    with list_of(tmp_path, 2).open("a") as half_written:
+        half_written.write('{"file": "e", ')
+    for forget in (False, False, True):
+        gather(tmp_path, forget)
+        lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+        assert [json.loads(line)["file"] for line in lines] == list("abcd")
+        left = [list_of(tmp_path, process).exists() for process in (1, 2)]
+        assert left == [not forget] * 2
 
 
 def test_too_many_unusable_files_end_the_run(root, tmp_path):

@@ -131,5 +131,5 @@ def test_a_killed_run_leaves_only_whole_checkpoints(runs):
     names = {path.name for path in (killed / "checkpoints").iterdir()}
     assert names == {"20", "22", "24"}
     assert {path.name for path in killed.iterdir()} == {
-        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard")
+        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "logs")
     }

@@ -20,8 +20,10 @@ from snapvideo_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     laid_out,
+    local_rows,
     make_mesh,
     put_batch,
+    put_key,
     state_shardings,
 )
 from snapvideo_jax.step import train_step
@@ -205,6 +207,29 @@ def test_a_mesh_takes_all_devices(name):
 def test_a_mesh_that_cannot_be_is_refused(config, batch, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(config, batch)
+
+
+def test_a_process_loads_the_rows_that_its_devices_hold():
+    class Process(NamedSharding):
+        """The view of a process that has devices 0, 1, 4 and 5 of 8."""
+
+        def addressable_devices_indices_map(self, shape):
+            places = self.devices_indices_map(shape)
+            ours = [jax.devices()[number] for number in (0, 1, 4, 5)]
+            return {device: places[device] for device in ours}
+
+    over_batch = Process(mesh_of(2, 4), Rules().spec(("batch",)))
+    assert local_rows(over_batch, 8) == [0, 1, 4, 5]
+    assert local_rows(over_batch, 16) == [0, 1, 2, 3, 8, 9, 10, 11]
+    over_data = Process(mesh_of(2, 4), PartitionSpec("data"))
+    assert local_rows(over_data, 4) == [0, 1, 2, 3]
+    assert local_rows(batch_sharding(mesh_of(2, 4)), 8) == list(range(8))
+
+
+def test_a_key_is_the_same_on_every_device():
+    key = put_key(7, mesh_of(2, 4))
+    assert key.sharding.is_fully_replicated and len(key.sharding.device_set) == 8
+    assert (jax.random.key_data(key) == jax.random.key_data(jax.random.key(7))).all()
 
 
 # --- Where the state lies ------------------------------------------------------------

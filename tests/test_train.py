@@ -11,14 +11,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from helpers import by_name, kept_steps, read_metrics, restore, tiny_config
+from helpers import (
+    by_name,
+    clips_folder,
+    kept_steps,
+    read_metrics,
+    restore,
+    tiny_config,
+)
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample, train
 from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
 
 STEPS, BATCH = 12, 8
@@ -35,30 +41,6 @@ def read_board(workdir):
             found += [(value.tag, event.step, value) for value in event.summary.value]
             data = data[16 + length :]
     return found
-
-
-def clips_folder(root, bad):
-    """8 clips, 4 pictures, and what ``bad`` maps from file name to bytes."""
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(8):
-        frames = rng.integers(256, size=(12, 16, 16, 3), dtype=np.uint8)
-        (root / f"{number}.mp4").write_bytes(encode_mp4(frames, fps=12))
-    for number in range(4):
-        frame = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
-        (root / f"{number}.png").write_bytes(encode_png(frame))
-    for name, data in bad.items():
-        (root / name).write_bytes(data)
-    lines = [
-        {
-            "file": path.name,
-            "type": "video" if path.suffix == ".mp4" else "image",
-            "caption": path.stem,
-        }
-        for path in sorted(root.iterdir())
-    ]
-    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return root
 
 
 # --- What is left of a run -----------------------------------------------------------
@@ -260,6 +242,15 @@ def test_too_many_bad_files_end_the_run(tmp_path):
     config = tiny_config(root, "data.source=folder")
     with pytest.raises(ValueError, match="of 20 videos cannot be used.*max_skipped_sh"):
         train.train(config, tmp_path / "run")
+
+
+def test_a_workdir_that_processes_do_not_share_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="config.json, which process 0 wrote, is not there for process"
+    ):
+        train.keep_config(
+            tiny_config("nowhere"), tmp_path, begun=False, is_writer=False
+        )
 
 
 def test_a_config_may_change_until_there_is_a_checkpoint(tmp_path):

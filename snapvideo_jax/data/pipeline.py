@@ -1,6 +1,6 @@
 """The Grain graph: from sources to the batches of one process.
 
-    sample numbers → this process's block → decode, cut, resize → batch → threads
+    sample numbers → this process's rows → decode, cut, resize → batch → threads
     (→ reading processes) → text embeddings
 
 All randomness sits in `JointSource`, before the split over processes, so the global
@@ -45,6 +45,7 @@ def make_dataset(
     process_count: int,
     text_encoder: TextEncoder,
     skipped_path: str | Path | None = None,
+    rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
     """The batches of one process, as `types.Batch` of NumPy arrays, without end.
 
@@ -54,12 +55,14 @@ def make_dataset(
         process_index, process_count: which of how many processes this is.
         text_encoder: embeds captions.
         skipped_path: where to list files that cannot be used; None lists them nowhere.
+        rows: places in a global batch that this process loads; None for one block of
+            neighbours, in the order of the processes.
 
     Raises:
         ValueError: the data does not fit the settings, or batches cannot be split.
     """
     joint = make_joint_source(config, seed, skipped_path)
-    return split_dataset(joint, process_index, process_count, text_encoder)
+    return split_dataset(joint, process_index, process_count, text_encoder, rows)
 
 
 def make_joint_source(
@@ -80,11 +83,11 @@ def split_dataset(
     process_index: int,
     process_count: int,
     text_encoder: TextEncoder,
+    rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
-    """The batches of one process: its block of neighbours in every global batch.
+    """The batches of one process: its rows of every global batch.
 
-    The blocks of all processes, one after the other, are the batch that a single
-    process would get.
+    The rows of all processes together are the batch that a single process would get.
 
     Args and Raises: as `make_dataset`.
     """
@@ -94,16 +97,19 @@ def split_dataset(
             f"data.videos_per_batch + data.images_per_batch = {config.batch} does not "
             f"divide among {process_count} processes; use multiples of it."
         )
-    local = config.batch // process_count
+    if rows is None:
+        local = config.batch // process_count
+        rows = range(process_index * local, (process_index + 1) * local)
     steps = len(joint) // config.batch
-    number = functools.partial(_global_sample, config.batch, local, process_index)
-    batches = grain.MapDataset.range(steps * local).map(number).map(joint.__getitem__)
+    number = functools.partial(_global_sample, config.batch, tuple(rows))
+    samples = grain.MapDataset.range(steps * len(rows)).map(number)
     # Grain's default is a buffer of 500 elements, here batches.
     options = grain.ReadOptions(
         num_threads=config.num_threads,
         prefetch_buffer_size=max(config.prefetch, config.num_threads),
     )
-    dataset = batches.batch(local, drop_remainder=True).to_iter_dataset(options)
+    batches = samples.map(joint.__getitem__).batch(len(rows), drop_remainder=True)
+    dataset = batches.to_iter_dataset(options)
     if config.num_workers:
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.num_workers)
@@ -203,10 +209,10 @@ def check_sources(config: DataConfig, sources: Mapping[Kind, Source]) -> None:
     )
 
 
-def _global_sample(batch: int, local: int, process_index: int, number: int) -> int:
+def _global_sample(batch: int, rows: tuple[int, ...], number: int) -> int:
     """Global number of a process's ``number``-th sample."""
-    step, position = divmod(number, local)
-    return step * batch + process_index * local + position
+    step, position = divmod(number, len(rows))
+    return step * batch + rows[position]
 
 
 class _AddText:

@@ -1,0 +1,398 @@
+"""The processes of a run: how they find each other, log, agree, and end together.
+
+One command starts a run on one machine and on many: every process runs the same
+command, and `processes` joins them before a device is touched. JAX recognizes Cloud
+TPU pods, GKE, SLURM and Open MPI by itself; elsewhere three settings tell each process
+where process 0 is, how many there are, and which one it is. A process that fails tells
+the others through the coordinator, so that all end with its one line in place of
+waiting for it in the middle of a step.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax._src import distributed as jax_distributed  # the client has no public name
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = {
+    "coordinator": "HOST:PORT of process 0, the same for all processes",
+    "process_count": "the number of processes, the same for all",
+    "process_index": "the number of this process, from 0",
+}
+"""Options, and in capitals after SNAPVIDEO_ variables, that tell of the processes."""
+TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables in which launchers tell how many processes they start."""
+CONNECT_SECONDS = 300
+"""How long processes wait for each other at the start, unless connect_seconds says."""
+WAIT_MILLISECONDS = 3_600_000
+"""How long processes wait for each other later; a failure ends the wait at once."""
+GRACE_SECONDS = 10
+"""What a process that is told to end may take to finish what it can."""
+ENDING = "snapvideo/ending"
+"""The key under which the coordinator keeps why the run ends."""
+
+
+class Place(NamedTuple):
+    """One process among those of a run, and where process 0 listens."""
+
+    coordinator: str
+    count: int
+    index: int
+
+
+ALONE = Place("", 1, 0)
+
+
+def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | None:
+    """The place that options (first) and variables ask for, None where none do.
+
+    One process needs no coordinator: ``SNAPVIDEO_PROCESS_COUNT=1`` alone makes a
+    process that runs by itself, also in the middle of a cluster.
+
+    Raises:
+      ValueError: names the setting that is wrong or missing.
+    """
+    found = {name: _setting(name, options, environ) for name in SETTINGS}
+    given = {name: setting for name, setting in found.items() if setting}
+    if not given:
+        return None
+    count, index = found["process_count"], found["process_index"]
+    size = _whole_number(count, least=1) if count else None
+    if size is not None and index and _whole_number(index, least=0) >= size:
+        raise ValueError(
+            f"{'='.join(index)} is none of the {size} processes; use 0 to {size - 1}."
+        )
+    if size == 1:
+        return ALONE
+    for name in SETTINGS:
+        if name not in given:
+            raise ValueError(
+                f"{'='.join(next(iter(given.values())))} is set, but "
+                f"SNAPVIDEO_{name.upper()} (or --{name}) is missing; set it to "
+                f"{SETTINGS[name]}."
+            )
+    _check_address(found["coordinator"])
+    return Place(found["coordinator"][1], size, int(index[1]))
+
+
+def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
+    """Joins the processes of a run, where there are several; else does nothing.
+
+    Has to come before anything that touches a device.
+
+    Args:
+      options: of the command line, by name; those that are None are not set.
+
+    Raises:
+      ValueError: the settings are wrong, or the processes do not find each other.
+    """
+    place = settings(options, os.environ)
+    asked = _setting("connect_seconds", options, os.environ)
+    seconds = _whole_number(asked, least=1) if asked else CONNECT_SECONDS
+    if place == ALONE or jax.distributed.is_initialized():
+        return
+    tasks = {os.environ.get(name) for name in TASKS} - {None}
+    if not place and tasks == {"1"}:
+        return  # JAX would join it with itself, and leave it one GPU
+    where = {}
+    if place:
+        where = dict(
+            coordinator_address=place.coordinator,
+            num_processes=place.count,
+            process_id=place.index,
+            cluster_detection_method="deactivate",
+        )
+        if place.index:
+            _find_coordinator(place.coordinator, seconds)
+        else:
+            _check_port(place.coordinator)
+    # It would catch SIGTERM, and a process could no longer be stopped by it.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        with _deadline(seconds):
+            jax.distributed.initialize(**where, initialization_timeout=2 * seconds + 60)
+    except ValueError as error:
+        # What JAX says where it recognizes no cluster.
+        if not place and "coordinator_address should be defined" in str(error):
+            return
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"The processes cannot be joined ({_first_line(error)}); correct what is "
+            "named here, or set SNAPVIDEO_PROCESS_COUNT=1 to run this one by itself."
+        ) from error
+
+
+@contextlib.contextmanager
+def processes(
+    options: Mapping[str, Any], folder: str | None, always_log: bool = False
+) -> Iterator[None]:
+    """A run of one or many processes: joined at its start, ended together.
+
+    Args:
+      options: as for `initialize`.
+      folder: where logs are kept, one for each process.
+      always_log: also where there is only one process.
+
+    Raises:
+      ValueError: as `initialize`. What is raised inside comes out unchanged where
+        there is one process; of several, all end with the line of the first to fail.
+    """
+    initialize(options)
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    with contextlib.ExitStack() as stack:
+        if folder and (several or always_log):
+            stack.enter_context(_logged(Path(folder)))
+        if not several:
+            try:
+                yield
+            except Exception as error:
+                if folder and Path(folder).is_dir():
+                    logger.debug("The run failed.", exc_info=error)
+                raise
+            return
+        watch = _Watch()
+        try:
+            yield
+        except BaseException as error:
+            watch.fail(error)
+            raise
+        watch.finish()
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keeps compiled programs in a folder for all processes and later starts.
+
+    JAX_COMPILATION_CACHE_DIR takes precedence. Process 0 writes, all read.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        path = str((folder / "compile_cache").absolute())
+        jax.config.update("jax_compilation_cache_dir", path)
+
+
+def agree(name: str, value: str, cure: str) -> None:
+    """Makes sure that this process has of something what process 0 has.
+
+    Args:
+      name: what it is; every name is asked for once.
+      value: what this process has.
+      cure: what to do where they differ, for the error.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if jax.process_count() == 1:
+        return
+    client, key = _client(), f"snapvideo/agree/{name}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, value)
+        return
+    theirs = client.blocking_key_value_get(key, WAIT_MILLISECONDS)
+    if theirs != value:
+        raise ValueError(f"{name} is {value} here and {theirs} for process 0; {cure}.")
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here; a name is for one use."""
+    if jax.process_count() > 1:
+        _client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
+
+
+class _Watch:
+    """Ends this process where another has failed, and tells where this one fails.
+
+    A thread of its own waits for the coordinator's word, since the main thread may be
+    inside a step that will never be done.
+    """
+
+    def __init__(self):
+        self._index = jax.process_index()
+        self._stopped = threading.Event()  # the main thread does nothing any more
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all processes with the line of ``error``, unless they end already."""
+        logger.debug("This process failed.", exc_info=error)
+        with contextlib.suppress(RuntimeError):  # another was first
+            _client().key_value_set(ENDING, json.dumps(self._verdict(error)))
+        self._stopped.set()
+        self._thread.join(4 * GRACE_SECONDS)
+
+    def finish(self) -> None:
+        """Waits until all processes are done, and ends the watch."""
+        barrier("end")
+        if self._index == 0:
+            _client().key_value_set(ENDING, "null")
+        self._thread.join()
+
+    def _verdict(self, error: BaseException) -> tuple[str, int]:
+        """The line that all end with, and their exit code."""
+        code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+        line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+        if self._index:
+            line = f"process {self._index}: {line}"
+        return (line if code > 1 else _first_line(line)), code
+
+    def _wait(self) -> None:
+        verdict = None
+        while verdict is None:
+            try:
+                verdict = _client().blocking_key_value_get(ENDING, WAIT_MILLISECONDS)
+            except RuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    return  # the coordinator is gone, and JAX ends this process
+        if verdict == "null":
+            return
+        line, code = json.loads(verdict)
+        self._stopped.wait(GRACE_SECONDS)
+        logger.debug("The run ends: %s", line)
+        if self._index == 0:
+            _print_error(line)
+        # Process 0 is the coordinator: it goes last, for the others to hear of it.
+        with contextlib.suppress(RuntimeError):
+            _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
+        time.sleep(0 if self._index else 0.5)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An ordinary exit would wait for the main thread, here or elsewhere.
+        os._exit(code)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is not there before its first line."""
+
+    def _open(self):
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Keeps the log of this process in a file, and on the terminal that of process 0.
+
+    Debug lines, such as tracebacks, are for the file only.
+    """
+    index = jax.process_index()
+    log = logging.getLogger("snapvideo_jax")
+    terminals = [each for each in log.handlers if type(each) is logging.StreamHandler]
+    for terminal in terminals:
+        terminal.setLevel(logging.INFO)
+        if index:
+            log.removeHandler(terminal)
+    file = _LogFile(folder / "logs" / f"process_{index:04d}.log", delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(file)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(file)
+        file.close()
+
+
+def _setting(
+    name: str, options: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """What the user calls a setting, and its text; None where it is not set."""
+    variable = f"SNAPVIDEO_{name.upper()}"
+    if options.get(name) is not None:
+        return f"--{name}", str(options[name])
+    return (variable, environ[variable]) if environ.get(variable) else None
+
+
+def _whole_number(setting: tuple[str, str], least: int) -> int:
+    name, text = setting
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(
+            f"{name}={text} is not a whole number of at least {least}; use {least} or "
+            "more."
+        )
+    return int(text)
+
+
+def _check_address(setting: tuple[str, str]) -> None:
+    name, text = setting
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        missing, example = ("host", f"10.0.0.1{text}") if colon else ("port", text)
+        example += "" if colon else ":8476"
+        raise ValueError(
+            f"{name}={text} has no {missing}; use HOST:PORT, for example {example}."
+        )
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"{name}={text} has the port {port}; use 1 to 65535.")
+
+
+def _check_port(address: str) -> None:
+    """Makes sure that process 0 can listen; JAX itself would crash."""
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ValueError(
+            f"Process 0 cannot listen at the coordinator {address} ({error}); use "
+            "another port in SNAPVIDEO_COORDINATOR."
+        ) from error
+
+
+def _find_coordinator(address: str, seconds: int) -> None:
+    """Waits until process 0 listens."""
+    host, _, port = address.rpartition(":")
+    end, problem = time.monotonic() + seconds, None
+    while (left := end - time.monotonic()) > 0:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), left).close()
+            return
+        except OSError as error:
+            problem = error
+            time.sleep(min(0.2, max(left, 0)))
+    raise ValueError(
+        f"No process listens at the coordinator {address} after {seconds} s "
+        f"({problem}); start process 0 there, correct SNAPVIDEO_COORDINATOR, or wait "
+        "longer with SNAPVIDEO_CONNECT_SECONDS."
+    )
+
+
+@contextlib.contextmanager
+def _deadline(seconds: int) -> Iterator[None]:
+    """Ends the program where the others do not come; JAX itself would abort."""
+
+    def give_up():
+        _print_error(
+            f"Not all processes came within {seconds} s; start all of them with the "
+            "same coordinator and count, or wait longer with SNAPVIDEO_CONNECT_SECONDS."
+        )
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print_error(line: str) -> None:
+    print(f"snapvideo: error: {line}", file=sys.stderr, flush=True)
+
+
+def _client():
+    return jax_distributed.global_state.client
+
+
+def _first_line(text: object) -> str:
+    return str(text).strip().partition("\n")[0]

@@ -1,0 +1,45 @@
+"""The command line in a process of its own, and a record of what it did.
+
+    RECORD=FILE python tests/recorded.py train --config ...
+
+FILE gets, as JSON, the numbers of the samples of each step that this process loaded,
+and how often JAX asked its compilation cache for a program and found it. With
+FAIL_AT=N the N-th batch of this process is an error.
+"""
+
+import collections
+import json
+import os
+import pathlib
+
+import jax
+
+from snapvideo_jax import __main__ as cli
+from snapvideo_jax import train
+
+EVENTS = "/jax/compilation_cache/"
+
+
+def main():
+    samples, events = [], collections.Counter()
+    jax.monitoring.register_event_listener(lambda name, **_: events.update([name]))
+    put_batch, fail_at = train.put_batch, int(os.environ.get("FAIL_AT", 0))
+
+    def recording(batch, sharding):
+        samples.append(batch["sample"].tolist())
+        if len(samples) == fail_at:
+            raise ValueError("this batch was made to fail")
+        return put_batch(batch, sharding)
+
+    train.put_batch = recording
+    cli.main()
+    record = {
+        "samples": samples,
+        "asked": events[EVENTS + "compile_requests_use_cache"],
+        "found": events[EVENTS + "cache_hits"],
+    }
+    pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
