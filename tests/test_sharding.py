@@ -218,16 +218,18 @@ def test_a_process_loads_the_rows_that_its_devices_hold():
             ours = [jax.devices()[number] for number in (0, 1, 4, 5)]
             return {device: places[device] for device in ours}
 
-    over_batch = Process(mesh_of(2, 4), Rules().spec(("batch",)))
+    over_batch = Process(mesh_of(MESHES["data and fsdp"]), Rules().spec(("batch",)))
     assert local_rows(over_batch, 8) == [0, 1, 4, 5]
     assert local_rows(over_batch, 16) == [0, 1, 2, 3, 8, 9, 10, 11]
-    over_data = Process(mesh_of(2, 4), PartitionSpec("data"))
+    over_data = Process(mesh_of(MESHES["data and fsdp"]), PartitionSpec("data"))
     assert local_rows(over_data, 4) == [0, 1, 2, 3]
-    assert local_rows(batch_sharding(mesh_of(2, 4)), 8) == list(range(8))
+    assert local_rows(batch_sharding(mesh_of(MESHES["data and fsdp"])), 8) == list(
+        range(8)
+    )
 
 
 def test_a_key_is_the_same_on_every_device():
-    key = put_key(7, mesh_of(2, 4))
+    key = put_key(7, mesh_of(MESHES["data and fsdp"]))
     assert key.sharding.is_fully_replicated and len(key.sharding.device_set) == 8
     assert (jax.random.key_data(key) == jax.random.key_data(jax.random.key(7))).all()
 
