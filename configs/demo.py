@@ -18,7 +18,7 @@ from snapvideo_jax.step import Training
 
 def get_config(arg=None):
     arg = configs.parse_arg(arg, quick=False)
-    steps = 120 if arg.quick else 1200
+    steps = 120 if arg.quick else 1700
     config = ml_collections.ConfigDict()
     config.seed = 0
 
