@@ -3,9 +3,10 @@
     snapvideo train --config configs/clips.py --config.data.root=FOLDER --workdir DIR
 
 FOLDER holds captions.jsonl with a line {"file", "type", "caption"} for each clip or
-image. ``subset=8,steps=N`` overfits the first 8 clips, a check that everything is
-connected. With Adam, 200 steps on 2 CPU cores took 4 minutes and brought the clips'
-colours but not their layout; with the settings below it has not been measured yet.
+image. ``subset=8,steps=400`` overfits the first 8 clips, a check that everything is
+connected: on 2 CPU cores (0.45 steps a second while other work ran) the loss fell from
+4.1 to 0.4; at step 100 the sheet had the clips' colours and coarse layout, at step 300
+a panda sat beside green bamboo and coffee poured into a round cup.
 """
 
 import ml_collections
@@ -26,10 +27,10 @@ def get_config(arg=None):
     config.model = configs.model_section(
         "fit",
         pad_height=(2, 2),
-        group=(5, 4),
+        group=(2, 2),
         patch_width=128,
         patch_head_width=32,
-        latents=64,
+        latents=80,
         latent_width=192,
         latent_head_width=64,
         context_width=128,
