@@ -6,7 +6,7 @@
 
 ``size`` is 500m or 3p9b. ``ablation`` gives the rows of Tab. 3, trained at 500m: edm
 (the original framework), ii (sigma_data 0.5), iii (sigma_in 2), iv (images are not
-videos). Not yet run at full size; the paper used 550,000 steps of 4,096 samples.
+videos). ``pod`` sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet run at full size; the paper used 550,000 steps of 4,096 samples.
 """
 
 import ml_collections
@@ -30,6 +30,16 @@ SIZES = {
     ),
 }  # fmt: skip
 
+# Mesh and memory policy by topology, as compiled for it by `snapvideo plan`. fsdp is 64
+# where there are more chips: widths of 1024 and 3072 then divide into whole tiles, 16
+# rows of bfloat16; into others, every gather becomes an all-reduce of twice the bytes.
+PODS = {
+    "none": dict(),
+    "v5p:4x4x8": dict(fsdp=64, remat="dots", period=32),
+    "v6e:16x16": dict(fsdp=64, remat="layer", period=16),
+    "v5e:16x16": dict(fsdp=64, remat="layer", period=16),
+}
+
 # Tab. 3.
 ABLATIONS = {
     "none": dict(),
@@ -41,7 +51,8 @@ ABLATIONS = {
 
 
 def get_config(arg=None):
-    arg = configs.parse_arg(arg, size="500m", ablation="none")
+    arg = configs.parse_arg(arg, size="500m", ablation="none", pod="none")
+    pod = configs.choose(PODS, "pod", arg.pod)
     config = ml_collections.ConfigDict()
     config.seed = 0
 
@@ -54,7 +65,7 @@ def get_config(arg=None):
         global_layers=4,
         dropout=0.1,
         dtype="bfloat16",
-        remat="block",
+        remat=pod.get("remat", "block"),
     )
     config.diffusion = configs.section(
         EDM,
@@ -76,7 +87,7 @@ def get_config(arg=None):
     config.training = configs.section(
         Training,
         self_conditioning=0.9,
-        self_conditioning_period=32,
+        self_conditioning_period=pod.get("period", 32),
         label_dropout=0.1,
     )
     config.data = configs.section(
@@ -91,7 +102,7 @@ def get_config(arg=None):
         num_threads=16,
     )
     config.text = configs.section(configs.Text, tokens=128, width=1024)
-    config.mesh = configs.section(MeshConfig, data=-1, fsdp=1)
+    config.mesh = configs.section(MeshConfig, data=-1, fsdp=pod.get("fsdp", 1))
     config.sampler = configs.section(Sampler, steps=256, solver="heun")
     config.sheets = configs.section(configs.Sheets, guidance=0.0, fps=24.0, scale=2)
     config.run = configs.section(

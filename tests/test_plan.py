@@ -103,6 +103,11 @@ def test_a_step_that_does_not_fit_says_by_how_much():
 def test_the_compilers_refusal_tells_the_memory():
     refusal = RuntimeError("Ran out of memory. Used 33.27G of 30.75G hbm. Exceeded ...")
     assert plan._exhausted(refusal) == 33.27 * 2**30
+    refusal = RuntimeError(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (32.17G) exceeds available HBM (31.25G)."
+    )
+    assert plan._exhausted(refusal) == 32.17 * 2**30
     with pytest.raises(RuntimeError, match="something else"):
         plan._exhausted(RuntimeError("something else"))
 

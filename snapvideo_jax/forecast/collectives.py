@@ -45,6 +45,7 @@ class Collective:
       overlapped: whether computation goes on meanwhile.
       seconds: of all its runs.
       name, op_name: the instruction, and the JAX operation it comes from.
+      channel: what all instructions of one transfer share.
     """
 
     op: str
@@ -58,6 +59,7 @@ class Collective:
     seconds: float
     name: str
     op_name: str
+    channel: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +197,10 @@ def _along_mesh(text: str) -> Groups:
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
     ids = re.search(r"\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?", order)
     numbers = _iota(ids.group()) if ids else np.arange(math.prod(sizes.values()))
+    # ``device_ids=([2,64]T(1,0))``: devices counted in another order of the axes.
+    turned = re.search(r"\(\[([\d,]+)\]T\(([\d,]+)\)\)", order)
+    if turned:
+        numbers = numbers.reshape(_ints(turned[1])).transpose(_ints(turned[2]))
     parts = {name: (1, size, 1) for name, size in sizes.items()}
     for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
         if size:

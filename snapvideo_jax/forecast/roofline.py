@@ -191,7 +191,9 @@ class _Walk:
 
     def computation(self, scope: Scope) -> list[Part]:
         """All parts of one run of a computation."""
-        parts = [part for item in scope.computation for part in self.parts(item, scope)]
+        parts = _whole(
+            part for item in scope.computation for part in self.parts(item, scope)
+        )
         # Copies that run beside the rest still share the memory with it.
         rate = HBM_SHARE * self.chip.hbm_gbps * 1e9
         late = sum(part.hbm_bytes for part in parts) / rate - _compute(parts)
@@ -287,6 +289,7 @@ class _Walk:
         slices_it = any(inner.opcode == "dynamic-slice" for inner in scope.computation)
         if op == "all-reduce" and sender is not item and slices_it:
             op = "reduce-scatter"  # Written as an all-reduce and a slice of it.
+        channel = sender.attribute("channel_id")
         sent = Collective(
             op=op,
             dtype=sizes[0].dtype,
@@ -299,8 +302,30 @@ class _Walk:
             seconds=self.network.seconds(op, size, groups),
             name=item.name,
             op_name=item.op_name,
+            channel=channel and int(channel),
         )
         return Part(item.name, item.op_name, collective=sent)
+
+
+def _whole(parts: Iterable[Part]) -> list[Part]:
+    """The parts of a computation, those that carry on one transfer taken together.
+
+    An asynchronous collective fusion writes a transfer as a start, computations that it
+    goes on beside, and an end; each holds the collective, all with its channel.
+    """
+    kept: list[Part] = []
+    places: dict[int, int] = {}
+    for part in parts:
+        channel = part.collective and part.collective.channel
+        if channel is None:
+            kept.append(part)
+        elif channel in places:
+            first = kept[places[channel]]
+            kept[places[channel]] = _overlapped(first)
+        else:
+            places[channel] = len(kept)
+            kept.append(part)
+    return kept
 
 
 def _overlapped(part: Part) -> Part:
