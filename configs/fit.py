@@ -6,7 +6,8 @@
 
 ``size`` is 500m or 3p9b. ``ablation`` gives the rows of Tab. 3, trained at 500m: edm
 (the original framework), ii (sigma_data 0.5), iii (sigma_in 2), iv (images are not
-videos). ``pod`` sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet run at full size; the paper used 550,000 steps of 4,096 samples.
+videos). ``pod`` sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet
+run at full size; the paper used 550,000 steps of 4,096 samples.
 """
 
 import ml_collections

@@ -212,12 +212,8 @@ def plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     about["compile_seconds"] = round(time.monotonic() - began, 1)
     found = compiled.memory_analysis()
     memory["temporaries"] = found.temp_size_in_bytes
-    memory["peak"] = (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
-    )
+    # Arguments and results are in it; temporaries that never live at once share room.
+    memory["peak"] = found.peak_memory_in_bytes
     timed = forecast(
         compiled.as_text(),
         chip,

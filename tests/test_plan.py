@@ -52,8 +52,7 @@ def test_memory_is_that_of_the_state_and_what_the_compiler_adds():
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=1e-3)
     assert memory["ema"] == memory["parameters"]
     state = sum(memory[name] for name in ("parameters", "optimizer", "ema"))
-    assert memory["temporaries"] > 0
-    assert memory["peak"] > state + memory["temporaries"]
+    assert state < memory["peak"] < state + memory["batch"] + memory["temporaries"]
     assert memory["limit"] == 15.5e9 and small_plan()["fits"]
 
 
