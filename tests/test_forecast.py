@@ -201,6 +201,40 @@ def test_a_collective_fused_with_a_product_is_hidden():
     assert of(text).exposed_seconds == 0 < of(text).compute_seconds
 
 
+def test_fusions_that_carry_on_one_transfer_are_one_hidden_collective():
+    gather = "all-gather(%x), channel_id=7, dimensions={0}, replica_groups={{0,1,2,3}}"
+    product = "%p = bf16[100,100] convolution(%x, %x), dim_labels=bf_io->bf"
+    shape = "(bf16[100,100]) -> bf16[400,100]"
+
+    def carrier(name, *lines):
+        return [
+            f"%{name} {shape}",
+            "%x = bf16[100,100] parameter(0)",
+            *lines,
+            f"ROOT %g = bf16[400,100] {gather}",
+        ]
+
+    def call(name):
+        return f"bf16[400,100] fusion(%x), kind=kCustom, calls=%{name}"
+
+    text = program(
+        [
+            "%x = bf16[100,100] parameter(0)",
+            f"%a = {call('start')}",
+            f"%b = {call('middle')}",
+            f"ROOT %c = {call('end')}",
+        ],
+        carrier("start"),
+        carrier("middle", product),
+        carrier("end"),
+        devices=4,
+    )
+    (sent,) = of(text).collectives
+    assert (sent.op, sent.bytes, sent.count) == ("all-gather", 80_000, 1)
+    assert sent.overlapped and of(text).exposed_seconds == 0
+    assert of(text).flops == 2e6
+
+
 def test_links_and_slices_reach_the_collectives():
     plain = of(reference("scan"), mesh={"fsdp": 4})
     ring = of(reference("scan"), mesh={"fsdp": 4}, links={"fsdp": 1})

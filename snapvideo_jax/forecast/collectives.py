@@ -45,7 +45,7 @@ class Collective:
       overlapped: whether computation goes on meanwhile.
       seconds: of all its runs.
       name, op_name: the instruction, and the JAX operation it comes from.
-      channel: what all instructions of one transfer share.
+      channel: what all fusions that carry on one transfer share; None for others.
     """
 
     op: str

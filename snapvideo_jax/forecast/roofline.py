@@ -289,7 +289,9 @@ class _Walk:
         slices_it = any(inner.opcode == "dynamic-slice" for inner in scope.computation)
         if op == "all-reduce" and sender is not item and slices_it:
             op = "reduce-scatter"  # Written as an all-reduce and a slice of it.
-        channel = sender.attribute("channel_id")
+        # Whole instructions may share one number, as those of a shard_map all do.
+        fused = sender is not item
+        channel = sender.attribute("channel_id") if fused else None
         sent = Collective(
             op=op,
             dtype=sizes[0].dtype,
@@ -308,22 +310,21 @@ class _Walk:
 
 
 def _whole(parts: Iterable[Part]) -> list[Part]:
-    """The parts of a computation, those that carry on one transfer taken together.
+    """The parts of a computation, fusions that carry on one transfer taken together.
 
     An asynchronous collective fusion writes a transfer as a start, computations that it
     goes on beside, and an end; each holds the collective, all with its channel.
     """
     kept: list[Part] = []
-    places: dict[int, int] = {}
+    places: dict[tuple[int | None, str], int] = {}
     for part in parts:
-        channel = part.collective and part.collective.channel
-        if channel is None:
+        sent = part.collective
+        if sent is None or sent.channel is None:
             kept.append(part)
-        elif channel in places:
-            first = kept[places[channel]]
-            kept[places[channel]] = _overlapped(first)
+        elif (key := (sent.channel, sent.op)) in places:
+            kept[places[key]] = _overlapped(kept[places[key]])
         else:
-            places[channel] = len(kept)
+            places[key] = len(kept)
             kept.append(part)
     return kept
 
