@@ -41,6 +41,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "dev": [
             "beartype>=0.22.9,<0.24",
+            "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed
             "pytest>=9.2,<10",
             "pytest-timeout>=2.4,<3",
             "pytest-xdist>=3.8,<4",

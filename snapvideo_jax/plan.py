@@ -6,6 +6,7 @@ forecast from the scheduled program (`forecast`), not a measurement.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,6 +15,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -183,7 +186,6 @@ def plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
     step, arguments = abstract_step(experiment, mesh)
     state, batch, _ = arguments
-    size = functools.partial(_held, mesh=mesh)
     about = {
         "topology": target.topology,
         "slices": target.slices,
@@ -195,17 +197,18 @@ def plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     }
     memory = {
-        "parameters": size(state.params),
-        "optimizer": size(state.opt_state),
-        "ema": size(state.ema),
-        "batch": size(batch),
+        "parameters": _held(state.params),
+        "optimizer": _held(state.opt_state),
+        "ema": _held(state.ema),
+        "batch": _held(batch),
         "limit": chip.hbm_bytes,
     }
     logger.info("Compiling for %s, which takes minutes.", target.topology)
     began = time.monotonic()
     lowered = step.lower(*arguments)
     try:
-        compiled = lowered.compile()
+        with _without_compile_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         memory["peak"] = _exhausted(error)
         return about | {"bytes": memory, "fits": False}
@@ -230,7 +233,20 @@ def plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     }
 
 
-def _held(tree, mesh) -> int:
+@contextlib.contextmanager
+def _without_compile_cache() -> Iterator[None]:
+    """JAX cannot read programs for devices that are not there back from its cache."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
+def _held(tree) -> int:
     """Bytes of a tree of placed shapes that one device holds."""
     return bytes_per_device(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
 
