@@ -111,11 +111,12 @@ def make_mesh(
             raise ValueError(f"mesh.{axis}={size} is too small; use at least 1.")
     others = math.prod(size for axis, size in sizes.items() if axis != "data")
     if count % others:
-        named = " x ".join(f"mesh.{a}={n}" for a, n in sizes.items() if a != "data")
+        chosen = {a: n for a, n in sizes.items() if a != "data" and n > 1}
+        named = " x ".join(f"mesh.{axis}={size}" for axis, size in chosen.items())
+        product = f" = {others}" if len(chosen) > 1 else ""
         fits = [n for n in range(1, count + 1) if count % n == 0]
         raise ValueError(
-            f"{named} = {others} does not divide the {count} devices; their product "
-            f"has to be one of {fits}."
+            f"{named}{product} does not divide the {count} devices; use one of {fits}."
         )
     if config.data == -1:
         sizes["data"] = count // others

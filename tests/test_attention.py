@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import Mesh
 
 from snapvideo_jax.models import attention
@@ -43,9 +42,9 @@ def test_a_masked_key_cannot_matter():
     np.testing.assert_allclose(out[:1], short, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("q, width", [(128, 128), (192, 64)])
-def test_splash_attention_and_its_gradients_equal_the_plain_one(q, width):
-    queries, keys, values, gradient = arrays(b=1, q=q, width=width)
+def test_splash_attention_and_its_gradients_equal_the_plain_one():
+    q, width = 128, 64
+    queries, keys, values, gradient = arrays(b=1, q=q, heads=1, width=width)
     run = attention.splash_kernel(q, keys.shape[1], queries.shape[2], interpret=True)
 
     def splash(queries, keys, values):

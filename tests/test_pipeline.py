@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import logging
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,6 @@ from snapvideo_jax.data import (
     split_dataset,
 )
 from snapvideo_jax.data.records import encode_mp4, encode_png
-from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.data.sources import Sample
 from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.text import HashTextEncoder
@@ -319,31 +317,6 @@ def test_unusable_files_are_listed_once_with_a_reason(root, tmp_path, caplog):
         {"file": "7.mp4", "reason": "not a video file"},
     ]
     assert sum("Skipping 3.mp4: not a video" in text for text in caplog.messages) == 1
-
-
-def test_a_list_shared_by_processes_names_a_file_once(tmp_path):
-    log = Skipped(tmp_path / "skipped.jsonl", 0.5)
-    copy = pickle.loads(pickle.dumps(log))
-    for each in (log, copy, log):
-        each.add("video", "a.mp4", "empty file", total=10)
-    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
-    assert log.count("video") == copy.count("video") == 1
-    assert log.count("image") == 0
-
-
-def test_the_lists_of_all_processes_become_one(tmp_path):
-    for process, names in enumerate(["ab", "bc", "cd"]):
-        skipped = Skipped(list_of(tmp_path, process), 0.5)
-        for name in names:
-            skipped.add("video", name, "empty file", total=10)
-    with list_of(tmp_path, 2).open("a") as half_written:
-        half_written.write('{"file": "e", ')
-    for forget in (False, False, True):
-        gather(tmp_path, forget)
-        lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
-        assert [json.loads(line)["file"] for line in lines] == list("abcd")
-        left = [list_of(tmp_path, process).exists() for process in (1, 2)]
-        assert left == [not forget] * 2
 
 
 def test_too_many_unusable_files_end_the_run(root, tmp_path):

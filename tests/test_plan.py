@@ -129,7 +129,7 @@ def test_a_second_plan_comes_from_the_cache(cache, monkeypatch):
         ("v9:2x2", (), "chip 'v9' is unknown; use CHIP:SHAPE with a chip of"),
         ("A100:8", (), "chip 'A100' is unknown"),
         ("v5e:3x5", (), "--topology=v5e:3x5 does not exist: .*as v5e:16x16"),
-        ("v5e:2x2", ("mesh.fsdp=8",), "mesh.fsdp=8 .*does not divide the 4 devices"),
+        ("v5e:2x2", ("mesh.fsdp=8",), "mesh.fsdp=8 does not divide the 4 devices"),
         (
             "v5e:4x4",
             ("mesh.fsdp=16", "data.videos_per_batch=18", "data.images_per_batch=6"),

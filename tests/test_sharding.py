@@ -186,12 +186,12 @@ def test_a_mesh_takes_all_devices(name):
         (
             MeshConfig(fsdp=3),
             8,
-            "mesh.fsdp=3 .* = 3 does not divide the 8 devices; .*one of",
+            r"mesh.fsdp=3 does not divide the 8 devices; use one of \[1, 2, 4, 8\]",
         ),
         (
             MeshConfig(fsdp=4, tensor=4),
             8,
-            r"mesh.tensor=4 = 16 does not divide.*\[1, 2, 4, 8\]",
+            r"mesh.fsdp=4 x mesh.tensor=4 = 16 does not divide.*\[1, 2, 4, 8\]",
         ),
         (MeshConfig(fsdp=0), 8, "mesh.fsdp=0 is too small; use at least 1"),
         (MeshConfig(data=0, fsdp=8), 16, "mesh.data=0 is too small"),
