@@ -19,6 +19,7 @@ from snapvideo_jax.sharding import (
     Rules,
     batch_sharding,
     bytes_per_device,
+    check_replicated,
     laid_out,
     local_rows,
     make_mesh,
@@ -209,6 +210,16 @@ def test_a_mesh_that_cannot_be_is_refused(config, batch, message):
         make_mesh(config, batch)
 
 
+def test_only_the_replica_axis_crosses_slices():
+    class Device:
+        def __init__(self, slice_index):
+            self.slice_index = slice_index
+
+    devices = [Device(number // 2) for number in range(4)]
+    with pytest.raises(ValueError, match="there are 2 slices; .*mesh.replica=2"):
+        make_mesh(MeshConfig(fsdp=4), batch=4, devices=devices)
+
+
 def test_a_process_loads_the_rows_that_its_devices_hold():
     class Process(NamedSharding):
         """The view of a process that has devices 0, 1, 4 and 5 of 8."""
@@ -294,6 +305,18 @@ def test_an_axis_that_does_not_divide_stays_whole():
     assert places["even"].spec == PartitionSpec("fsdp", None)
     plain = nn.unbox(boxed)
     assert bytes_per_device(plain, places) == 4 * (6 * 4 + 8 // 4 * 4)
+
+
+def test_a_state_that_lies_mostly_whole_is_refused():
+    def check(rows):
+        shape = jax.ShapeDtypeStruct((rows, 4), jnp.float32)
+        boxed = {"odd": nn.LogicallyPartitioned(shape, ("embed", "mlp"))}
+        places = state_shardings(boxed, mesh_of(MESHES["data and fsdp"]))
+        check_replicated(nn.unbox(boxed), places)
+
+    check(8)
+    with pytest.raises(ValueError, match=r"100.0% of the state .*\['odd'\]"):
+        check(6)
 
 
 def test_memory_per_device_falls_as_fsdp_grows():
