@@ -44,12 +44,11 @@ from snapvideo_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     check_replicated,
-    laid_out,
     make_mesh,
     placed,
     state_shardings,
 )
-from snapvideo_jax.step import train_step
+from snapvideo_jax.step import jit_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -130,21 +129,6 @@ def abstract_step(experiment: configs.Experiment, mesh):
     shapes = nn.unbox(boxed)
     check_replicated(shapes.params, places.params)
     over_batch, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    step = jax.jit(
-        laid_out(
-            functools.partial(
-                train_step,
-                model=experiment.model,
-                edm=experiment.diffusion,
-                optimizer=experiment.optimizer,
-                training=experiment.training,
-            ),
-            mesh,
-        ),
-        in_shardings=(places, over_batch, whole),
-        out_shardings=(places, whole),
-        donate_argnums=0,
-    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = abstract_batch(experiment)
     arguments = (
@@ -152,7 +136,7 @@ def abstract_step(experiment: configs.Experiment, mesh):
         placed(batch, jax.tree.map(lambda _: over_batch, batch)),
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole),
     )
-    return step, arguments
+    return jit_train_step(experiment, mesh, places), arguments
 
 
 def abstract_batch(experiment: configs.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
@@ -224,12 +208,13 @@ def plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         slices=target.slices,
         kernels=splash_kernels(fused_backward=FUSED_BACKWARD),
     )
+    flops = _flops(experiment, timed, mesh.size)
     return about | {
         "bytes": memory,
         "fits": memory["peak"] <= chip.hbm_bytes,
-        "flops": _flops(experiment, timed, mesh.size),
+        "flops": flops,
         "collectives": _collectives(timed),
-        **_times(experiment, timed, chip, mesh.size),
+        **_times(experiment, timed, flops["model"], chip, mesh.size),
     }
 
 
@@ -295,9 +280,10 @@ def _collectives(timed: Forecast) -> list[dict[str, Any]]:
     ]
 
 
-def _times(experiment, timed: Forecast, chip: Chip, devices: int) -> dict[str, Any]:
+def _times(
+    experiment, timed: Forecast, model: float, chip: Chip, devices: int
+) -> dict[str, Any]:
     """The forecast, what it makes of the whole run, and what input it needs."""
-    model = _flops(experiment, timed, devices)["model"]
     seconds = {
         "compute": timed.compute_seconds,
         "exposed": timed.exposed_seconds,

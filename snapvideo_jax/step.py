@@ -6,6 +6,7 @@ the same loss on any mesh.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion import EDM, Denoise
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.sharding import constrain
+from snapvideo_jax.sharding import batch_sharding, constrain, laid_out
 from snapvideo_jax.types import Batch, Context, Keys
 
 Params = Any
@@ -171,6 +173,30 @@ def train_step(
     )
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **bins}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+
+def jit_train_step(experiment, mesh, places: TrainState):
+    """`train_step` of an experiment on a mesh, jitted; it takes over the state given.
+
+    Args:
+      experiment: a `config.Experiment`; gives all that a step is made of.
+      mesh: whose devices it runs on.
+      places: shardings of the state, before and after the step.
+    """
+    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    step = functools.partial(
+        train_step,
+        model=experiment.model,
+        edm=experiment.diffusion,
+        optimizer=experiment.optimizer,
+        training=experiment.training,
+    )
+    return jax.jit(
+        laid_out(step, mesh),
+        in_shardings=(places, over_batch, whole),
+        out_shardings=(places, whole),
+        donate_argnums=0,
+    )
 
 
 def sample_losses(params, batch, key, *, model, edm, training):

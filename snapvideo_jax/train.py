@@ -14,7 +14,6 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
@@ -29,7 +28,6 @@ from snapvideo_jax.sharding import (
     AXES,
     batch_sharding,
     bytes_per_device,
-    laid_out,
     local_rows,
     make_mesh,
     placed,
@@ -37,7 +35,7 @@ from snapvideo_jax.sharding import (
     put_key,
     state_shardings,
 )
-from snapvideo_jax.step import BIN_EDGES, train_step
+from snapvideo_jax.step import BIN_EDGES, jit_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- Config, mesh, data -------------------------------------------------------
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
-    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    over_batch = batch_sharding(mesh)
     is_writer = jax.process_index() == 0
     checkpoints = Checkpoints(
         workdir,
@@ -96,21 +94,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         state = jax.jit(lambda: nn.unbox(init()), out_shardings=places)()
 
     # --- The step, compiled --------------------------------------------------------
-    update = jax.jit(
-        laid_out(
-            functools.partial(
-                train_step,
-                model=experiment.model,
-                edm=experiment.diffusion,
-                optimizer=experiment.optimizer,
-                training=experiment.training,
-            ),
-            mesh,
-        ),
-        in_shardings=(places, over_batch, whole),
-        out_shardings=(places, whole),
-        donate_argnums=0,
-    )
+    update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
     watch = Watch(experiment, workdir, mesh, first, is_writer)
 

@@ -20,14 +20,13 @@ from snapvideo_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     check_replicated,
-    laid_out,
     local_rows,
     make_mesh,
     put_batch,
     put_key,
     state_shardings,
 )
-from snapvideo_jax.step import train_step
+from snapvideo_jax.step import jit_train_step
 
 MESHES = {
     "data": MeshConfig(data=8),
@@ -110,23 +109,10 @@ def one_step(config):
     """State and metrics after a step on a mesh, laid out as training lays them out."""
     mesh, settings = mesh_of(config), experiment()
     places = state_shardings(boxed_state(), mesh)
-    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    step = jax.jit(
-        laid_out(
-            functools.partial(
-                train_step,
-                model=settings.model,
-                edm=settings.diffusion,
-                optimizer=settings.optimizer,
-                training=settings.training,
-            ),
-            mesh,
-        ),
-        in_shardings=(places, over_batch, whole),
-        out_shardings=(places, whole),
-    )
-    state = jax.device_put(initial_state(), places)
-    return step(state, put_batch(batch(), over_batch), jax.random.key(3))
+    # The step takes its state over, and this one is kept for all meshes.
+    state = jax.device_put(jax.tree.map(np.copy, initial_state()), places)
+    step = jit_train_step(settings, mesh, places)
+    return step(state, put_batch(batch(), batch_sharding(mesh)), jax.random.key(3))
 
 
 # --- Rules ---------------------------------------------------------------------------
