@@ -7,4 +7,5 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 use_venv dev
 ruff check
 ruff format --check
-exec python -m pytest -q "$@"
+# Two processes; the tests of a file share what they set up, so they stay together.
+exec python -m pytest -q -n 2 --dist loadfile "$@"
