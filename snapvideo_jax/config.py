@@ -124,6 +124,9 @@ MAY_CHANGE = (
     "sheets.",
     "sampler.",
     "mesh.",
+    "model.remat",
+    "model.group_chunks",
+    "model.unroll",
     "data.root",
     "data.num_",
     "data.prefetch",
@@ -294,6 +297,7 @@ def _check(experiment: Experiment) -> None:
             f"not a multiple of training.self_conditioning_period={period} times "
             f"training.microbatches={training.microbatches}."
         )
+    _check_low_resolution(experiment)
     if experiment.diffusion.images_as_videos:
         return
     data = experiment.data
@@ -305,6 +309,29 @@ def _check(experiment: Experiment) -> None:
                 f"training.microbatches={training.microbatches}, as it has to be "
                 "where diffusion.images_as_videos=False."
             )
+
+
+def _check_low_resolution(experiment: Experiment) -> None:
+    """That an upsampler has something to enlarge, and no other network has."""
+    model, data = experiment.model, experiment.data
+    height, width = experiment.training.low_resolution
+    given = f"training.low_resolution={(height, width)}"
+    if model.is_upsampler != bool(height and width):
+        raise ValueError(
+            f"{given} and model.in_channels={model.in_channels} do not go together; "
+            "an upsampler has a size to enlarge and 6 channels, a first stage has "
+            "(0, 0) and 3."
+        )
+    if model.is_upsampler and (data.height % height or data.width % width):
+        raise ValueError(
+            f"{given} does not divide data.height={data.height} and "
+            f"data.width={data.width}; use a size that does."
+        )
+    if model.is_upsampler and experiment.sheets.every_steps:
+        raise ValueError(
+            f"sheets.every_steps={experiment.sheets.every_steps}: an upsampler cannot "
+            "make sheets from prompts alone; use 0."
+        )
 
 
 def to_json(config: ConfigDict) -> str:

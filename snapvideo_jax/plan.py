@@ -141,10 +141,10 @@ def abstract_step(experiment: configs.Experiment, mesh):
 
 def abstract_batch(experiment: configs.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a global batch."""
-    data, text, model = experiment.data, experiment.text, experiment.model
+    data, text = experiment.data, experiment.text
     shape = jax.ShapeDtypeStruct
     batch = data.batch
-    size = (batch, data.frames, data.height, data.width, model.in_channels)
+    size = (batch, data.frames, data.height, data.width, 3)
     return {
         "video": shape(size, jnp.uint8),
         "frame_interval": shape((batch,), jnp.float32),

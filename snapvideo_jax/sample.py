@@ -77,9 +77,17 @@ class Generator:
       experiment: gives model, diffusion, text encoder.
       sampler: steps, solver, churn.
       mesh: whose devices the samples are divided over.
+
+    Raises:
+      ValueError: the network is an upsampler.
     """
 
     def __init__(self, experiment: "configs.Experiment", sampler: Sampler, mesh):
+        if experiment.model.is_upsampler:
+            raise ValueError(
+                "The run is of an upsampler, which enlarges clips and makes none from "
+                "a prompt alone; use the --workdir of a first stage."
+            )
         self._experiment = experiment
         self._mesh = mesh
         generate = functools.partial(

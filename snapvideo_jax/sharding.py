@@ -56,11 +56,13 @@ class Rules:
 
     A kernel's two axes are what comes in and what goes out. ``embed`` comes in from,
     and ``to_embed`` goes out to, the stream of tokens; ``from_mlp`` and ``from_heads``
-    come in where ``mlp`` and ``heads`` went out. fsdp always divides the first axis:
-    TPUs store the last in rows of 128, which a division would leave half empty.
+    come in where ``mlp`` and ``heads`` went out. A ``table`` has a row for every token.
+    fsdp always divides the first axis: TPUs store the last in rows of 128, which a
+    division would leave half empty.
     """
 
     batch: tuple[str, ...] | None = ("replica", "data", "fsdp")
+    table: tuple[str, ...] | None = ("context", "fsdp")
     groups: str | None = "context"
     latents: str | None = "context"
     rows: str | None = "context"
@@ -73,7 +75,6 @@ class Rules:
     norm: str | None = None
     text: str | None = "fsdp"
     patch: str | None = None
-    patches: str | None = None
     blocks: str | None = None
 
     def spec(self, names: Sequence[str | None]) -> PartitionSpec:
@@ -198,6 +199,15 @@ def constrain(array: jax.Array, *names: str | None) -> jax.Array:
     mesh, rules = found
     spec = _fitting(rules.spec(names), array.shape, mesh)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def devices_along(name: str, size: int) -> int:
+    """Devices over which an axis of this logical name and size is divided."""
+    if (found := current_layout()) is None:
+        return 1
+    mesh, rules = found
+    (entry,) = _fitting(rules.spec((name,)), (size,), mesh)
+    return math.prod(mesh.shape[axis] for axis in _mesh_axes(entry))
 
 
 def gathered(parameter: jax.Array, *names: str | None) -> jax.Array:

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion import EDM, Denoise
+from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import batch_sharding, constrain, laid_out
@@ -27,7 +28,7 @@ from snapvideo_jax.types import Batch, Context, Keys
 Params = Any
 CLIP_AXES = ("batch", None, "rows", None, None)
 """Logical axes of a clip, ``b t h w c``."""
-NOISE, SIGMA, LABEL = range(3)
+NOISE, SIGMA, LABEL, LOW_NOISE, LOW_LEVEL = range(5)
 """Purposes a sample's key is split for."""
 BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
 """Noise levels that separate the bins the loss is reported in."""
@@ -55,6 +56,10 @@ class Training:
       self_conditioning_period: the share is kept exactly within every so many
         consecutive samples, so that the first pass runs on those samples only [C].
       label_dropout: share of samples that lose their caption. [P] 0.1.
+      low_resolution: height and width of the clip that an upsampler enlarges, made
+        from the one it is to give; (0, 0) for a first stage. [P] 36 and 64.
+      low_resolution_noise: most noise that is added to it [C]; a sample's is drawn
+        evenly from 0 to this.
       videos, images: samples of either kind in a unit of the batch, as the pipeline
         interleaves them.
       microbatches: parts the batch is cut into, their gradients averaged.
@@ -65,6 +70,8 @@ class Training:
     self_conditioning: float = 0.9
     self_conditioning_period: int = 32
     label_dropout: float = 0.1
+    low_resolution: tuple[int, int] = (0, 0)
+    low_resolution_noise: float = 0.5
     microbatches: int = 1
 
     def __post_init__(self):
@@ -88,11 +95,11 @@ class Training:
 def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainState:
     """A fresh state, its parameters boxed with their logical axes."""
     context = context_of(batch, jnp.zeros(batch["sample"].shape, bool))
-    size = (model.frames, model.height, model.width, model.in_channels)
     first = jax.tree.map(lambda leaf: leaf[:1], context)
-    params = model.init(
-        key, jnp.zeros((1, *size)), jnp.zeros(1), first, model.no_latents(1)
-    )["params"]
+    clip = jnp.zeros((1, model.frames, model.height, model.width, model.out_channels))
+    if model.is_upsampler:
+        first = first.replace(low_resolution=clip, low_resolution_noise=jnp.zeros(1))
+    params = model.init(key, clip, jnp.zeros(1), first, model.no_latents(1))["params"]
     plain = nn.unbox(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -227,6 +234,8 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
     noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
     drop = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < training.label_dropout
     context = context_of(batch, drop)
+    if any(training.low_resolution):
+        context = with_low_resolution(context, clip, keys, training)
     c_noise = edm.c_noise(sigma)
 
     previous = first_pass(params, noisy, c_noise, context, model, training)
@@ -241,6 +250,18 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
     )
     losses = edm.loss(output, clip, eps, sigma)
     return losses, sigma, batch["frame_interval"] == 0
+
+
+def with_low_resolution(context, clip, keys, training) -> Context:
+    """The context with the clip itself: shrunk, corrupted, and enlarged again."""
+    low = shrink(clip, training.low_resolution)
+    uniform = jax.vmap(jax.random.uniform)(purpose(keys, LOW_LEVEL))
+    level = training.low_resolution_noise * uniform
+    eps = normal(purpose(keys, LOW_NOISE), low.shape[1:])
+    enlarged = enlarge(low + broadcast(level, low) * eps, clip.shape[2:4])
+    return context.replace(
+        low_resolution=constrain(enlarged, *CLIP_AXES), low_resolution_noise=level
+    )
 
 
 def first_pass(params, noisy, c_noise, context, model, training):

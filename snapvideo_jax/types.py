@@ -47,6 +47,8 @@ class Context:
     text, text_mask, frame_interval, resolution: as in `Batch`.
     drop_text: True where all text tokens are replaced by the learned null token
         (label dropout in training, the unconditional half of guidance in sampling).
+    low_resolution: for an upsampler, the small clip in the size of the large one.
+    low_resolution_noise: standard deviation of the noise that is in it.
     """
 
     text: Float[Array, "b n f"]
@@ -54,6 +56,8 @@ class Context:
     frame_interval: Float[Array, "b"]
     resolution: Float[Array, "b 2"]
     drop_text: Bool[Array, "b"]
+    low_resolution: Float[Array, "b t h w c"] | None = None
+    low_resolution_noise: Float[Array, "b"] | None = None
 
 
 @flax.struct.dataclass

@@ -200,12 +200,34 @@ def test_a_missing_config_file_is_named(file):
         ("optimizer.name=sgd", "optimizer.name='sgd' is unknown; use one of"),
         ("sampler.solver=rk4", "sampler.solver='rk4' is unknown; use one of"),
         ("seed=-1", "seed=-1 is below 0"),
+        ("model.group_chunks=3", r"chunks=3 does not divide the 8 groups; use one of"),
+        ("model.in_channels=4", "in_channels=4 is neither model.out_channels=3 nor"),
+        ("model.in_channels=6", r"low_resolution=\(0, 0\) and model.in_channels=6 do"),
+        (
+            "training.low_resolution=(9,16)",
+            r"low_resolution=\(9, 16\) and model.in_channels=3 do not go together",
+        ),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(override, message):
     with pytest.raises(ValueError, match=message) as refusal:
         build("fit.py", f"--config.{override}")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (
+            "training.low_resolution=(35,64)",
+            r"low_resolution=\(35, 64\) does not divide data.height=288",
+        ),
+        ("sheets.every_steps=5", "every_steps=5: an upsampler cannot make sheets"),
+    ],
+)
+def test_an_upsampler_without_a_fitting_small_clip_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        build("fit_upsampler.py", f"--config.{override}")
 
 
 def test_a_section_that_is_missing_or_unknown_is_refused():
@@ -270,7 +292,8 @@ def test_a_field_that_a_workdir_does_not_know_is_named():
 @pytest.mark.parametrize(
     "override",
     ["run.keep=9", "sheets.every_steps=3", "sheets.prompts=('a','b')"]
-    + ["sampler.steps=5", "mesh.fsdp=2", "data.num_threads=7", "data.root=elsewhere"],
+    + ["sampler.steps=5", "mesh.fsdp=2", "model.remat=layer", "model.group_chunks=2"]
+    + ["data.num_threads=7", "data.root=elsewhere"],
 )
 def test_what_does_not_change_the_result_may_change_on_resuming(override):
     kept = configs.to_json(load("demo.py"))

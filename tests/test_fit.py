@@ -228,7 +228,11 @@ def test_groups_permuted_with_their_positions_and_latents_permute_the_output():
         grouped = rearrange(latents, "... (g m) e -> g ... m e", g=4)
         return rearrange(grouped[order], "g ... m e -> ... (g m) e")
 
-    moved = changed(params, "patch_position", lambda x: x[order])
+    def permute_positions(positions):
+        grouped = rearrange(positions, "(g p) d -> g p d", g=4)
+        return rearrange(grouped[order], "g p d -> (g p) d")
+
+    moved = changed(params, "patch_position", permute_positions)
     moved = changed(moved, "latents", permute_latents)
     groups = in_groups(model, noisy)[:, order]
     got = outputs(
@@ -261,9 +265,29 @@ def test_a_single_frame_has_the_positions_of_the_first():
     got = outputs(model, params, noisy=frame)
     assert got.shape == (2, 1, 6, 8, 3) and np.abs(got).max() > 0.1
     single = tiny.fit(frames=1)
-    first = changed(params, "patch_position", lambda x: x[:, :4])
+    groups, patches = model.groups, model.patches_per_group // model.frames
+
+    def of_the_first(positions):
+        grouped = rearrange(positions, "(g p) d -> g p d", g=groups)
+        return rearrange(grouped[:, :patches], "g p d -> (g p) d")
+
+    first = changed(params, "patch_position", of_the_first)
     expected = outputs(single, first, noisy=frame)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+# Upsamplers.
+
+
+def test_an_upsampler_reads_the_low_resolution_clip_and_its_noise():
+    model = tiny.fit(in_channels=6)
+    about = tiny.context_of(model)
+    before = outputs(model, about=about)
+    for name in ("low_resolution", "low_resolution_noise"):
+        value = getattr(about, name)
+        other = about.replace(**{name: value.at[0].add(0.5)})
+        moved = np.abs(outputs(model, about=other) - before).max(axis=(1, 2, 3, 4))
+        assert moved[0] > 0.01 and moved[1] == 0, name
 
 
 # Options of how it is computed.
@@ -288,12 +312,20 @@ def output_and_gradient(model, params):
     return both(params)
 
 
-def test_remat_and_unroll_change_neither_output_nor_gradient():
+@functools.cache
+def plain_output_and_gradient():
     plain = tiny.fit(global_layers=0)
-    params = tiny.random_params(plain)
-    expected = output_and_gradient(plain, params)
-    other = tiny.fit(global_layers=0, remat="block", unroll=2)
-    got = output_and_gradient(other, params)
+    return output_and_gradient(plain, tiny.random_params(plain))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(remat="block", unroll=2), dict(group_chunks=2), dict(group_chunks=4)],
+    ids=str,
+)
+def test_how_it_is_computed_changes_neither_output_nor_gradient(changes):
+    other, expected = tiny.fit(global_layers=0, **changes), plain_output_and_gradient()
+    got = output_and_gradient(other, tiny.random_params(tiny.fit(global_layers=0)))
     for left, right in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
         scale = float(jnp.abs(right).max())
         assert scale > 0

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, twice
+from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.step import (
@@ -35,6 +36,7 @@ PLAIN = Training(self_conditioning=0.0, self_conditioning_period=2, label_dropou
 CONFIGS = [
     "fit.py:size=500m",
     "fit.py:size=3p9b",
+    "fit_upsampler.py",
     *(f"fit.py:ablation={name}" for name in ("edm", "ii", "iii", "iv")),
     "demo.py",
     "clips.py",
@@ -121,6 +123,28 @@ def watched(batch, training=PLAIN, edm=None, key=KEY, step_key=KEY):
     options = dict(model=spy, edm=edm or EDM(), training=training)
     sample_losses({}, batch, (key, step_key), **options)
     return spy.calls
+
+
+# What an upsampler is told.
+
+
+def test_an_upsampler_sees_the_shrunk_clip_with_a_known_amount_of_noise():
+    batch, size = batch_of(tiny.fit(), 64), (3, 4)
+    told, training = [], dataclasses.replace(PLAIN, low_resolution=size)
+    for most in (0.0, 0.5):
+        training = dataclasses.replace(training, low_resolution_noise=most)
+        ((_, _, context, _),) = watched(batch, training)
+        told.append((context.low_resolution, context.low_resolution_noise))
+    (clean, none), (noisy, level) = told
+    expected = enlarge(shrink(pixels(batch["video"]), size), (6, 8))
+    np.testing.assert_allclose(clean, expected, atol=1e-5)
+    assert not none.any() and 0 <= level.min() and level.max() <= 0.5
+    assert 0.2 < level.mean() < 0.3 and len(np.unique(level)) == 64
+    # Enlarging averages neighbours, so the noise that arrives is a known share of it.
+    arrived = np.std(noisy - clean, axis=(1, 2, 3, 4)) / level
+    unit = np.random.default_rng(0).normal(size=(64, 2, *size, 3))
+    share = float(np.std(enlarge(jnp.asarray(unit, jnp.float32), (6, 8))))
+    assert np.mean(arrived) == pytest.approx(share, rel=0.05)
 
 
 # A sample's loss is its own.

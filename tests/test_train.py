@@ -156,7 +156,7 @@ def test_a_checkpoint_is_restored_onto_any_mesh(trained):
     state = checkpoints.restore(like)
     checkpoints.close()
     shards = state.params["latents"].addressable_shards
-    assert {shard.data.shape for shard in shards} == {(8, 16 // 4)}
+    assert {shard.data.shape for shard in shards} == {(8 // 4, 16)}
     for name, leaf in restore(trained).items():
         np.testing.assert_array_equal(by_name(state)[name], leaf, err_msg=name)
 

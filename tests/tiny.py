@@ -38,7 +38,7 @@ def normal(seed, *shape):
 
 
 def clip(model, batch=2, seed=1):
-    size = (model.frames, model.height, model.width, model.in_channels)
+    size = (model.frames, model.height, model.width, model.out_channels)
     return normal(seed, batch, *size)
 
 
@@ -55,6 +55,15 @@ def context(batch=2, **changes):
     return Context(**fields | changes)
 
 
+def context_of(model, batch=2):
+    """`context`, with a low-resolution clip for an upsampler."""
+    about = context(batch)
+    if not model.is_upsampler:
+        return about
+    low, level = clip(model, batch, seed=4), jnp.linspace(0.1, 0.4, batch)
+    return about.replace(low_resolution=low, low_resolution_noise=level)
+
+
 def previous(model, batch=2, seed=3):
     """Latents of a call before, known for every sample."""
     value = normal(seed, batch, model.latents, model.latent_width)
@@ -63,7 +72,7 @@ def previous(model, batch=2, seed=3):
 
 def init(model):
     """The parameters that training begins with, as a function of a key."""
-    inputs = clip(model, 1), jnp.zeros(1), context(1), model.no_latents(1)
+    inputs = clip(model, 1), jnp.zeros(1), context_of(model, 1), model.no_latents(1)
     return lambda key: nn.unbox(model.init(key, *inputs)["params"])
 
 
@@ -109,6 +118,6 @@ def run(model, params=None, noisy=None, c_noise=None, about=None, latents=None):
         random_params(model) if params is None else params,
         noisy,
         jnp.linspace(-1.0, 0.5, batch) if c_noise is None else c_noise,
-        context(batch) if about is None else about,
+        context_of(model, batch) if about is None else about,
         model.no_latents(batch) if latents is None else latents,
     )

@@ -13,12 +13,15 @@ from snapvideo_jax.types import Context
 
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
 """What has a context token beside the text."""
+UPSAMPLER_NUMBERS = (*NUMBERS, "low_resolution_noise")
+"""The same for an upsampler."""
 
 
 class ContextTokens(nn.Module):
-    """Text, noise level, frame interval and original resolution as tokens.
+    """Text, noise level, frame interval, original resolution, low-resolution noise.
 
-    A number becomes a token through sines and cosines and ``f -> 2f -> f`` [C].
+    The last is there for upsamplers only. A number becomes a token through sines and
+    cosines and ``f -> 2f -> f`` [C].
 
     Attributes:
       width: channels of a context token. [P] Tab. 8.
@@ -35,9 +38,13 @@ class ContextTokens(nn.Module):
         """The tokens, and True where a token may be attended to."""
         text, text_mask = self._text(context)
         height, width = jnp.split(jnp.log(context.resolution), 2, axis=-1)
-        numbers = (c_noise, context.frame_interval, height[:, 0], width[:, 0])
+        numbers = [c_noise, context.frame_interval, height[:, 0], width[:, 0]]
+        names = NUMBERS
+        if context.low_resolution_noise is not None:
+            numbers.append(context.low_resolution_noise)
+            names = UPSAMPLER_NUMBERS
         tokens = jnp.stack(
-            [self._number(*pair) for pair in zip(numbers, NUMBERS, strict=True)], axis=1
+            [self._number(*pair) for pair in zip(numbers, names, strict=True)], axis=1
         )
         always = jnp.ones(tokens.shape[:2], bool)
         return (

@@ -15,7 +15,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.context import NUMBERS, ContextTokens
+from snapvideo_jax.models.context import NUMBERS, UPSAMPLER_NUMBERS, ContextTokens
 from snapvideo_jax.models.layers import (
     Attention,
     Dense,
@@ -25,8 +25,9 @@ from snapvideo_jax.models.layers import (
     patchify,
     sinusoid,
     unpatchify,
+    whole_table,
 )
-from snapvideo_jax.sharding import constrain, gathered
+from snapvideo_jax.sharding import constrain, devices_along
 from snapvideo_jax.types import Context, Latents
 
 DTYPES = ("float32", "bfloat16")
@@ -95,6 +96,7 @@ class Block(nn.Module):
     dropout: float
     dtype: str
     remat: str = "none"
+    group_chunks: int = 1
 
     @nn.compact
     def __call__(self, state, context, context_mask, train: bool):
@@ -113,9 +115,7 @@ class Block(nn.Module):
         )
         # Read: latents gather from their group's patches.
         latents = rearrange(latents, "b (g m) e -> b g m e", g=groups)
-        latents = self._sublayers(cross, self.patch_heads, "read")(
-            latents, patches, None, train
-        )
+        latents = self._within_groups(cross, "read", latents, patches)
         latents = rearrange(latents, "b g m e -> b (g m) e")
         # Global layers: all latents think together.
         for layer in range(self.global_layers):
@@ -124,14 +124,33 @@ class Block(nn.Module):
             )(latents, None, None, train)
         # Write: patches fetch from their group's latents.
         grouped = rearrange(latents, "b (g m) e -> b g m e", g=groups)
-        patches = self._sublayers(cross, self.patch_heads, "write")(
-            patches, grouped, None, train
-        )
+        patches = self._within_groups(cross, "write", patches, grouped)
         return (patches, latents), None
 
-    def _sublayers(self, width, heads, name, dropout=0.0):
+    def _within_groups(self, width, name, tokens, source):
+        """Tokens attend to the source of their group, some groups after the others."""
+        chunks = self.group_chunks
+        layers = self._sublayers(width, self.patch_heads, name, chunked=chunks > 1)
+        if chunks == 1:
+            return layers(tokens, source, None, False)
+        # Every device that has some of the groups works on its own.
+        parts = devices_along("groups", tokens.shape[1] // chunks)
+
+        def split(tokens):
+            axes = "b (s k g) m e -> k b (s g) m e"
+            return rearrange(tokens, axes, s=parts, k=chunks)
+
+        def some(layers, carry, inputs):
+            return carry, layers(*inputs, None, False)
+
+        scan = nn.scan(some, variable_broadcast="params", split_rngs={"params": False})
+        _, tokens = scan(layers, (), (split(tokens), split(source)))
+        return rearrange(tokens, "k b (s g) m e -> b (s k g) m e", s=parts)
+
+    def _sublayers(self, width, heads, name, dropout=0.0, chunked=False):
         sublayers = Sublayers
-        if self.remat in ("layer", "dots"):
+        # What a chunk needs for its gradient is made again, or all would pile up.
+        if chunked or self.remat in ("layer", "dots"):
             sublayers = nn.remat(
                 Sublayers,
                 prevent_cse=False,
@@ -146,7 +165,8 @@ class FIT(nn.Module):
 
     Attributes:
       frames, height, width: the largest video it takes, before padding.
-      in_channels, out_channels: colour channels. [P] 3 and 3; the upsampler reads 6.
+      in_channels, out_channels: colour channels. [P] 3 and 3; an upsampler reads 6,
+        the last three of the clip that it enlarges.
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
         2 and 2.
       patch: pixels of a patch in time, height, width. [P] 1 x 4 x 4.
@@ -159,6 +179,8 @@ class FIT(nn.Module):
       dropout: on hidden units of the global layers. [P] 0.1.
       dtype: what is computed in; parameters are float32.
       remat: what the backward pass keeps and what it computes again; see `REMAT`.
+      group_chunks: parts of the groups that are read and written one after another;
+        more need less memory, which the many patches of an upsampler fill.
       unroll: blocks that one turn of the scan over blocks holds; more compile slower
         and run a little faster.
     """
@@ -182,6 +204,7 @@ class FIT(nn.Module):
     dropout: float = 0.1
     dtype: str = "bfloat16"
     remat: str = "none"
+    group_chunks: int = 1
     unroll: int = 1
 
     @property
@@ -204,7 +227,12 @@ class FIT(nn.Module):
     @property
     def context_numbers(self) -> int:
         """Context tokens beside the text's."""
-        return len(NUMBERS)
+        return len(UPSAMPLER_NUMBERS if self.is_upsampler else NUMBERS)
+
+    @property
+    def is_upsampler(self) -> bool:
+        """Whether it also reads the clip it is to enlarge, as more channels."""
+        return self.in_channels > self.out_channels
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
@@ -235,6 +263,12 @@ class FIT(nn.Module):
                     f"model.group={self.group}: {group} does not divide the {cells} "
                     f"patches of model.{name}={size} px; use one of {fits}."
                 )
+        if self.in_channels not in (self.out_channels, 2 * self.out_channels):
+            raise ValueError(
+                f"model.in_channels={self.in_channels} is neither "
+                f"model.out_channels={self.out_channels} nor, for an upsampler, twice "
+                "that."
+            )
         if self.latents % self.groups:
             raise ValueError(
                 f"model.latents={self.latents} cannot be divided over {self.groups} "
@@ -248,6 +282,12 @@ class FIT(nn.Module):
                     f"model.{name}_width={size} is not a multiple of "
                     f"model.{name}_head_width={per_head}."
                 )
+        if self.group_chunks < 1 or self.groups % self.group_chunks:
+            fits = [n for n in range(1, self.groups + 1) if self.groups % n == 0]
+            raise ValueError(
+                f"model.group_chunks={self.group_chunks} does not divide the "
+                f"{self.groups} groups; use one of {fits}."
+            )
         heads = self.patch_width // self.patch_head_width
         for name in ("patch_width", "context_width"):
             inner = min(getattr(self, name), self.latent_width)
@@ -277,7 +317,8 @@ class FIT(nn.Module):
         Args:
           noisy: ``c_in x_sigma``, up to ``frames`` frames.
           c_noise: ``ln(sigma) / 4``.
-          context: text and numbers the clip is conditioned on.
+          context: text and numbers the clip is conditioned on; for an upsampler also
+            the low-resolution clip.
           previous: latents of the previous call (self-conditioning).
           train: applies dropout; needs the rng "dropout".
         """
@@ -285,6 +326,8 @@ class FIT(nn.Module):
         tokens, mask = ContextTokens(self.context_width, self.dtype, name="context")(
             c_noise, context
         )
+        if self.is_upsampler:
+            noisy = jnp.concatenate([noisy, context.low_resolution], axis=-1)
         patches = self._embed(noisy)
         latents = self._initial_latents(previous)
         (patches, latents), _ = self._stack()(
@@ -294,6 +337,7 @@ class FIT(nn.Module):
             dropout=self.dropout,
             dtype=self.dtype,
             remat=self.remat,
+            group_chunks=self.group_chunks,
             name="blocks",
         )((patches, latents), tokens, mask, train)
         return self._pixels(patches, frames), Latents(
@@ -311,12 +355,12 @@ class FIT(nn.Module):
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
         position = self.param(
             "patch_position",
-            param_init(self._position_init, "groups", "patches", "embed"),
-            (self.groups, self.patches_per_group, self.patch_width),
+            param_init(self._position_init, "table", None),
+            (self.groups * self.patches_per_group, self.patch_width),
         )
-        position = gathered(position.astype(self.dtype), "groups", "patches", "embed")
-        position = position[None, :, : patches.shape[2]]
-        return patches + position
+        position = whole_table(position, self.dtype)
+        position = rearrange(position, "(g p) d -> 1 g p d", g=self.groups)
+        return patches + position[:, :, : patches.shape[2]]
 
     def _position_init(self, key, shape, dtype=jnp.float32):
         """Sines and cosines of frame, row and column, a third of the channels each [C].
@@ -334,17 +378,18 @@ class FIT(nn.Module):
         third = -(-shape[-1] // 6) * 2
         waves = [sinusoid(axis, third, 0.1, 4.0) for axis in axes]
         grid = jnp.concatenate(waves, axis=-1)[None, ..., : shape[-1]]
-        position = patchify(grid, (1, 1, 1), self.group)[0]
+        position = patchify(grid, (1, 1, 1), self.group)
+        position = rearrange(position, "1 g p d -> (g p) d")
         return (2**0.5 * position).astype(dtype)
 
     def _initial_latents(self, previous: Latents):
         """``learned + LN(FF(previous))``; the LN's scale starts at zero [C]."""
         learned = self.param(
             "latents",
-            param_init(nn.initializers.normal(1.0), "latents", "embed"),
+            param_init(nn.initializers.normal(1.0), "table", None),
             (self.latents, self.latent_width),
         )
-        learned = gathered(learned.astype(self.dtype), "latents", "embed")[None]
+        learned = whole_table(learned, self.dtype)[None]
         update = FeedForward(0.0, self.dtype, name="self_conditioning")(
             previous.value.astype(self.dtype)
         )
