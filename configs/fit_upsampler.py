@@ -12,15 +12,33 @@ stage, which the cascade will bring.
 
 import fit  # a config may import its neighbours
 
+from snapvideo_jax import config as configs
+
+# As compiled for each topology by `snapvideo plan`. A device has 10 samples then, nine
+# of which are self-conditioned, and 8 or 4 of the 32 groups of each.
+PODS = {
+    "none": dict(),
+    "v5p:4x4x8": dict(fsdp=32, context=4, remat="dots"),
+    "v6e:16x16": dict(fsdp=64, context=4, remat="dots"),
+}
+
 
 def get_config(arg=None):
-    config = fit.get_config(arg or "size=3p9b")
-    config.model.update(pad_height=(0, 0), group=(18, 16), in_channels=6)
+    arg = configs.parse_arg(arg, pod="none")
+    pod = configs.choose(PODS, "pod", arg.pod)
+    config = fit.get_config("size=3p9b")
+    config.model.update(
+        pad_height=(0, 0),
+        group=(18, 16),
+        in_channels=6,
+        remat=pod.get("remat", "block"),
+    )
     config.diffusion.sigma_in = 32.0
     config.optimizer.steps = 370_000
     config.data.update(
         height=288, width=512, videos_per_batch=160, images_per_batch=160
     )
     config.training.update(self_conditioning_period=10, low_resolution=(36, 64))
+    config.mesh.update(fsdp=pod.get("fsdp", 1), context=pod.get("context", 1))
     config.sampler.steps = 40
     return config

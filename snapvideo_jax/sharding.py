@@ -21,7 +21,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -242,6 +244,67 @@ def _gather_backward(divided, whole, residual, gradient):
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
+
+
+def for_every_sample(table: jax.Array, batch: int) -> jax.Array:
+    """Learned vectors, one for each token, for every sample: ``n d`` to ``b n d``.
+
+    Its gradient is summed over the samples of a device, then summed and divided over
+    devices in one reduce-scatter. That moves rows of 128 channels, of which every
+    device gets whole tiles whatever the width; left to the compiler, or in narrower
+    pieces, all devices would be sent the whole sum.
+    """
+    lane = math.gcd(table.shape[-1], 128)
+    if _divides_along_fsdp(table.size // lane):
+        return _for_every_sample(table, batch, lane)
+    whole = gathered(table, "table", None)
+    return jnp.broadcast_to(whole, (batch, *table.shape))
+
+
+def _divides_along_fsdp(rows: int) -> bool:
+    if (found := current_layout()) is None:
+        return False
+    mesh, rules = found
+    axes = rules.table or ()
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    return "fsdp" in axes and mesh.shape["fsdp"] > 1 and rows % parts == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _for_every_sample(table, batch: int, lane: int):
+    rows = rearrange(table, "n (k v) -> (n k) v", v=lane)
+    rows = gathered(rows, "table", None)
+    whole = rearrange(rows, "(n k) v -> n (k v)", n=len(table))
+    return jnp.broadcast_to(whole, (batch, *table.shape))
+
+
+def _for_every_sample_forward(table, batch, lane):
+    return _for_every_sample(table, batch, lane), None
+
+
+def _for_every_sample_backward(batch, lane, residual, gradient):
+    del batch, residual
+    mesh, rules = current_layout()
+    tokens = tuple(axis for axis in rules.table if axis != "fsdp")
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=PartitionSpec(rules.batch, tokens),
+        out_specs=PartitionSpec(rules.table),
+        check_vma=False,
+    )
+    def summed(gradient):
+        rows = gradient.sum(axis=0)
+        rows = rearrange(rows, "n (k v) -> (n k) v", v=lane)
+        rows = jax.lax.psum_scatter(rows, "fsdp", scatter_dimension=0, tiled=True)
+        return jax.lax.psum(rows, tuple(a for a in rules.batch if a != "fsdp"))
+
+    rows = summed(gradient)
+    return (rearrange(rows, "(n k) v -> n (k v)", n=gradient.shape[1]),)
+
+
+_for_every_sample.defvjp(_for_every_sample_forward, _for_every_sample_backward)
 
 
 # --- Where arrays of a state and a batch lie ----------------------------------------

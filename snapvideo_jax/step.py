@@ -22,7 +22,12 @@ from snapvideo_jax.diffusion import EDM, Denoise
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.sharding import batch_sharding, constrain, laid_out
+from snapvideo_jax.sharding import (
+    batch_sharding,
+    constrain,
+    devices_along,
+    laid_out,
+)
 from snapvideo_jax.types import Batch, Context, Keys
 
 Params = Any
@@ -268,7 +273,8 @@ def first_pass(params, noisy, c_noise, context, model, training):
     """Latents for self-conditioning, from a pass without gradient or dropout.
 
     Only the first ``self_conditioned`` of every ``self_conditioning_period`` samples
-    run it; samples are shuffled, so which ones they are is chance.
+    need it; samples are shuffled, so which ones they are is chance. The others run it
+    too, for nothing, where the devices could not share the chosen ones evenly.
     """
     batch, period = noisy.shape[0], training.self_conditioning_period
     nothing = model.no_latents(batch)
@@ -287,9 +293,17 @@ def first_pass(params, noisy, c_noise, context, model, training):
         rest = [(0, 0), (0, period - chosen)] + [(0, 0)] * (leaf.ndim - 2)
         return rearrange(jnp.pad(leaf, rest), "s k ... -> (s k) ...")
 
-    inputs = jax.tree.map(choose, (noisy, c_noise, context, nothing))
+    inputs = (noisy, c_noise, context, nothing)
+    few = batch // period * chosen
+    even = few % devices_along("batch", batch) == 0
+    if even:
+        inputs = jax.tree.map(choose, inputs)
     _, latents = model.apply({"params": jax.lax.stop_gradient(params)}, *inputs)
-    return jax.lax.stop_gradient(jax.tree.map(spread, latents))
+    if even:
+        latents = jax.tree.map(spread, latents)
+    else:
+        latents = latents.replace(known=jnp.arange(batch) % period < chosen)
+    return jax.lax.stop_gradient(latents)
 
 
 def make_denoise(model, params: Params, edm: EDM, context: Context) -> Denoise:

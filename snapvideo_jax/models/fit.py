@@ -25,9 +25,8 @@ from snapvideo_jax.models.layers import (
     patchify,
     sinusoid,
     unpatchify,
-    whole_table,
 )
-from snapvideo_jax.sharding import constrain, devices_along
+from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
 DTYPES = ("float32", "bfloat16")
@@ -358,8 +357,8 @@ class FIT(nn.Module):
             param_init(self._position_init, "table", None),
             (self.groups * self.patches_per_group, self.patch_width),
         )
-        position = whole_table(position, self.dtype)
-        position = rearrange(position, "(g p) d -> 1 g p d", g=self.groups)
+        position = for_every_sample(position.astype(self.dtype), len(patches))
+        position = rearrange(position, "b (g p) d -> b g p d", g=self.groups)
         return patches + position[:, :, : patches.shape[2]]
 
     def _position_init(self, key, shape, dtype=jnp.float32):
@@ -389,7 +388,7 @@ class FIT(nn.Module):
             param_init(nn.initializers.normal(1.0), "table", None),
             (self.latents, self.latent_width),
         )
-        learned = whole_table(learned, self.dtype)[None]
+        learned = for_every_sample(learned.astype(self.dtype), len(previous.value))
         update = FeedForward(0.0, self.dtype, name="self_conditioning")(
             previous.value.astype(self.dtype)
         )

@@ -6,8 +6,6 @@ biases. Parameters are float32 and declare their logical axes; ``dtype`` is what
 computed in. Softmax and LayerNorm statistics are float32 always.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,17 +83,6 @@ def token_axes(
     if tokens.ndim == 4:
         return "batch", "groups", None
     return "batch", None if whole else "latents"
-
-
-def whole_table(table: Float[Array, "n d"], dtype: str) -> Float[Array, "n d"]:
-    """A table of learned vectors, a row for each token, whole along fsdp, in ``dtype``.
-
-    It travels as rows of 128 channels: of those every device has whole tiles, whatever
-    the width, else its gradient would be summed whole on all devices.
-    """
-    lane = math.gcd(table.shape[-1], 128)
-    rows = rearrange(table.astype(dtype), "n (k v) -> (n k) v", v=lane)
-    return rearrange(gathered(rows, "table", None), "(n k) v -> n (k v)", n=len(table))
 
 
 class FeedForward(nn.Module):
