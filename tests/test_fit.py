@@ -320,7 +320,12 @@ def plain_output_and_gradient():
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(remat="block", unroll=2), dict(group_chunks=2), dict(group_chunks=4)],
+    [
+        dict(remat="block", unroll=2),
+        dict(remat="latent_dots"),
+        dict(group_chunks=2),
+        dict(group_chunks=4),
+    ],
     ids=str,
 )
 def test_how_it_is_computed_changes_neither_output_nor_gradient(changes):

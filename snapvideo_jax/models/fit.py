@@ -34,6 +34,7 @@ REMAT = {
     "none": None,
     "block": None,
     "layer": None,
+    "latent_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -44,7 +45,10 @@ REMAT = {
 }
 """What the backward pass keeps, by name, with its policy: everything ("none"), what
 enters each block ("block", or on the host: "offload"), what enters each pair of
-attention and feed-forward ("layer"), or that and all products with weights ("dots")."""
+attention and feed-forward ("layer"), or that and all products with weights ("dots"), or
+only those of latents ("latent_dots": where patches are many, to make their products
+again is faster than to write and read them)."""
+PER_SUBLAYER = ("layer", "latent_dots", "dots")
 
 
 class Sublayers(nn.Module):
@@ -129,7 +133,7 @@ class Block(nn.Module):
     def _within_groups(self, width, name, tokens, source):
         """Tokens attend to the source of their group, some groups after the others."""
         chunks = self.group_chunks
-        layers = self._sublayers(width, self.patch_heads, name, chunked=chunks > 1)
+        layers = self._sublayers(width, self.patch_heads, name, within_groups=True)
         if chunks == 1:
             return layers(tokens, source, None, False)
         # Every device that has some of the groups works on its own.
@@ -146,15 +150,15 @@ class Block(nn.Module):
         _, tokens = scan(layers, (), (split(tokens), split(source)))
         return rearrange(tokens, "k b (s g) m e -> b (s k g) m e", s=parts)
 
-    def _sublayers(self, width, heads, name, dropout=0.0, chunked=False):
-        sublayers = Sublayers
+    def _sublayers(self, width, heads, name, dropout=0.0, within_groups=False):
+        sublayers, policy = Sublayers, REMAT[self.remat]
+        if within_groups and self.remat == "latent_dots":
+            policy = None
         # What a chunk needs for its gradient is made again, or all would pile up.
-        if chunked or self.remat in ("layer", "dots"):
+        chunked = within_groups and self.group_chunks > 1
+        if chunked or self.remat in PER_SUBLAYER:
             sublayers = nn.remat(
-                Sublayers,
-                prevent_cse=False,
-                static_argnums=(4,),
-                policy=REMAT[self.remat],
+                Sublayers, prevent_cse=False, static_argnums=(4,), policy=policy
             )
         return sublayers(width, heads, dropout, self.dtype, name=name)
 
