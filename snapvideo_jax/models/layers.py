@@ -66,9 +66,10 @@ def drop(
     """
     width = values.shape[-1]
     words = jax.random.bits(key, (*values.shape[:-1], -(-width // 2)), jnp.uint32)
-    halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., :width]
-    keep = halves >= round(rate * 2**16)
-    return jnp.where(keep, values / (1 - rate), 0).astype(values.dtype)
+    least = round(rate * 2**16)
+    # Compared first and joined then: a byte for each value goes to memory, not four.
+    keep = jnp.concatenate([(words & 0xFFFF) >= least, words >> 16 >= least], axis=-1)
+    return jnp.where(keep[..., :width], values / (1 - rate), 0).astype(values.dtype)
 
 
 def token_axes(
