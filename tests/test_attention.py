@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 
 from snapvideo_jax.models import attention
@@ -79,3 +80,47 @@ def test_on_a_cpu_attention_is_the_plain_one():
     with layout(mesh):
         program = jax.make_jaxpr(attention.attend)(*inputs)
     assert "pallas" not in str(program)
+
+
+# --- Folded projections --------------------------------------------------------------
+
+
+def few_and_many(few, many, heads=2, width=4, d=6, f=10):
+    """Tokens of 3 groups of 2 samples, and kernels for them."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    inner = heads * width
+    kernels = attention.Kernels(
+        normal(d, inner), normal(f, inner), normal(f, inner), normal(inner, d), heads
+    )
+    return normal(2, 3, few, d), normal(2, 3, many, f), kernels
+
+
+@pytest.mark.parametrize("queries, keys", [(2, 9), (9, 2), (1, 1)])
+def test_folded_projections_are_those_of_the_definition(queries, keys):
+    queries, keys, kernels = few_and_many(queries, keys)
+    assert attention.suits_folding(queries.shape, keys.shape, kernels)
+
+    def heads(tokens, kernel):
+        out = jnp.einsum("bgqd,di->bgqi", tokens, kernel)
+        return out.reshape(6, -1, kernels.heads, kernels.head_width)
+
+    made = (
+        heads(queries, kernels.query),
+        heads(keys, kernels.key),
+        heads(keys, kernels.value),
+    )
+    seen = by_numpy(*made).reshape(*queries.shape[:3], -1)
+    expected = seen @ np.float64(kernels.out)
+    got = attention.folded(queries, keys, kernels)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_only_groups_with_fewer_tokens_than_a_head_has_channels_are_folded():
+    queries, keys, kernels = few_and_many(2, 9)
+    assert attention.suits_folding((2, 3, 3, 6), (2, 3, 9, 10), kernels)
+    assert not attention.suits_folding((2, 3, 4, 6), (2, 3, 9, 10), kernels)
+    assert not attention.suits_folding((2, 3, 6), (2, 9, 10), kernels)

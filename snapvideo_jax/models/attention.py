@@ -3,22 +3,25 @@
 `attend` chooses, `plain` is the reference. On TPU, splash attention (a Pallas kernel
 that comes with JAX) never writes the scores to memory; it wins where queries and keys
 are many, which here are the latents that attend to each other. Everywhere else XLA
-does well with the plain one.
+does well with the plain one. `folded` is for groups of many patches and few latents: it
+never makes queries, keys or values of patches.
 """
 
 import functools
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
 )
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.sharding import current_layout
+from snapvideo_jax.sharding import constrain, current_layout
 
 LANES = 128
 """Splash works on tiles of this many keys."""
@@ -55,6 +58,70 @@ def plain(
         scores = jnp.where(mask[..., None, None, :], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(values.dtype)
     return jnp.einsum("...aqk,...kav->...qav", weights, values)
+
+
+class Kernels(NamedTuple):
+    """The projections of an attention, ``i (a v)`` three times and ``(a v) o``."""
+
+    query: Float[Array, "d i"]
+    key: Float[Array, "f i"]
+    value: Float[Array, "f i"]
+    out: Float[Array, "i o"]
+    heads: int
+
+    @property
+    def head_width(self) -> int:
+        return self.query.shape[1] // self.heads
+
+    def by_head(self) -> tuple[Array, Array, Array, Array]:
+        """``i a v`` three times and ``a v o``."""
+        inner = [rearrange(k, "i (a v) -> i a v", a=self.heads) for k in self[:3]]
+        return *inner, rearrange(self.out, "(a v) o -> a v o", a=self.heads)
+
+
+def suits_folding(
+    queries: tuple[int, ...], keys: tuple[int, ...], kernels: Kernels
+) -> bool:
+    """Whether `folded` does less than to project tokens of these shapes, ``b g q d``.
+
+    A token on the side of many then meets ``a m`` folded vectors and no longer the
+    ``a v`` columns of two projections: that is less where the other side has fewer
+    tokens than a head has channels, as in the upsampler's groups of 24 latents.
+    """
+    return len(queries) == 4 and min(queries[2], keys[2]) < kernels.head_width
+
+
+def folded(
+    queries: Float[Array, "b g q d"], keys: Float[Array, "b g k f"], kernels: Kernels
+) -> Float[Array, "b g q d"]:
+    """Attention with its projections, those of the longer side folded into the other.
+
+    ``(x W_q) (z W_k)^T = x (W_q W_k^T z^T)``: what stands in brackets has a column for
+    each head and token of the shorter side ``z``, and no query is ever made; the same
+    holds for keys, and for values and what comes out.
+    """
+    query, key, value, out = kernels.by_head()
+    scale = 1 / math.sqrt(kernels.head_width)
+    few = ("batch", "groups", None, "heads", None)
+    if keys.shape[2] <= queries.shape[2]:  # a write: many queries, few keys
+        made = constrain(jnp.einsum("bgmf,fav->bgmav", keys, key), *few)
+        asked = jnp.einsum("bgmav,dav->bgamd", scale * made, query)
+        scores = jnp.einsum("bgamd,bgpd->bgamp", asked, queries)
+        weights = _softmax(scores, axis=3)
+        made = constrain(jnp.einsum("bgmf,fav->bgmav", keys, value), *few)
+        given = jnp.einsum("bgmav,avo->bgamo", made, out)
+        return jnp.einsum("bgamp,bgamo->bgpo", weights, given)
+    made = constrain(jnp.einsum("bgmd,dav->bgmav", queries, query), *few)
+    asked = jnp.einsum("bgmav,fav->bgamf", scale * made, key)
+    scores = jnp.einsum("bgamf,bgpf->bgamp", asked, keys)
+    seen = jnp.einsum("bgamp,bgpf->bgamf", _softmax(scores, axis=4), keys)
+    made = constrain(jnp.einsum("bgamf,fav->bgmav", seen, value), *few)
+    return jnp.einsum("bgmav,avo->bgmo", made, out)
+
+
+def _softmax(scores: Float[Array, "*s"], axis: int) -> Float[Array, "*s"]:
+    """In float32, and back in what the scores came in."""
+    return jax.nn.softmax(scores.astype(jnp.float32), axis=axis).astype(scores.dtype)
 
 
 def _on_tpu() -> bool:

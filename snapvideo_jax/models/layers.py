@@ -13,7 +13,7 @@ from einops import rearrange
 from flax.typing import Initializer
 from jaxtyping import Array, Bool, Float, Key
 
-from snapvideo_jax.models.attention import attend
+from snapvideo_jax.models.attention import Kernels, attend, folded, suits_folding
 from snapvideo_jax.sharding import constrain, gathered
 
 KERNEL_INIT = nn.initializers.lecun_normal()
@@ -33,20 +33,35 @@ class Dense(nn.Module):
     features: int
     axes: tuple[str, str]
     dtype: str
-    bias: bool = True
     init: Initializer = KERNEL_INIT
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        shape = (tokens.shape[-1], self.features)
-        kernel = self.param("kernel", param_init(self.init, *self.axes), shape)
-        kernel = gathered(kernel.astype(self.dtype), *self.axes)
+        kernel = _kernel(self, tokens.shape[-1])
         out = jnp.einsum("...i,io->...o", tokens.astype(self.dtype), kernel)
-        if not self.bias:
-            return out
         init = param_init(nn.initializers.zeros, self.axes[-1])
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         return out + jnp.expand_dims(bias, range(out.ndim - 1))
+
+
+class Kernel(nn.Module):
+    """The kernel of a linear layer without a bias, for those who do the product."""
+
+    features: int
+    axes: tuple[str, str]
+    dtype: str
+    init: Initializer = KERNEL_INIT
+
+    @nn.compact
+    def __call__(self, width: int) -> Float[Array, "i o"]:
+        return _kernel(self, width)
+
+
+def _kernel(module: Dense | Kernel, width: int) -> Float[Array, "i o"]:
+    """A module's kernel for tokens of ``width`` channels, whole along fsdp."""
+    shape = (width, module.features)
+    kernel = module.param("kernel", param_init(module.init, *module.axes), shape)
+    return gathered(kernel.astype(module.dtype), *module.axes)
 
 
 def layer_norm(name: str, *, dtype, init=nn.initializers.ones):
@@ -128,22 +143,33 @@ class Attention(nn.Module):
     ) -> Float[Array, "*b q d"]:
         """``mask`` is True where a key may be attended to."""
 
-        def project(tokens, name, places, init=KERNEL_INIT):
+        def kernel(name, tokens, init=KERNEL_INIT):
             axes = ("embed", "heads")
-            layer = Dense(self.width, axes, self.dtype, False, init, name=name)
-            heads = rearrange(layer(tokens), "... q (a v) -> ... q a v", a=self.heads)
-            return constrain(heads, *places, "heads", None)
+            layer = Kernel(self.width, axes, self.dtype, init, name=name)
+            return layer(tokens.shape[-1])
 
         # Queries start at zero, so attention starts as a plain mean over its keys [C].
-        out = attend(
-            project(queries, "query", token_axes(queries), nn.initializers.zeros),
-            project(keys, "key", token_axes(keys, whole=True)),
-            project(keys, "value", token_axes(keys, whole=True)),
+        query = kernel("query", queries, nn.initializers.zeros)
+        key, value = kernel("key", keys), kernel("value", keys)
+        axes = ("from_heads", "to_embed")
+        out = Kernel(queries.shape[-1], axes, self.dtype, name="out")(self.width)
+        kernels = Kernels(query, key, value, out, heads=self.heads)
+        if mask is None and suits_folding(queries.shape, keys.shape, kernels):
+            return folded(queries, keys, kernels)
+
+        def project(tokens, kernel, places):
+            out = jnp.einsum("...i,io->...o", tokens, kernel)
+            out = rearrange(out, "... q (a v) -> ... q a v", a=self.heads)
+            return constrain(out, *places, "heads", None)
+
+        seen = attend(
+            project(queries, query, token_axes(queries)),
+            project(keys, key, token_axes(keys, whole=True)),
+            project(keys, value, token_axes(keys, whole=True)),
             mask,
         )
-        out = rearrange(out, "... q a v -> ... q (a v)")
-        axes = ("from_heads", "to_embed")
-        return Dense(queries.shape[-1], axes, self.dtype, False, name="out")(out)
+        seen = rearrange(seen, "... q a v -> ... q (a v)")
+        return jnp.einsum("...i,io->...o", seen, out)
 
 
 def patchify(
