@@ -16,6 +16,18 @@ model. What follows a colon is its argument, and any field can be changed:
 """
 
 
+PLAN_HELP = """\
+A plan that does not fit says by how much and what would fit. Every compilation is kept
+in ~/.cache/snapvideo/plans, so the same question is answered at once, and a search that
+was stopped goes on. A search leaves fields alone that --config. sets. Steps, solver and
+guidance of the sampler are those of the config:
+
+  --config configs/fit.py --topology v6e:2x2 --sampler --batch 16 \\
+      --config.sampler.steps=64 --config.sheets.guidance=2
+
+"""
+
+
 def main() -> None:
     """Parses the command line and calls the verb."""
     _log_to_stderr()
@@ -121,13 +133,44 @@ def _add_plan(verbs) -> None:
         verbs,
         "plan",
         "Compile a config for a TPU topology, without the TPU: memory, speed, cost.",
-        CONFIG_HELP,
+        PLAN_HELP + CONFIG_HELP,
     )
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    verb.add_argument(
-        "--topology", required=True, metavar="CHIP:SHAPE", help="as v5p:4x4x8"
-    )
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="what is planned")
+    verb.add_argument("--topology", metavar="CHIP:SHAPE", help="as v5p:4x4x8")
     verb.add_argument("--slices", type=int, default=1, help="of it (default: 1)")
+    verb.add_argument(
+        "--sampler", action="store_true", help="plan the sampler, not the train step"
+    )
+    verb.add_argument(
+        "--batch", type=int, help="clips that it makes at once (default: 64)"
+    )
+    verb.add_argument(
+        "--search",
+        action="store_true",
+        help="find the fastest remat, microbatches and mesh that fit",
+    )
+    verb.add_argument(
+        "--search-limit",
+        type=int,
+        metavar="N",
+        help="compilations of the search, minutes each (default: 12)",
+    )
+    verb.add_argument(
+        "--layout",
+        action="store_true",
+        help="print how parameters are divided over the topology; compiles nothing",
+    )
+    verb.add_argument(
+        "--flags",
+        metavar="FILE",
+        help="write the compiler's flags that a run should use, to be sourced",
+    )
+    verb.add_argument(
+        "--golden",
+        metavar="NAME",
+        help="write docs/plans/NAME.json and docs/plans.md of a checkout anew; names "
+        "with commas between, small, or all",
+    )
     verb.add_argument("--json", action="store_true", help="print JSON")
 
 

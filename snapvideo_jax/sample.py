@@ -90,14 +90,7 @@ class Generator:
             )
         self._experiment = experiment
         self._mesh = mesh
-        generate = functools.partial(
-            _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
-        )
-        self._generate = jax.jit(
-            laid_out(generate, mesh),
-            static_argnames="guided",
-            out_shardings=batch_sharding(mesh),
-        )
+        self._generate = jit_generate(experiment, sampler, mesh)
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
         """The clips of a request, in 0..255; all of them in every process."""
@@ -124,6 +117,18 @@ class Generator:
         if not clips.is_fully_addressable:  # other processes have the rest
             clips = multihost_utils.process_allgather(clips, tiled=True)
         return np.asarray(clips)[:count]
+
+
+def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
+    """`_generate` of an experiment on a mesh, jitted; ``guided`` is static."""
+    generate = functools.partial(
+        _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
+    )
+    return jax.jit(
+        laid_out(generate, mesh),
+        static_argnames="guided",
+        out_shardings=batch_sharding(mesh),
+    )
 
 
 def _generate(

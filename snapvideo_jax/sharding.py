@@ -28,8 +28,6 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("replica", "data", "fsdp", "context", "tensor")
-REPLICATED_SHARE = 0.02
-"""Most bytes of the parameters that every device of a mesh may hold alike."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Rules:
                     f"Logical axis {name!r} has no rule in sharding.Rules."
                 )
         axes = [getattr(self, name) if name else None for name in names]
-        used = [axis for entry in axes for axis in _mesh_axes(entry)]
+        used = [axis for entry in axes for axis in mesh_axes(entry)]
         if len(used) != len(set(used)):
             raise ValueError(f"Colliding mesh axes: {names} -> {axes}.")
         return PartitionSpec(*axes)
@@ -223,7 +221,7 @@ def gathered(parameter: jax.Array, *names: str | None) -> jax.Array:
     mesh, rules = found
     divided = _fitting(rules.spec(names), parameter.shape, mesh)
     whole = PartitionSpec(
-        *(tuple(a for a in _mesh_axes(entry) if a != "fsdp") for entry in divided)
+        *(tuple(a for a in mesh_axes(entry) if a != "fsdp") for entry in divided)
     )
     return _gather(parameter, NamedSharding(mesh, divided), NamedSharding(mesh, whole))
 
@@ -329,35 +327,6 @@ def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  
     )
 
 
-def check_replicated(shapes, shardings, share: float = REPLICATED_SHARE) -> None:
-    """Refuses a layout in which too much of a divided state lies whole on every device.
-
-    Raises:
-      ValueError: more than ``share`` of the bytes are whole; names the five largest.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    places = jax.tree.leaves(shardings)
-    if not places or places[0].mesh.shape["fsdp"] == 1:
-        return
-    sizes = [
-        (int(np.prod(leaf.shape)) * leaf.dtype.itemsize, jax.tree_util.keystr(path))
-        for (path, leaf), place in zip(leaves, places, strict=True)
-        if place.shard_shape(leaf.shape) == leaf.shape
-    ]
-    total = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for _, leaf in leaves)
-    whole = sum(size for size, _ in sizes)
-    if whole > share * total:
-        worst = ", ".join(
-            f"{name} ({size / 1e6:.3g} MB)"
-            for size, name in sorted(sizes, reverse=True)[:5]
-        )
-        raise ValueError(
-            f"{whole / total:.1%} of the state lie whole on every device, wanted at "
-            f"most {share:.0%}; the largest are {worst}. Use a mesh.fsdp that divides "
-            "their axes."
-        )
-
-
 def placed(shapes, shardings):
     """Shapes of a tree of arrays with the sharding of each, as a restore wants them."""
     return jax.tree.map(
@@ -412,7 +381,7 @@ def _fitting(spec: PartitionSpec, shape, mesh: Mesh | AbstractMesh) -> Partition
 
     def fit(entry, size):
         kept: tuple[str, ...] = ()
-        for axis in _mesh_axes(entry):
+        for axis in mesh_axes(entry):
             parts = math.prod(mesh.shape[a] for a in (*kept, axis))
             if mesh.shape[axis] > 1 and size % parts == 0:
                 kept += (axis,)
@@ -421,6 +390,6 @@ def _fitting(spec: PartitionSpec, shape, mesh: Mesh | AbstractMesh) -> Partition
     return PartitionSpec(*(fit(*pair) for pair in zip(spec, shape, strict=True)))
 
 
-def _mesh_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def mesh_axes(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The mesh axes of one entry of a partition spec."""
     return (axes,) if isinstance(axes, str) else axes or ()

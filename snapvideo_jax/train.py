@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, sample
+from snapvideo_jax import distributed, layout, sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data import make_dataset, seek
 from snapvideo_jax.data.skipped import gather, list_of
+from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.metrics import MetricWriter, progress
 from snapvideo_jax.models.flops import fit_forward, train_factor
 from snapvideo_jax.sharding import (
@@ -33,7 +34,6 @@ from snapvideo_jax.sharding import (
     placed,
     put_batch,
     put_key,
-    state_shardings,
 )
 from snapvideo_jax.step import BIN_EDGES, jit_train_step
 
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- State: shapes and places first, then the arrays ---------------------------
     init = functools.partial(sample.abstract_state, experiment)
     boxed = jax.eval_shape(init)
-    places = state_shardings(boxed, mesh)
+    places = checked_shardings(boxed, mesh)
     if first:
         state = checkpoints.restore(placed(nn.unbox(boxed), places))
         logger.info("Resuming %s at step %d.", workdir, first)
@@ -274,7 +274,7 @@ def describe(config: ConfigDict) -> dict:
     sizes = dataclasses.asdict(experiment.mesh)
     sizes["data"] = max(sizes["data"], 1)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), AXES)
-    places = state_shardings(boxed, mesh)
+    places = checked_shardings(boxed, mesh)
     shapes = nn.unbox(boxed)
     memory = {
         name: bytes_per_device(getattr(shapes, name), getattr(places, name))
@@ -294,6 +294,7 @@ def describe(config: ConfigDict) -> dict:
         "batch": experiment.data.batch,
         "mesh": dict(mesh.shape),
         "state_bytes_per_device": memory | {"total": sum(memory.values())},
+        "layout": layout.report(boxed.params, places.params),
     }
 
 
@@ -337,6 +338,8 @@ def print_description(description: dict, as_json: bool) -> None:
         "state per device  "
         + ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in memory.items())
     )
+    print("layout of the parameters")
+    print(layout.describe(description["layout"]))
 
 
 def flops_forward(experiment) -> float:

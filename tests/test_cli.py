@@ -100,6 +100,11 @@ def folder(path, *lines):
             ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]
             + ["--coordinator", "--process_count"],
         ),
+        (
+            "plan",
+            ["--config", "--topology", "--slices", "--sampler", "--batch", "--search"]
+            + ["--search-limit", "--layout", "--flags", "--golden", "--json"],
+        ),
     ],
 )
 def test_help_names_every_flag(run, verb, flags):
@@ -112,7 +117,7 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge"):
+    for verb in ("train", "sample", "judge", "plan"):
         assert f"\n    {verb} " in out
 
 
@@ -154,6 +159,7 @@ def test_a_dry_run_for_people_tells_the_same(run):
     assert "tokens            32 patches, 4 groups, 8 latents, 8 context\n" in out
     assert "batch             8\n" in out
     assert '"patch_width": 8,' in out
+    assert "kernel[blocks, embed, mlp]  2 x 16 x 64  " in out
 
 
 # --- Errors --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from helpers import TINY_CONFIG, tiny_config
 
 from snapvideo_jax import __main__, plan
-from snapvideo_jax.plan import Target
+from snapvideo_jax.plan import Question, Target, cache, compile, target
 
 SMALL = Target("v5e:2x2")
 OVERRIDES = (
@@ -35,13 +35,20 @@ def small_config(*overrides):
 
 @functools.cache
 def small_plan():
-    return plan.plan(small_config(), SMALL)
+    return plan.answer(Question(small_config(), SMALL))
+
+
+@functools.cache
+def small_sampler():
+    """Of 6 clips, which the four devices fill up to 8."""
+    config = small_config("mesh.fsdp=1", "sampler.steps=5")
+    return plan.answer(Question(config, SMALL, clips=6))
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def kept(tmp_path, monkeypatch):
     """An empty folder of plans."""
-    monkeypatch.setattr(plan, "CACHE", tmp_path / "plans")
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "plans")
     return tmp_path / "plans"
 
 
@@ -87,6 +94,36 @@ def test_times_and_the_whole_run_agree():
     assert result["mfu"]["step"] == pytest.approx(rate / 197e12)
 
 
+def test_a_sampler_costs_an_evaluation_less_than_two_a_step():
+    result = small_sampler()
+    assert (result["program"], result["batch"], result["steps"]) == ("sampler", 6, 5)
+    assert result["evaluations"] == 2 * 5 - 1
+    # Guidance evaluates every clip with and without its caption.
+    flops = result["flops"]
+    assert flops["passes"] == 2 * 9
+    forward = sum(flops["forward_per_sample"].values())
+    assert flops["model"] == pytest.approx(18 * forward * 8 / 4)
+    assert 1 < flops["program_over_model"] < 1.2
+
+
+def test_a_sampler_holds_parameters_and_neither_moments_nor_gradients():
+    memory = small_sampler()["bytes"]
+    assert memory["parameters"] == 4 * small_sampler()["parameters"]
+    assert not {"optimizer", "ema"} & set(memory)
+    assert memory["parameters"] < memory["peak"] < memory["limit"]
+
+
+def test_the_time_of_a_clip_is_its_share_of_the_batch():
+    result = small_sampler()
+    seconds = result["seconds"]
+    assert seconds["batch"] == seconds["compute"] + seconds["exposed"]
+    assert result["seconds_per_clip"] == pytest.approx(seconds["batch"] / 6)
+    assert result["chip_seconds_per_clip"] == 4 * result["seconds_per_clip"]
+    assert result["clips_per_second"] == pytest.approx(6 / seconds["batch"])
+    text = plan.describe(result)
+    assert "sampler       batch 6, 5 steps of heun, guidance 1: 9 evaluations" in text
+
+
 def test_a_plan_is_plain_data_and_reads_as_text():
     assert json.loads(json.dumps(small_plan())) == small_plan()
     text = plan.describe(small_plan())
@@ -102,25 +139,31 @@ def test_a_step_that_does_not_fit_says_by_how_much():
 
 def test_the_compilers_refusal_tells_the_memory():
     refusal = RuntimeError("Ran out of memory. Used 33.27G of 30.75G hbm. Exceeded ...")
-    assert plan._exhausted(refusal) == 33.27 * 2**30
+    assert compile._exhausted(refusal) == 33.27 * 2**30
     refusal = RuntimeError(
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
         "HLO temporaries (32.17G) exceeds available HBM (31.25G)."
     )
-    assert plan._exhausted(refusal) == 32.17 * 2**30
+    assert compile._exhausted(refusal) == 32.17 * 2**30
     with pytest.raises(RuntimeError, match="something else"):
-        plan._exhausted(RuntimeError("something else"))
+        compile._exhausted(RuntimeError("something else"))
 
 
-def test_a_second_plan_comes_from_the_cache(cache, monkeypatch):
+def test_a_second_plan_comes_from_the_cache(kept):
     calls = []
-    monkeypatch.setattr(plan, "plan", lambda *args: calls.append(args) or {"n": 1})
-    for _ in range(2):
-        assert plan.cached_plan(small_config(), SMALL) == {"n": 1}
-    assert len(calls) == 1 and len(list(cache.iterdir())) == 1
-    plan.cached_plan(small_config("model.dropout=0.2"), SMALL)
-    plan.cached_plan(small_config(), Target("v5e:2x2", slices=2))
-    assert len(calls) == 3
+
+    def ask(question):
+        return plan.cached(question, lambda asked: calls.append(asked) or {"n": 1})
+
+    question = Question(small_config(), SMALL)
+    assert not cache.is_cached(question)
+    assert ask(question) == ask(question) == {"n": 1}
+    assert cache.is_cached(question)
+    assert len(calls) == 1 and len(list(kept.iterdir())) == 1
+    ask(Question(small_config("model.dropout=0.2"), SMALL))
+    ask(Question(small_config(), Target("v5e:2x2", slices=2)))
+    ask(Question(small_config(), SMALL, clips=8))
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(
@@ -138,7 +181,7 @@ def test_a_second_plan_comes_from_the_cache(cache, monkeypatch):
     ],
 )
 def test_what_cannot_be_planned_is_one_line(
-    topology, changes, message, cache, monkeypatch, capsys
+    topology, changes, message, kept, monkeypatch, capsys
 ):
     overrides = [f"--config.{change}" for change in (*OVERRIDES, *changes)]
     line = ["snapvideo", "plan", "--config", TINY_CONFIG, "--topology", topology]
@@ -152,8 +195,8 @@ def test_what_cannot_be_planned_is_one_line(
 
 def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
     def version(name):
-        raise plan.metadata.PackageNotFoundError(name)
+        raise target.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(plan.metadata, "version", version)
+    monkeypatch.setattr(target.metadata, "version", version)
     with pytest.raises(ValueError, match=r"libtpu is not installed.*\[tpu\]"):
         plan.topology_devices(SMALL)

@@ -1,0 +1,50 @@
+"""Answers that were given before: a compilation takes minutes, reading it none."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.plan.compile import Question, answer
+from snapvideo_jax.plan.flags import VARIABLE
+
+PACKAGE = Path(__file__).parents[1]
+CACHE = Path("~/.cache/snapvideo/plans").expanduser()
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
+
+
+def cached(
+    question: Question, make: Callable[[Question], dict[str, Any]] = answer
+) -> dict[str, Any]:
+    """What ``make`` answers, or did answer to the same question before."""
+    path = CACHE / f"{digest(question)}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    result = make(question)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    passing = path.with_suffix(f".{os.getpid()}.tmp")
+    passing.write_text(json.dumps(result, indent=2))
+    passing.replace(path)  # whole or not at all, should the process be killed here
+    return result
+
+
+def is_cached(question: Question) -> bool:
+    """Whether a question was answered before."""
+    return (CACHE / f"{digest(question)}.json").is_file()
+
+
+def digest(question: Question) -> str:
+    """Changes with the question, this package and the compiler."""
+    found = hashlib.sha256()
+    found.update(configs.to_json(question.config).encode())
+    found.update(repr((question.target, question.clips)).encode())
+    for name in PACKAGES:
+        found.update(f"{name} {metadata.version(name)}".encode())
+    found.update(os.environ.get(VARIABLE, "").encode())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:32]
