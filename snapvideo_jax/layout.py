@@ -154,9 +154,9 @@ def check_divided(params: list[Placed], mesh: Mesh | AbstractMesh, rules: Rules)
     size = sum(each.bytes for each in whole)
     if mesh.shape["fsdp"] > 1 and size > max(REPLICATED_SHARE * total, MATTERS):
         raise ValueError(
-            f"{size / total:.1%} of the parameters lie whole on every device, wanted at most "
-            f"{REPLICATED_SHARE:.0%}; the largest are {_named(whole)}. Use a mesh.fsdp "
-            "that divides their axes."
+            f"{size / total:.1%} of the parameters lie whole on every device, wanted "
+            f"at most {REPLICATED_SHARE:.0%}; the largest are {_named(whole)}. Use a "
+            "mesh.fsdp that divides their axes."
         )
 
 

@@ -7,10 +7,12 @@ import pathlib
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data.records import encode_mp4, encode_png
+from snapvideo_jax.plan import flags, golden
 from snapvideo_jax.sample import abstract_state
 
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
@@ -78,3 +80,16 @@ def by_name(tree):
     """The leaves of a tree by their path, as NumPy arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def kept_plan(name):
+    """What is kept of a golden plan; the test is skipped if not by this compiler."""
+    found = golden.GOLDENS[name].read()
+    if found is None:
+        pytest.skip(f"{name} was not generated yet")
+    flags.set_flags()
+    if found["made_with"] != golden.versions():
+        pytest.skip(
+            f"{name} was made with {found['made_with']}, not with {golden.versions()}"
+        )
+    return found["plan"]

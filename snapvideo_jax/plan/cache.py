@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 
 
 def cached(
-    question: Question, make: Callable[[Question], dict[str, Any]] = answer
+    question: Question,
 ) -> dict[str, Any]:
-    """What ``make`` answers, or did answer to the same question before."""
+    """The `answer` to a question, or what it was before."""
     path = CACHE / f"{digest(question)}.json"
     if path.is_file():
         return json.loads(path.read_text())
-    result = make(question)
+    result = answer(question)
     CACHE.mkdir(parents=True, exist_ok=True)
     passing = path.with_suffix(f".{os.getpid()}.tmp")
     passing.write_text(json.dumps(result, indent=2))

@@ -20,7 +20,7 @@ from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.flops import fit_forward, train_factor
 from snapvideo_jax.plan.target import Target
 from snapvideo_jax.sample import abstract_state
-from snapvideo_jax.sharding import AXES, MeshConfig, bytes_per_device
+from snapvideo_jax.sharding import AXES, bytes_per_device
 
 REMATS = ("none", "dots", "layer", "block", "offload")
 """From what keeps most for the backward pass to what keeps least."""
@@ -37,11 +37,11 @@ FIELDS = {
 class Choice:
     """Values of the fields of a config that decide about speed and memory only."""
 
-    remat: str
-    microbatches: int
-    fsdp: int
-    context: int
-    tensor: int
+    remat: str = "none"
+    microbatches: int = 1
+    fsdp: int = 1
+    context: int = 1
+    tensor: int = 1
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Choice":
@@ -55,6 +55,18 @@ class Choice:
         fields = {field: self[name] for name, field in FIELDS.items()}
         changed.update_from_flattened_dict(fields | {"mesh.data": -1})
         return changed
+
+    def mesh(self, target: Target, devices: int) -> dict[str, int]:
+        """Sizes of all mesh axes; data takes the devices that are left.
+
+        Raises:
+          ValueError: the others do not divide the devices.
+        """
+        others = target.slices * self.fsdp * self.context * self.tensor
+        if devices % others:
+            raise ValueError("the mesh does not divide the devices")
+        sizes = {"replica": target.slices, "data": devices // others}
+        return sizes | {axis: self[axis] for axis in ("fsdp", "context", "tensor")}
 
     def overrides(self, base: "Choice") -> list[str]:
         """What the command line needs to get from another choice to this one."""
@@ -107,8 +119,8 @@ class Estimator:
 
     def __init__(self, config: ConfigDict):
         self._config = config
-        # Choices change neither the shapes of the state nor their logical axes.
-        self._experiment = configs.build(config)
+        # No choice changes the shapes of the state or their logical axes.
+        self._experiment = configs.build(Choice().applied(config))
 
     def __call__(self, choice: Choice, target: Target, devices: int) -> Estimate:
         """A guess of what a choice needs.
@@ -116,8 +128,8 @@ class Estimator:
         Raises:
           ValueError: the choice or its mesh cannot be used.
         """
+        sizes = choice.mesh(target, devices)
         experiment = configs.build(choice.applied(self._config))
-        sizes = _sizes(experiment.mesh, target, devices)
         split = sizes["replica"] * sizes["data"] * sizes["fsdp"]
         batch, parts = experiment.data.batch, experiment.training.microbatches
         state, count = _state(self._experiment, tuple(sizes.values()))
@@ -152,19 +164,6 @@ def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int,
     gradients = bytes_per_device(shapes.params, places.params)
     size = bytes_per_device(shapes, places) + gradients
     return size, sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-
-
-def _sizes(mesh: MeshConfig, target: Target, devices: int) -> dict[str, int]:
-    """Sizes of all mesh axes.
-
-    Raises:
-      ValueError: they do not divide the devices.
-    """
-    sizes = dataclasses.asdict(mesh) | {"replica": target.slices}
-    others = math.prod(size for axis, size in sizes.items() if axis != "data")
-    if devices % others:
-        raise ValueError("the mesh does not divide the devices")
-    return sizes | {"data": devices // others}
 
 
 def _activations(model) -> float:
