@@ -193,22 +193,32 @@ def too_large(question, gigabytes=20.0):
 
 
 def test_the_nearest_that_fits_changes_one_thing(compiled):
-    compiled(gigabytes=lambda c: 20.0 if c.remat == "none" else 11.0)
+    compiled(gigabytes=lambda chosen: 20.0 / chosen.microbatches)
     question = Question(config(), TARGET)
     found = nearest.nearest(question, too_large(question))
-    assert found["verified"] and found["peak"] == 11e9
-    assert found["changes"] == ["--config.model.remat=dots"]
+    assert found["verified"] and found["peak"] == 10e9
+    assert found["changes"] == ["--config.training.microbatches=2"]
     text = nearest.describe(found, LIMIT)
-    assert "--config.model.remat=dots: 11.00 of 15.50 GB a device (compiled)" in text
+    assert "microbatches=2: 10.00 of 15.50 GB a device (compiled)" in text
 
 
 def test_what_was_not_compiled_is_called_a_guess(compiled):
-    asked = compiled(gigabytes=lambda chosen: 99.0)
+    asked = compiled(gigabytes=lambda chosen: 15.6)
     question = Question(config(), TARGET)
     found = nearest.nearest(question, too_large(question))
     assert len(asked) == found["tried"] == nearest.TRIES
     assert not found["verified"] and found["peak"] <= LIMIT
     assert "(a guess, not compiled)" in nearest.describe(found, LIMIT)
+
+
+def test_a_guess_that_was_too_low_corrects_the_others(compiled):
+    asked = compiled(gigabytes=lambda chosen: 1e6)
+    question = Question(config(), TARGET)
+    found = nearest.nearest(question, too_large(question))
+    assert len(asked) == found["tried"] == 1 and found["changes"] is None
+    assert "nothing that is known; 1 other was compiled" in nearest.describe(
+        found, LIMIT
+    )
 
 
 def test_far_too_large_wants_a_larger_topology(compiled):

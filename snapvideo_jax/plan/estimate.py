@@ -157,10 +157,8 @@ def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int,
       ValueError: a mesh of these sizes divides the state badly.
     """
     boxed = _boxed_state(experiment)
-    places, shapes = (
-        checked_shardings(boxed, AbstractMesh(sizes, AXES)),
-        nn.unbox(boxed),
-    )
+    places = checked_shardings(boxed, AbstractMesh(sizes, AXES))
+    shapes = nn.unbox(boxed)
     gradients = bytes_per_device(shapes.params, places.params)
     size = bytes_per_device(shapes, places) + gradients
     return size, sum(leaf.size for leaf in jax.tree.leaves(shapes.params))

@@ -46,38 +46,42 @@ def nearest(question: Question, result: dict[str, Any]) -> dict[str, Any]:
       a device in bytes, compiled if ``verified``, else guessed; and ``tried``, how many
       were compiled.
     """
-    makers = _of_step if question.clips is None else _of_sampler
+    make = _of_step if question.clips is None else _of_sampler
     limit = result["bytes"]["limit"]
-    fitting = [each for each in makers(question, result) if each.peak <= limit]
-    fitting.sort(key=lambda remedy: remedy.distance)
-    for tried, remedy in enumerate(fitting[:TRIES], start=1):
+    waiting = [each for each in make(question, result) if each.peak <= limit]
+    waiting.sort(key=lambda remedy: remedy.distance)
+    tried = 0
+    while waiting and tried < TRIES:
+        remedy, *waiting = waiting
+        tried += 1
         logger.info("Does it fit with %s?", " ".join(remedy.changes))
         try:
-            found = cache.cached(remedy.question)
+            memory = cache.cached(remedy.question)["bytes"]
         except (ValueError, jax.errors.JaxRuntimeError) as error:
             logger.info("It cannot be compiled: %s", str(error).splitlines()[0])
             continue
-        if found["fits"]:
-            return {
-                "changes": remedy.changes,
-                "peak": found["bytes"]["peak"],
-                "verified": True,
-                "tried": tried,
-            }
-    tried, rest = min(TRIES, len(fitting)), fitting[TRIES:]
-    return {
-        "changes": rest[0].changes if rest else None,
-        "peak": rest[0].peak if rest else None,
-        "verified": False,
-        "tried": tried,
-    }
+        if memory["peak"] <= limit:
+            return _found(remedy.changes, memory["peak"], True, tried)
+        # Others are taken to need as much more than guessed.
+        more = memory["peak"] / remedy.peak
+        waiting = [each for each in waiting if each.peak * more <= limit]
+    if not waiting:
+        return _found(None, None, False, tried)
+    return _found(waiting[0].changes, waiting[0].peak, False, tried)
+
+
+def _found(
+    changes: list[str] | None, peak: float | None, verified: bool, tried: int
+) -> dict[str, Any]:
+    return {"changes": changes, "peak": peak, "verified": verified, "tried": tried}
 
 
 def describe(found: dict[str, Any], limit: float) -> str:
     """What would fit, in words."""
     if found["changes"] is None:
-        tried = f"; {found['tried']} others were compiled" if found["tried"] else ""
-        return f"would fit     nothing that is known{tried}"
+        tried = found["tried"]
+        others = "1 other was" if tried == 1 else f"{tried} others were"
+        return f"would fit     nothing that is known; {others} compiled"
     how = "compiled" if found["verified"] else "a guess, not compiled"
     return (
         f"would fit     {' '.join(found['changes'])}: {found['peak'] / 1e9:.2f} of "
