@@ -79,15 +79,10 @@ class Generator:
       mesh: whose devices the samples are divided over.
 
     Raises:
-      ValueError: the network is an upsampler.
+      ValueError: as `jit_generate`.
     """
 
     def __init__(self, experiment: "configs.Experiment", sampler: Sampler, mesh):
-        if experiment.model.is_upsampler:
-            raise ValueError(
-                "The run is of an upsampler, which enlarges clips and makes none from "
-                "a prompt alone; use the --workdir of a first stage."
-            )
         self._experiment = experiment
         self._mesh = mesh
         self._generate = jit_generate(experiment, sampler, mesh)
@@ -120,7 +115,16 @@ class Generator:
 
 
 def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
-    """`_generate` of an experiment on a mesh, jitted; ``guided`` is static."""
+    """`_generate` of an experiment on a mesh, jitted; ``guided`` is static.
+
+    Raises:
+      ValueError: the network is an upsampler.
+    """
+    if experiment.model.is_upsampler:
+        raise ValueError(
+            "The run is of an upsampler, which enlarges clips and makes none from "
+            "a prompt alone; use a first stage."
+        )
     generate = functools.partial(
         _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
     )

@@ -207,7 +207,7 @@ def devices_along(name: str, size: int) -> int:
         return 1
     mesh, rules = found
     (entry,) = _fitting(rules.spec((name,)), (size,), mesh)
-    return math.prod(mesh.shape[axis] for axis in _mesh_axes(entry))
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(entry))
 
 
 def gathered(parameter: jax.Array, *names: str | None) -> jax.Array:

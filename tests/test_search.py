@@ -151,9 +151,9 @@ def test_what_is_too_large_spares_what_needs_no_less(compiled):
     asked = compiled(gigabytes=lambda chosen: 99.0)
     found = search.search(config("model.remat=layer"), TARGET, limit=1000)
     seen = [Choice.of(question.config) for question in asked]
-    assert not {Choice("none"), Choice("dots")} & set(seen)
+    assert not {Choice("none"), Choice("dots"), Choice("latent_dots")} & set(seen)
     assert {Choice("layer"), Choice("block"), Choice("dots", 2)} <= set(seen)
-    assert found["left_out"][search.NO_LESS] == 2
+    assert found["left_out"][search.NO_LESS] == 3
     assert found["overrides"] is None
     assert "None of these fits." in search.describe(found)
 
@@ -180,7 +180,7 @@ def test_batches_and_sizes_that_do_not_divide_are_counted():
     found = search.candidates(config(), TARGET, 4)
     assert all(guess.samples % 1 == 0 for _, guess in found.ranked)
     assert found.left_out["the mesh does not divide the devices"] > 0
-    assert sum(found.left_out.values()) + len(found.ranked) == 5 * 2 * 3 * 3 * 1
+    assert sum(found.left_out.values()) + len(found.ranked) == 6 * 2 * 3 * 3 * 1
 
 
 # --- What would fit ------------------------------------------------------------------

@@ -22,7 +22,7 @@ from snapvideo_jax.plan.target import Target
 from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.sharding import AXES, bytes_per_device
 
-REMATS = ("none", "dots", "layer", "block", "offload")
+REMATS = ("none", "dots", "latent_dots", "layer", "block", "offload")
 """From what keeps most for the backward pass to what keeps least."""
 FIELDS = {
     "remat": "model.remat",
@@ -84,7 +84,7 @@ class Choice:
         if {"fsdp", "context", "tensor"} & set(self.changed(other)):
             return False
         # Which of the last three keeps least depends on the model.
-        order = dict(zip(REMATS, (2, 1, 0, 0, 0), strict=True))
+        order = dict(zip(REMATS, (3, 2, 1, 0, 0, 0), strict=True))
         more = self.remat == other.remat or order[self.remat] > order[other.remat]
         return more and self.microbatches <= other.microbatches
 
@@ -171,10 +171,12 @@ def _activations(model) -> float:
     layers, size = model.global_layers, 2 if model.dtype == "bfloat16" else 4
     inputs = (2 + layers) * wide + narrow
     # Queries, keys, values, the outputs of attention, and both feed-forward layers.
-    products = (9 * layers + 14) * wide + 9 * narrow
+    of_latents, of_patches = (9 * layers + 14) * wide, 9 * narrow
+    products = of_latents + of_patches
     kept = {
         "none": 2 * (inputs + products),
         "dots": inputs + products,
+        "latent_dots": inputs + of_latents,
         "layer": inputs,
         "block": wide + narrow,
         "offload": 0,
@@ -197,9 +199,13 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
     devices = math.prod(sizes.values())
     samples = experiment.data.batch / devices
     passes = train_factor(training.self_conditioned / training.self_conditioning_period)
-    again = {"none": 0.0, "dots": 0.02, "offload": 1.1}.get(model.remat, 1.0)
+    again = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
     tokens = experiment.text.tokens + model.context_numbers
-    flops = sum(fit_forward(model, tokens).values()) * (passes + again) * samples
+    flops = (
+        sum(fit_forward(model, tokens).values())
+        * (passes + again.get(model.remat, 1.0))
+        * samples
+    )
     # Parameters are gathered in each pass, mostly unseen, and gradients scattered; into
     # parts that are no whole tiles of 16 rows, both are all-reduces.
     fsdp, shards = sizes["fsdp"], sizes["tensor"] * sizes["context"]

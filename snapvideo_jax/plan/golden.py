@@ -83,7 +83,8 @@ class Golden:
 
 def _pod(name: str, config: str, topology: str, **options) -> Golden:
     """The plan of a config with the settings it has for a topology."""
-    return Golden(name, f"{config},pod={topology}", topology, **options)
+    also = "," if ":" in config else ":"
+    return Golden(name, f"{config}{also}pod={topology}", topology, **options)
 
 
 AS_ON_PODS = ("model.dtype=bfloat16", "model.remat=layer", "model.unroll=1")
@@ -104,8 +105,8 @@ GOLDENS = {
         ),
         _pod("fit-500m-v5p-4x4x8", "fit.py:size=500m", "v5p:4x4x8"),
         _pod("fit-500m-v6e-16x16", "fit.py:size=500m", "v6e:16x16"),
-        _pod("fit-upsampler-v5p-4x4x8", "fit_upsampler.py:size=3p9b", "v5p:4x4x8"),
-        _pod("fit-upsampler-v6e-16x16", "fit_upsampler.py:size=3p9b", "v6e:16x16"),
+        _pod("fit-upsampler-v5p-4x4x8", "fit_upsampler.py", "v5p:4x4x8"),
+        _pod("fit-upsampler-v6e-16x16", "fit_upsampler.py", "v6e:16x16"),
         Golden("sample-3p9b-v6e-2x2", "fit.py:size=3p9b", "v6e:2x2", clips=16),
         Golden("sample-500m-v6e-2x2", "fit.py:size=500m", "v6e:2x2", clips=16),
         Golden(
