@@ -206,6 +206,13 @@ def test_what_cannot_be_planned_is_one_line(line, message, kept, monkeypatch, ca
     assert not kept.exists()
 
 
+def test_an_upsampler_has_no_sampler_to_plan():
+    changes = ("model.in_channels=6", "training.low_resolution=(7,8)")
+    config = tiny_config("nowhere", *changes)
+    with pytest.raises(ValueError, match="enlarges clips and makes none"):
+        plan.answer(Question(config, SMALL, clips=4))
+
+
 def test_a_layout_needs_no_compilation(kept, monkeypatch, capsys):
     line = ["snapvideo", "plan", *OF_V5E, "--config.mesh.fsdp=4", "--layout"]
     monkeypatch.setattr(sys, "argv", line)
