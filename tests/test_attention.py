@@ -99,7 +99,7 @@ def few_and_many(few, many, heads=2, width=4, d=6, f=10):
     return normal(2, 3, few, d), normal(2, 3, many, f), kernels
 
 
-@pytest.mark.parametrize("queries, keys", [(2, 9), (9, 2), (1, 1)])
+@pytest.mark.parametrize("queries, keys", [(2, 9), (9, 2), (3, 6)])
 def test_folded_projections_are_those_of_the_definition(queries, keys):
     queries, keys, kernels = few_and_many(queries, keys)
     assert attention.suits_folding(queries.shape, keys.shape, kernels)
@@ -119,8 +119,9 @@ def test_folded_projections_are_those_of_the_definition(queries, keys):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_only_groups_with_fewer_tokens_than_a_head_has_channels_are_folded():
-    queries, keys, kernels = few_and_many(2, 9)
+def test_only_groups_of_few_and_many_tokens_are_folded():
+    *_, kernels = few_and_many(2, 9)  # two heads of four channels
     assert attention.suits_folding((2, 3, 3, 6), (2, 3, 9, 10), kernels)
     assert not attention.suits_folding((2, 3, 4, 6), (2, 3, 9, 10), kernels)
+    assert not attention.suits_folding((2, 3, 3, 6), (2, 3, 5, 10), kernels)
     assert not attention.suits_folding((2, 3, 6), (2, 9, 10), kernels)

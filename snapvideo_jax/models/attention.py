@@ -86,9 +86,13 @@ def suits_folding(
 
     A token on the side of many then meets ``a m`` folded vectors and no longer the
     ``a v`` columns of two projections: that is less where the other side has fewer
-    tokens than a head has channels, as in the upsampler's groups of 24 latents.
+    tokens than a head has channels, and pays where there are many to meet them, as in
+    the upsampler's groups of 24 latents and 4608 patches.
     """
-    return len(queries) == 4 and min(queries[2], keys[2]) < kernels.head_width
+    if len(queries) != 4:
+        return False
+    few, many = sorted((queries[2], keys[2]))
+    return few < kernels.head_width and few * kernels.heads <= many
 
 
 def folded(
