@@ -180,7 +180,7 @@ OF_V5E = (*CONFIG, "--topology", "v5e:2x2")
         ((*OF_V5E, "--sampler", "--batch", "0"), "--batch=0 is too small"),
         ((*OF_V5E, "--batch", "3"), "--batch is for --sampler only"),
         ((*OF_V5E, "--golden", "small"), "--golden has configs and topologies of its"),
-        (("--golden", "demo"), "--golden=demo is unknown; did you mean 'demo-v5e-2x2'"),
+        (("--golden", "demo-v5e"), "=demo-v5e is unknown; did you mean 'demo-v5e-2x2'"),
         (("--flags", "no/such/folder"), "--flags=no/such/folder cannot be written"),
         (
             (*OF_V5E, "--config.mesh.fsdp=8"),

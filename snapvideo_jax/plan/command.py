@@ -82,5 +82,5 @@ def _answer(arguments) -> tuple[dict, str]:
 
 
 def _field(override: str) -> str:
-    """ "mesh.fsdp" of "--config.mesh.fsdp=4"."""
+    """The field that an override of the command line sets, as mesh.fsdp."""
     return override.partition("config.")[2].partition("=")[0]

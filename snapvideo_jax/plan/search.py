@@ -93,10 +93,8 @@ def search(
       ``overrides`` of the fastest, None where none fits; and what was not compiled.
 
     Raises:
-      ValueError: the config or the topology cannot be used, or ``limit`` is below 1.
+      ValueError: the config or the topology cannot be used.
     """
-    if limit < 1:
-        raise ValueError(f"--search-limit={limit} is too small; use at least 1.")
     devices = len(topology_devices(target))
     found = candidates(config, target, devices, fixed)
     own = Choice.of(config)
