@@ -14,12 +14,13 @@ import fit  # a config may import its neighbours
 
 from snapvideo_jax import config as configs
 
-# As compiled for each topology by `snapvideo plan`. A device has 10 samples then, nine
-# of which are self-conditioned, and 8 or 4 of the 32 groups of each.
+# As compiled for each topology by `snapvideo plan`. Four devices share each clip; they
+# have 10 together on v5p, 9 of them self-conditioned, and 5 on v6e, where all run the
+# first pass because 4.5 cannot.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(fsdp=32, context=4, remat="dots"),
-    "v6e:16x16": dict(fsdp=64, context=4, remat="dots"),
+    "v6e:16x16": dict(fsdp=64, context=4, remat="latent_dots"),
 }
 
 

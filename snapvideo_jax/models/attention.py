@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
@@ -73,11 +72,6 @@ class Kernels(NamedTuple):
     def head_width(self) -> int:
         return self.query.shape[1] // self.heads
 
-    def by_head(self) -> tuple[Array, Array, Array, Array]:
-        """``i a v`` three times and ``a v o``."""
-        inner = [rearrange(k, "i (a v) -> i a v", a=self.heads) for k in self[:3]]
-        return *inner, rearrange(self.out, "(a v) o -> a v o", a=self.heads)
-
 
 def suits_folding(
     queries: tuple[int, ...], keys: tuple[int, ...], kernels: Kernels
@@ -102,25 +96,32 @@ def folded(
 
     ``(x W_q) (z W_k)^T = x (W_q W_k^T z^T)``: what stands in brackets has a column for
     each head and token of the shorter side ``z``, and no query is ever made; the same
-    holds for keys, and for values and what comes out.
+    holds for keys, and for values and what comes out. Vectors of one head are as wide
+    as those of all, with zeros for the other heads: kernels stay whole in all products,
+    so that the sums of their gradients can be scattered.
     """
-    query, key, value, out = kernels.by_head()
     scale = 1 / math.sqrt(kernels.head_width)
-    few = ("batch", "groups", None, "heads", None)
+    own = jnp.repeat(jnp.eye(kernels.heads, dtype=queries.dtype), kernels.head_width, 1)
+
+    def of_heads(tokens, kernel):
+        made = jnp.einsum("bgmd,di->bgmi", tokens, kernel)
+        made = constrain(made, "batch", "groups", None, "heads")
+        return jnp.einsum("bgmi,ai->bgami", made, own)
+
     if keys.shape[2] <= queries.shape[2]:  # a write: many queries, few keys
-        made = constrain(jnp.einsum("bgmf,fav->bgmav", keys, key), *few)
-        asked = jnp.einsum("bgmav,dav->bgamd", scale * made, query)
+        asked = of_heads(scale * keys, kernels.key)
+        asked = jnp.einsum("bgami,di->bgamd", asked, kernels.query)
         scores = jnp.einsum("bgamd,bgpd->bgamp", asked, queries)
-        weights = _softmax(scores, axis=3)
-        made = constrain(jnp.einsum("bgmf,fav->bgmav", keys, value), *few)
-        given = jnp.einsum("bgmav,avo->bgamo", made, out)
-        return jnp.einsum("bgamp,bgamo->bgpo", weights, given)
-    made = constrain(jnp.einsum("bgmd,dav->bgmav", queries, query), *few)
-    asked = jnp.einsum("bgmav,fav->bgamf", scale * made, key)
+        given = of_heads(keys, kernels.value)
+        given = jnp.einsum("bgami,io->bgamo", given, kernels.out)
+        return jnp.einsum("bgamp,bgamo->bgpo", _softmax(scores, axis=3), given)
+    asked = of_heads(scale * queries, kernels.query)
+    asked = jnp.einsum("bgami,fi->bgamf", asked, kernels.key)
     scores = jnp.einsum("bgamf,bgpf->bgamp", asked, keys)
     seen = jnp.einsum("bgamp,bgpf->bgamf", _softmax(scores, axis=4), keys)
-    made = constrain(jnp.einsum("bgamf,fav->bgmav", seen, value), *few)
-    return jnp.einsum("bgmav,avo->bgmo", made, out)
+    seen = jnp.einsum("bgamf,fi->bgami", seen, kernels.value)
+    seen = jnp.einsum("bgami,ai->bgmi", seen, own)
+    return jnp.einsum("bgmi,io->bgmo", seen, kernels.out)
 
 
 def _softmax(scores: Float[Array, "*s"], axis: int) -> Float[Array, "*s"]:
