@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import jax
 import pytest
 from helpers import TINY_CONFIG, kept_plan, tiny_config
 
@@ -155,6 +156,20 @@ def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
     plan.cached(Question(tiny_config("nowhere"), Target("v5e:2x2", slices=2)))
     plan.cached(Question(tiny_config("nowhere"), SMALL, clips=8))
     assert len(calls) == 4
+
+
+def test_a_refusal_of_the_compiler_is_kept_too(kept, monkeypatch):
+    calls = []
+
+    def answer(question):
+        calls.append(question)
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic cannot\nmore of it")
+
+    monkeypatch.setattr(cache, "answer", answer)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="refuses the program: .* cannot$"):
+            plan.cached(Question(tiny_config("nowhere"), SMALL))
+    assert len(calls) == 1
 
 
 CONFIG = ("--config", TINY_CONFIG)

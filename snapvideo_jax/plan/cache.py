@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from snapvideo_jax import config as configs
 from snapvideo_jax.plan.compile import Question, answer
 from snapvideo_jax.plan.flags import VARIABLE
@@ -16,19 +18,32 @@ CACHE = Path("~/.cache/snapvideo/plans").expanduser()
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 
 
-def cached(
-    question: Question,
-) -> dict[str, Any]:
-    """The `answer` to a question, or what it was before."""
+def cached(question: Question) -> dict[str, Any]:
+    """The `answer` to a question, or what it was before.
+
+    Raises:
+      ValueError: as `answer`; or the compiler refuses the program for another reason
+        than its memory, now or before.
+    """
     path = CACHE / f"{digest(question)}.json"
     if path.is_file():
-        return json.loads(path.read_text())
-    result = answer(question)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    passing = path.with_suffix(f".{os.getpid()}.tmp")
-    passing.write_text(json.dumps(result, indent=2))
-    passing.replace(path)  # whole or not at all, should the process be killed here
+        result = json.loads(path.read_text())
+    else:
+        result = _answer(question)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        passing = path.with_suffix(f".{os.getpid()}.tmp")
+        passing.write_text(json.dumps(result, indent=2))
+        passing.replace(path)  # whole or not at all, should the process be killed here
+    if "refusal" in result:
+        raise ValueError(f"The compiler refuses the program: {result['refusal']}")
     return result
+
+
+def _answer(question: Question) -> dict[str, Any]:
+    try:
+        return answer(question)
+    except jax.errors.JaxRuntimeError as error:
+        return {"refusal": str(error).strip().splitlines()[0]}
 
 
 def is_cached(question: Question) -> bool:

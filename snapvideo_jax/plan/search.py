@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax.plan import cache
@@ -140,7 +139,7 @@ def _row(choice: Choice, own: Choice, question: Question) -> dict[str, Any]:
     }
     try:
         result = cache.cached(question)
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
+    except ValueError as error:
         return row | {"reason": str(error).strip().splitlines()[0]}
     memory = result["bytes"]
     row |= {"peak": memory["peak"], "limit": memory["limit"]}
