@@ -274,3 +274,45 @@ def test_a_calibrated_time_is_as_much_longer_as_the_published_one(name, scan):
 def test_a_chip_without_a_published_step_is_refused(scan):
     with pytest.raises(ValueError, match="No measurement calibrates chip=v5e, only"):
         calibrated(V5E, scan)
+
+
+# Programs of one slice among several.
+
+
+def exchange(between, kind="ALL_REDUCE"):
+    """A program of 4 devices that sends 4 MB to the other slice of two."""
+    attributes = "channel_id=8, is_host_transfer=true, frontend_attributes={"
+    attributes += f'_xla_megascale_transfer_type="{kind}"}}'
+    handed = "(bf16[2048,1024], u32[], token[])"
+    return program(
+        [
+            "%x = bf16[2048,1024]{1,0} parameter(0)",
+            "%t = token[] after-all()",
+            f"%send.1 = {handed} send(%x, %t), {attributes}",
+            f"%recv.1 = {handed} recv(%t), {attributes}",
+            *between,
+            "%sent = token[] send-done(%send.1), channel_id=8",
+            "ROOT %got = (bf16[2048,1024], token[]) recv-done(%recv.1), channel_id=8",
+        ],
+        devices=4,
+    )
+
+
+PRODUCT = "%y = bf16[2048,2048]{1,0} dot(%x, %x), lhs_contracting_dims={1}, "
+PRODUCT += "rhs_contracting_dims={1}"
+
+
+@pytest.mark.parametrize("between, overlapped", [([], False), ([PRODUCT], True)])
+def test_slices_exchange_what_they_send_to_the_host(between, overlapped):
+    found = of(exchange(between), mesh={"replica": 2, "fsdp": 4}, slices=2)
+    (sent,) = found.collectives
+    assert (sent.op, sent.axis, sent.slices) == ("all-reduce", "replica", 2)
+    assert sent.bytes == 4 * MIB and sent.overlapped == overlapped
+    assert sent.seconds == pytest.approx(4 * MIB / (V5E.dcn_gbps * 1e9))
+
+
+def test_what_is_sent_nowhere_is_refused():
+    with pytest.raises(ValueError, match="send.1 sends to the host, and not to anoth"):
+        of(exchange([]), mesh={"fsdp": 4})
+    with pytest.raises(ValueError, match="not to another slice of 2 by a collective"):
+        of(exchange([], kind="X"), mesh={"replica": 2, "fsdp": 4}, slices=2)

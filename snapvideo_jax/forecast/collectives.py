@@ -73,6 +73,9 @@ class Network:
         axis is not named uses both directions of all dimensions of the torus.
       slices: equal blocks of consecutive devices that only DCN connects, as where the
         outermost mesh axis goes across slices.
+      programs: slices that run a program each, and exchange what they send to the host;
+        ``devices``, ``mesh`` and ``slices`` are then of one.
+      outer: the mesh axis across them.
     """
 
     chip: Chip
@@ -80,6 +83,21 @@ class Network:
     mesh: Mapping[str, int]
     links: Mapping[str, int]
     slices: int = 1
+    programs: int = 1
+    outer: str = ""
+
+    @classmethod
+    def of(cls, chip: Chip, devices: int, mesh, links, slices: int) -> "Network":
+        """That of a program for ``devices``, which may be those of one of the slices.
+
+        Raises:
+          ValueError: mesh and slices fit neither all devices nor those of a slice.
+        """
+        if slices == 1 or math.prod(mesh.values()) != devices * slices:
+            return cls(chip, devices, mesh, links, slices)
+        outer, size = next(iter(mesh.items()))
+        within = {**mesh, outer: size // slices}
+        return cls(chip, devices, within, links, programs=slices, outer=outer)
 
     def __post_init__(self):
         if self.mesh and math.prod(self.mesh.values()) != self.devices:
@@ -130,6 +148,12 @@ class Network:
             return near + far
         # All chips of a slice share what it sends to the others.
         return near + far / inside
+
+    def far_seconds(self, op: str, size: float) -> float:
+        """Time in which every chip sends ``size`` bytes to those in its place in the
+        other programs, through its share of the host's network cards."""
+        share = (self.programs - 1) / self.programs
+        return OPS[op] * size * share / (self.chip.dcn_gbps * 1e9)
 
 
 def groups_of(rest: str, devices: int) -> Groups:

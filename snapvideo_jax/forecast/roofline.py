@@ -10,6 +10,8 @@ vector work, make the upper end.
 """
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 
 from snapvideo_jax.chips import Chip
@@ -35,8 +37,10 @@ _FREE = {
     "get-tuple-element",
     "optimization-barrier",
     "parameter",
+    "recv",
     "tuple",
 }
+_COMPUTES = {"convolution", "custom-call", "dot", "fusion", "while"}
 _FREE_CALLS = {
     "AllocateBuffer",
     "AssumeGatherIndicesInBound",
@@ -157,7 +161,7 @@ def forecast(
             f"chip={chip.name} is no TPU; its memory and links are unknown."
         )
     program = parse(text)
-    network = Network(chip, program.devices, mesh or {}, links or {}, slices)
+    network = Network.of(chip, program.devices, mesh or {}, links or {}, slices)
     kernels = splash_kernels() if kernels is None else kernels
     walk = _Walk(program, chip, network, kernels, trips or {})
     parts = walk.computation(Scope.entry(program))
@@ -209,6 +213,8 @@ class _Walk:
         opcode, base = item.opcode, item.opcode.removesuffix("-start")
         if base in OPS:
             return [self.collective(item, item, scope, overlapped=opcode != base)]
+        if opcode == "send":
+            return self.between_slices(item, scope)
         if opcode in _FREE or opcode.endswith("-done"):
             return []
         if opcode == "while":
@@ -307,6 +313,42 @@ class _Walk:
             channel=channel and int(channel),
         )
         return Part(item.name, item.op_name, collective=sent)
+
+    def between_slices(self, item: Instruction, scope: Scope) -> list[Part]:
+        """What the host sends to the other slices, in a program that is for one slice.
+
+        Raises:
+          ValueError: it is sent elsewhere, or as no collective that is known.
+        """
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', item.rest)
+        op = kind[1].lower().replace("_", "-") if kind else ""
+        if op not in OPS or self.network.programs == 1:
+            raise ValueError(
+                f"{item.name} sends to the host, and not to another slice of "
+                f"{self.network.programs} by a collective of {sorted(OPS)}."
+            )
+        (sent,) = arrays(scope.computation[item.operands[0]].shape)
+        later = itertools.dropwhile(lambda other: other is not item, scope.computation)
+        beside = itertools.takewhile(
+            lambda other: (
+                not (other.opcode == "send-done" and item.name in other.operands)
+            ),
+            later,
+        )
+        collective = Collective(
+            op=op,
+            dtype=sent.dtype,
+            bytes=sent.bytes,
+            group=self.network.programs,
+            axis=self.network.outer,
+            slices=self.network.programs,
+            count=1,
+            overlapped=any(other.opcode in _COMPUTES for other in beside),
+            seconds=self.network.far_seconds(op, sent.bytes),
+            name=item.name,
+            op_name=item.op_name,
+        )
+        return [Part(item.name, item.op_name, collective=collective)]
 
 
 def _whole(parts: Iterable[Part]) -> list[Part]:
