@@ -96,7 +96,8 @@ def test_a_sampler_costs_an_evaluation_less_than_two_a_step():
     assert flops["passes"] == 2 * 47
     forward = sum(flops["forward_per_sample"].values())
     assert flops["model"] == pytest.approx(2 * 47 * forward * 64 / 4)
-    assert 1 < flops["program_over_model"] < 1.2
+    # Where keys are few, projections of queries fold into them: the program does less.
+    assert 0.8 < flops["program_over_model"] < 1.1
 
 
 def test_a_sampler_holds_parameters_and_neither_moments_nor_gradients():
