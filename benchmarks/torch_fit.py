@@ -160,8 +160,8 @@ class TorchFIT(nn.Module):
         self.context = ContextTokens(model.context_width, text_width)
         self.patch_embed = nn.Linear(pixels * model.in_channels, narrow)
         self.patch_norm = layer_norm(narrow)
-        shape = (model.groups, model.patches_per_group, narrow)
-        self.patch_position = nn.Parameter(torch.randn(shape))
+        positions = model.groups * model.patches_per_group
+        self.patch_position = nn.Parameter(torch.randn(positions, narrow))
         self.latents = nn.Parameter(torch.randn(model.latents, wide))
         self.self_conditioning = FeedForward(wide)
         self.self_conditioning_norm = layer_norm(wide)
@@ -189,7 +189,8 @@ class TorchFIT(nn.Module):
             "b (T pt) (H gh ph) (W gw pw) c -> b (H W) (T gh gw) (pt ph pw c)",
             **sizes,
         )
-        patches = self.patch_norm(self.patch_embed(patches)) + self.patch_position
+        position = self.patch_position.unflatten(0, (model.groups, -1))
+        patches = self.patch_norm(self.patch_embed(patches)) + position
         patches = patches.flatten(0, 1)
         update = self.self_conditioning_norm(self.self_conditioning(previous))
         latents = self.latents + torch.where(known[:, None, None], update, 0.0)
