@@ -270,6 +270,7 @@ def with_low_resolution(context, clip, keys, training) -> Context:
     )
 
 
+@jax.named_scope("first_pass")
 def first_pass(params, noisy, c_noise, context, model, training):
     """Latents for self-conditioning, from a pass without gradient or dropout.
 

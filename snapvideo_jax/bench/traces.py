@@ -55,7 +55,7 @@ class Known:
 
     Attributes:
       part: of the network that it belongs to.
-      pass_: "forward", "backward", "self-conditioning" (the first pass) or "update".
+      pass_: of a step, as from `pass_of`.
       category: kind of operation.
     """
 
@@ -102,11 +102,11 @@ def part_of(op_name: str) -> str:
 
 def pass_of(op_name: str) -> str:
     """Which of a step's passes through the network an ``op_name`` belongs to."""
+    if "first_pass" in op_name:
+        return "self-conditioning"
     if "transpose(" in op_name:
         return "backward"
-    if "jvp(" in op_name:
-        return "forward"
-    return "without gradient" if "FIT" in op_name else "outside"
+    return "forward" if "FIT" in op_name else "outside of the network"
 
 
 def category(
