@@ -213,10 +213,10 @@ def load(network: TorchFIT, params) -> None:
     """Copies our parameters into ``network``, every one of which has a namesake."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(torch.from_numpy(np.array(_namesake(params, name))))
+            parameter.copy_(torch.from_numpy(np.array(namesake(params, name))))
 
 
-def _namesake(params, name: str):
+def namesake(params, name: str):
     """The parameter of ours that PyTorch calls ``name``, laid out as PyTorch does."""
     *path, last = name.split(".")
     block = int(path.pop(1)) if path[:1] == ["blocks"] else None
