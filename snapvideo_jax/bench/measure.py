@@ -28,9 +28,14 @@ TRACED = 3
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of every run, in order."""
+    """Seconds of every run, in order, and what this process used of its processors.
+
+    The second is no measure of speed, but it hardly depends on what else the machine
+    does.
+    """
 
     seconds: tuple[float, ...]
+    processor_seconds: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -52,14 +57,18 @@ def interleaved(
       repeats: counted turns.
       warm_up: turns before those.
     """
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    clocks = time.perf_counter, time.process_time
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = [clock() for clock in clocks]
             jax.block_until_ready(call())
             if turn >= warm_up:
-                found[name].append(time.perf_counter() - began)
-    return {name: Times(tuple(seconds)) for name, seconds in found.items()}
+                took = (
+                    clock() - then for clock, then in zip(clocks, began, strict=True)
+                )
+                found[name].append(tuple(took))
+    return {name: Times(*zip(*runs, strict=True)) for name, runs in found.items()}
 
 
 def bench(
