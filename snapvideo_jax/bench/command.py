@@ -10,7 +10,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
 from snapvideo_jax.bench import traces
 from snapvideo_jax.bench.measure import bench
-from snapvideo_jax.plan import Target, cached_plan
+from snapvideo_jax.plan import Question, Target, cached
 
 
 def run(arguments) -> None:
@@ -22,7 +22,7 @@ def run(arguments) -> None:
         what = tuple(name for name in asked if asked[name]) or ("train step",)
         profile = arguments.profile and Path(arguments.profile)
         # The plan goes first: what is wrong with it shows before minutes of measuring.
-        planned = target and cached_plan(config, target)
+        planned = target and cached(Question(config, target))
         result = bench(config, what, arguments.steps, profile)
         result["plan"] = planned
     if jax.process_index() == 0:

@@ -16,13 +16,13 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
+from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import (
     batch_sharding,
     laid_out,
     local_rows,
     put_batch,
     put_key,
-    state_shardings,
 )
 from snapvideo_jax.step import (
     context_of,
@@ -59,7 +59,7 @@ class Program:
 def train_program(experiment: configs.Experiment, mesh) -> Program:
     """The train step; every run takes the state that the one before gave."""
     boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
-    places = state_shardings(boxed, mesh)
+    places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     step = jit_train_step(experiment, mesh, places)
     compiled, seconds = _compile(step, nn.unbox(boxed), batch, key)
@@ -77,7 +77,7 @@ def train_program(experiment: configs.Experiment, mesh) -> Program:
 def forward_program(experiment: configs.Experiment, mesh) -> Program:
     """The network's forward pass alone, without dropout or self-conditioning."""
     boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
-    places = state_shardings(boxed, mesh)
+    places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     model, size = experiment.model, experiment.data.batch
 
@@ -100,7 +100,7 @@ def forward_program(experiment: configs.Experiment, mesh) -> Program:
 def sampler_program(experiment: configs.Experiment, mesh) -> Program:
     """The sampler of the config, guided as its sheets are; results reach the host."""
     boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
-    params = _initial(experiment, state_shardings(boxed, mesh), "params")
+    params = _initial(experiment, checked_shardings(boxed, mesh), "params")
     generator = sample.Generator(experiment, experiment.sampler, mesh)
     clips = -(-min(experiment.data.batch, CLIPS) // mesh.size) * mesh.size
     request = sample.Request(
