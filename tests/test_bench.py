@@ -1,5 +1,6 @@
 """`snapvideo bench` times what a run does, and tells where the time goes."""
 
+import itertools
 import json
 import sys
 
@@ -9,7 +10,15 @@ import pytest
 from helpers import TINY_CONFIG
 
 from snapvideo_jax import __main__ as cli
-from snapvideo_jax.bench import Times, interleaved, measure, traces
+from snapvideo_jax.bench import (
+    Program,
+    Times,
+    command,
+    interleaved,
+    measure,
+    traces,
+)
+from snapvideo_jax.plan import Target
 
 
 @pytest.fixture
@@ -158,6 +167,31 @@ def test_the_forward_pass_and_the_sampler_are_measured_for_people(bench):
     assert len(named) == 2 and all("median of 2" in line for line in named)
     assert sum("s each, 8 at once" in line for line in lines) == 2
     assert any("give it as --config.run.peak_tflops" in line for line in lines)
+
+
+def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
+    """A run takes 2 seconds, by a clock that goes on by 2 whenever it is read."""
+    fake = Program(lambda: 0, None, compile_seconds=1.0, clips=8, flops=4e12)
+    monkeypatch.setitem(measure.PROGRAMS, "train step", lambda *_: fake)
+    monkeypatch.setattr(measure.time, "perf_counter", itertools.count(0, 2).__next__)
+    planned = {
+        "topology": "v5e:2x2", "devices": 4, "fits": True, "seconds": {"step": 0.5},
+        "mfu": {"step": 0.25}, "bytes": {"peak": 3e9},
+    }  # fmt: skip
+    asked = []
+    monkeypatch.setattr(command, "cached", lambda q: asked.append(q) or planned)
+    code, out, _ = bench("--config", TINY_CONFIG, "--plan", "v5e:2x2")
+    assert code == 0 and asked[0].target == Target("v5e:2x2")
+    assert "2 s, median of 20 (quartiles 2 to 2)" in out
+    assert "4 a second, 0.25 s each, 8 at once" in out
+    assert "4 TFLOP, 2 TFLOP/s" in out
+    assert "v5e:2x2, 4 devices: 0.5 s, MFU 0.250, peak 3 GB a device" in out
+    assert "measured / forecast = 4, on 8 devices here" in out
+    planned["fits"] = False
+    assert (
+        "v5e:2x2: the step does not fit there"
+        in bench("--config", TINY_CONFIG, "--plan", "v5e:2x2", "--steps", "1")[1]
+    )
 
 
 @pytest.mark.parametrize(
