@@ -107,17 +107,23 @@ def bench(
         "programs": {},
     }
     for name in what:
-        logger.info("Compiling the %s.", name)
+        folder = profile and profile / name.replace(" ", "_")
         try:
-            program = PROGRAMS[name](experiment, mesh)
-            row = _measured(program, steps, peak * mesh.size)
-            if profile:
-                folder = profile / name.replace(" ", "_")
-                row["profile"] = _profiled(program, folder, steps)
+            row = _row(name, experiment, mesh, steps, peak * mesh.size, folder)
         except jax.errors.JaxRuntimeError as error:
             raise ValueError(_out_of_memory(error, name, experiment)) from error
         result["programs"][name] = row
     return result
+
+
+def _row(name, experiment, mesh, steps, peak, folder) -> dict[str, Any]:
+    """What is measured of one program, whose memory is free again afterwards."""
+    logger.info("Compiling the %s.", name)
+    program = PROGRAMS[name](experiment, mesh)
+    row = _measured(program, steps, peak)
+    if folder:
+        row["profile"] = _profiled(program, folder, steps)
+    return row
 
 
 def _measured(program: Program, steps: int, peak: float) -> dict[str, Any]:
