@@ -39,6 +39,10 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "parity": [
+            "matplotlib>=3.11.2,<4",
+            "torch>=2.15,<3",
+        ],  # for benchmarks/, beside plain PyTorch
         "dev": [
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed

@@ -33,7 +33,7 @@ def main() -> None:
     _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
-    if rest and arguments.verb not in ("train", "plan"):
+    if rest and arguments.verb not in ("train", "plan", "bench"):
         print(
             f"snapvideo: error: unknown argument {rest[0]!r}; see --help.",
             file=sys.stderr,
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(verbs)
     _add_judge(verbs)
     _add_plan(verbs)
+    _add_bench(verbs)
     return parser
 
 
@@ -172,6 +173,39 @@ def _add_plan(verbs) -> None:
         "with commas between, small, or all",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_bench(verbs) -> None:
+    verb = _add(
+        verbs,
+        "bench",
+        "Measure a config on the devices that are here: time, rates, memory.",
+        CONFIG_HELP,
+    )
+    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument(
+        "--steps", type=int, default=20, help="runs that are timed (default: 20)"
+    )
+    verb.add_argument(
+        "--forward",
+        action="store_true",
+        help="the network's forward pass in place of the train step",
+    )
+    verb.add_argument(
+        "--sampler",
+        action="store_true",
+        help="the sampler in place of the train step",
+    )
+    verb.add_argument(
+        "--profile",
+        metavar="DIR",
+        help="trace a few more runs there, and print where their time goes",
+    )
+    verb.add_argument(
+        "--plan", metavar="CHIP:SHAPE", help="show the forecast for a TPU topology too"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    _add_processes(verb)
 
 
 def _add_sampler(verb: argparse.ArgumentParser) -> None:

@@ -175,14 +175,15 @@ def train_step(
             training.microbatches,
             training.self_conditioning_period,
         )
-    updates, opt_state = optimizer.transform().update(
-        grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    decay = optimizer.ema_decay(state.step + 1)
-    ema = jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new, state.ema, params
-    )
+    with jax.named_scope("optimizer"):  # so that profiles tell it apart
+        updates, opt_state = optimizer.transform().update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        decay = optimizer.ema_decay(state.step + 1)
+        ema = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+        )
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **bins}
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
@@ -269,6 +270,7 @@ def with_low_resolution(context, clip, keys, training) -> Context:
     )
 
 
+@jax.named_scope("first_pass")
 def first_pass(params, noisy, c_noise, context, model, training):
     """Latents for self-conditioning, from a pass without gradient or dropout.
 

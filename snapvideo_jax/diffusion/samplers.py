@@ -55,6 +55,11 @@ class Sampler:
         if self.steps < 2:
             raise ValueError(f"sampler.steps={self.steps} must be at least 2.")
 
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser that one clip takes."""
+        return 2 * self.steps - 1 if self.solver == "heun" else self.steps
+
 
 def sigma_schedule(edm: EDM, steps: int) -> Float[Array, "steps_and_zero"]:
     """Noise levels of a run, falling from ``sigma_max`` to ``sigma_min``, then 0."""

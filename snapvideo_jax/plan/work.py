@@ -93,10 +93,6 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
     fields.pop("video")
     inputs, numbers = _placed_over_batch((fields, numbers), mesh)
     guidance = experiment.sheets.guidance
-    # Heun's last step is Euler's; guidance runs the network on every clip twice.
-    evaluations = settings.steps
-    if settings.solver == "heun":
-        evaluations = 2 * settings.steps - 1
     return Work(
         unit="batch",
         jitted=jit_generate(experiment, settings, mesh),
@@ -107,12 +103,12 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
             "steps": settings.steps,
             "solver": settings.solver,
             "guidance": guidance,
-            "evaluations": evaluations,
+            "evaluations": settings.calls,
             "parameters": _count(state.params),
         },
         held={"parameters": held(state.params), "batch": held((inputs, numbers))},
         forward=_forward(experiment),
-        passes=evaluations * (2 if guidance else 1),
+        passes=settings.calls * (2 if guidance else 1),  # guided: on every clip twice
         samples=filled,
         consequences=lambda seconds, devices: {
             "seconds_per_clip": seconds / clips,
