@@ -103,23 +103,26 @@ def folded(
     scale = 1 / math.sqrt(kernels.head_width)
     own = jnp.repeat(jnp.eye(kernels.heads, dtype=queries.dtype), kernels.head_width, 1)
 
+    def placed(made):
+        return constrain(made, "batch", "groups", "heads", None, None)
+
     def of_heads(tokens, kernel):
         made = jnp.einsum("bgmd,di->bgmi", tokens, kernel)
         made = constrain(made, "batch", "groups", None, "heads")
-        return jnp.einsum("bgmi,ai->bgami", made, own)
+        return placed(jnp.einsum("bgmi,ai->bgami", made, own))
 
     if keys.shape[2] <= queries.shape[2]:  # a write: many queries, few keys
         asked = of_heads(scale * keys, kernels.key)
-        asked = jnp.einsum("bgami,di->bgamd", asked, kernels.query)
+        asked = placed(jnp.einsum("bgami,di->bgamd", asked, kernels.query))
         scores = jnp.einsum("bgamd,bgpd->bgamp", asked, queries)
         given = of_heads(keys, kernels.value)
-        given = jnp.einsum("bgami,io->bgamo", given, kernels.out)
+        given = placed(jnp.einsum("bgami,io->bgamo", given, kernels.out))
         return jnp.einsum("bgamp,bgamo->bgpo", _softmax(scores, axis=3), given)
     asked = of_heads(scale * queries, kernels.query)
-    asked = jnp.einsum("bgami,fi->bgamf", asked, kernels.key)
+    asked = placed(jnp.einsum("bgami,fi->bgamf", asked, kernels.key))
     scores = jnp.einsum("bgamf,bgpf->bgamp", asked, keys)
-    seen = jnp.einsum("bgamp,bgpf->bgamf", _softmax(scores, axis=4), keys)
-    seen = jnp.einsum("bgamf,fi->bgami", seen, kernels.value)
+    seen = placed(jnp.einsum("bgamp,bgpf->bgamf", _softmax(scores, axis=4), keys))
+    seen = placed(jnp.einsum("bgamf,fi->bgami", seen, kernels.value))
     seen = jnp.einsum("bgami,ai->bgmi", seen, own)
     return jnp.einsum("bgmi,io->bgmo", seen, kernels.out)
 
