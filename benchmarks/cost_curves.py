@@ -33,6 +33,7 @@ CURVES = {
     "latents": [(FRAMES, latents) for latents in (128, 256, 512, 1024)],
 }
 """Frames and latents of the points of a curve."""
+SINGULAR = {"patches": "patch", "latents": "latent"}
 LINES = {
     "forward pass": ("forward, measured", "#0072b2", "o-"),
     "train step": ("training step, measured", "#d55e00", "s-"),
@@ -98,7 +99,7 @@ def plot(found, path: str) -> None:
         )
         panel.set_xticks(tokens, [f"{n:,}" for n in tokens], minor=False)
         panel.minorticks_off()
-        panel.set_xlabel(f"{axis[:-1]} tokens")
+        panel.set_xlabel(f"{SINGULAR[axis]} tokens")
         panel.grid(color="#eeeeee")
         panel.legend(fontsize=8, frameon=False, loc="upper left")
         for side in ("top", "right"):
@@ -131,7 +132,7 @@ def main() -> None:
             print(f"{axis}, {name}: {json.dumps(row)}")
             print(
                 f"  grows as n^{exponent(tokens, costs):.2f}, by {slope:.3g} {unit} a "
-                f"{axis[:-1]}"
+                f"{SINGULAR[axis]}"
             )
     plot(found, arguments.out)
 
