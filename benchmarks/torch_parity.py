@@ -15,6 +15,7 @@ import argparse
 import os
 import statistics
 import sys
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # PyTorch's threads would else keep the cores busy while it is the other one's turn.
@@ -35,14 +36,14 @@ from snapvideo_jax.bench import (  # noqa: E402
     interleaved,
     synthetic_batch,
 )
-from snapvideo_jax.data import DataConfig  # noqa: E402
-from snapvideo_jax.diffusion import EDM, Sampler  # noqa: E402
+from snapvideo_jax.diffusion import EDM  # noqa: E402
 from snapvideo_jax.optim import Optimizer  # noqa: E402
 from snapvideo_jax.sample import abstract_state  # noqa: E402
-from snapvideo_jax.sharding import MeshConfig, make_mesh  # noqa: E402
-from snapvideo_jax.step import Training, context_of  # noqa: E402
+from snapvideo_jax.sharding import make_mesh  # noqa: E402
+from snapvideo_jax.step import context_of  # noqa: E402
 from snapvideo_jax.train import flops_forward, flops_per_sample  # noqa: E402
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 TOLERANCE = 1e-4
 """Most that outputs of either may differ, where they are about 1."""
 PERIOD = 10
@@ -56,33 +57,21 @@ def narrow_config(divisor: int = 8, **model) -> ConfigDict:
       divisor: 1 to 16; widths stay multiples of a head's.
       model: fields of the model that differ.
     """
-    config = ConfigDict({"seed": 0})
+    config = configs.load(f"{CONFIGS}/fit.py:size=500m", [])
     heads = 16 // divisor
-    sizes = dict(
-        patch_width=48 * heads, patch_head_width=48, latent_width=64 * heads,
-        latent_head_width=64, context_width=48 * heads, latents=512, group=(5, 4),
-        dtype="float32", unroll=6,
-    )  # fmt: skip
-    config.model = configs.model_section("fit", **sizes | model)
-    config.diffusion = configs.section(EDM, sigma_in=4.0)
+    config.model.update(
+        patch_width=48 * heads,
+        latent_width=64 * heads,
+        context_width=48 * heads,
+        dtype="float32",
+        remat="none",
+        unroll=config.model.blocks,
+        **model,
+    )
     config.optimizer = configs.section(Optimizer, name="adam", warmup_steps=10)
-    config.training = configs.section(
-        Training, self_conditioning=0.9, self_conditioning_period=PERIOD
-    )
-    config.data = configs.section(
-        DataConfig,
-        source="shapes",
-        frames=16,
-        height=36,
-        width=64,
-        videos_per_batch=PERIOD,
-        images_per_batch=0,
-    )
-    config.text = configs.section(configs.Text, tokens=128, width=1024 // divisor)
-    config.mesh = configs.section(MeshConfig)
-    config.sampler = configs.section(Sampler)
-    config.sheets = configs.section(configs.Sheets)
-    config.run = configs.section(configs.Run)
+    config.training.self_conditioning_period = PERIOD
+    config.data.update(videos_per_batch=PERIOD, images_per_batch=0)
+    config.text.width = 1024 // divisor
     return config
 
 
@@ -197,7 +186,7 @@ def random_parameters(experiment: configs.Experiment):
             return noise / leaf.shape[-2] ** 0.5
         return 0.3 * noise + (path[-1].key == "scale")
 
-    shapes = nn.unbox(jax.eval_shape(lambda: abstract_state(experiment).params))
+    shapes = nn.unbox(abstract_state(experiment).params)
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 

@@ -45,6 +45,8 @@ from snapvideo_jax.types import Context
 
 logger = logging.getLogger(__name__)
 
+BATCH = 64
+"""Clips that are made at once where nothing else is asked for."""
 LEAST = {"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0}
 """Smallest values of options on the command line."""
 
@@ -171,7 +173,7 @@ def load(workdir: Path, ema: bool = True):
     distributed.keep_compiled(workdir)
     experiment = configs.build(configs.from_json(path.read_text()))
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
-    shapes = jax.eval_shape(functools.partial(abstract_state, experiment))
+    shapes = abstract_state(experiment)
     shardings = state_shardings(shapes, mesh)
     like = placed(nn.unbox(shapes), shardings)
     checkpoints = Checkpoints(workdir)
@@ -181,7 +183,12 @@ def load(workdir: Path, ema: bool = True):
 
 
 def abstract_state(experiment: "configs.Experiment"):
-    """A fresh state of an experiment; for ``jax.eval_shape`` and ``jax.jit``."""
+    """Shapes of a state of an experiment, its parameters with their logical axes."""
+    return jax.eval_shape(functools.partial(fresh_state, experiment))
+
+
+def fresh_state(experiment: "configs.Experiment"):
+    """The state that an experiment begins with, likewise boxed; to be jitted."""
     tokens, width = experiment.text.tokens, experiment.text.width
     batch = {
         "text": jnp.zeros((1, tokens, width)),

@@ -94,7 +94,13 @@ class Training:
 
     @property
     def self_conditioned(self) -> int:
+        """Samples of every period that are."""
         return round(self.self_conditioning * self.self_conditioning_period)
+
+    @property
+    def self_conditioned_share(self) -> float:
+        """The share that a period of whole samples comes to."""
+        return self.self_conditioned / self.self_conditioning_period
 
 
 def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainState:
@@ -188,24 +194,28 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
-def jit_train_step(experiment, mesh, places: TrainState):
-    """`train_step` of an experiment on a mesh, jitted; it takes over the state given.
-
-    Args:
-      experiment: a `config.Experiment`; gives all that a step is made of.
-      mesh: whose devices it runs on.
-      places: shardings of the state, before and after the step.
-    """
-    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    step = functools.partial(
+def train_step_of(experiment):
+    """`train_step` of a `config.Experiment`, which gives all that a step is made of."""
+    return functools.partial(
         train_step,
         model=experiment.model,
         edm=experiment.diffusion,
         optimizer=experiment.optimizer,
         training=experiment.training,
     )
+
+
+def jit_train_step(experiment, mesh, places: TrainState):
+    """`train_step` of an experiment on a mesh, jitted; it takes over the state given.
+
+    Args:
+      experiment: a `config.Experiment`.
+      mesh: whose devices it runs on.
+      places: shardings of the state, before and after the step.
+    """
+    whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     return jax.jit(
-        laid_out(step, mesh),
+        laid_out(train_step_of(experiment), mesh),
         in_shardings=(places, over_batch, whole),
         out_shardings=(places, whole),
         donate_argnums=0,

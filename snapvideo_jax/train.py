@@ -83,15 +83,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
     )
 
     # --- State: shapes and places first, then the arrays ---------------------------
-    init = functools.partial(sample.abstract_state, experiment)
-    boxed = jax.eval_shape(init)
+    boxed = sample.abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     if first:
         state = checkpoints.restore(placed(nn.unbox(boxed), places))
         logger.info("Resuming %s at step %d.", workdir, first)
         seek(iterator, first)  # for any number of processes, unlike a kept state
     else:
-        state = jax.jit(lambda: nn.unbox(init()), out_shardings=places)()
+        fresh = functools.partial(sample.fresh_state, experiment)
+        state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
 
     # --- The step, compiled --------------------------------------------------------
     update = jit_train_step(experiment, mesh, places)
@@ -270,7 +270,7 @@ class _Stopwatch:
 def describe(config: ConfigDict) -> dict:
     """What --dry-run prints: sizes and memory, computed without allocating anything."""
     experiment = configs.build(config)
-    boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
+    boxed = sample.abstract_state(experiment)
     sizes = dataclasses.asdict(experiment.mesh)
     sizes["data"] = max(sizes["data"], 1)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), AXES)
@@ -350,8 +350,7 @@ def flops_forward(experiment) -> float:
 
 def flops_per_sample(experiment) -> float:
     """Model FLOPs of training on one sample; recomputation does not count."""
-    training = experiment.training
-    share = training.self_conditioned / training.self_conditioning_period
+    share = experiment.training.self_conditioned_share
     return flops_forward(experiment) * train_factor(share)
 
 

@@ -1,6 +1,5 @@
 """What several test modules share: the tiny run, its data, a way to compare trees."""
 
-import functools
 import json
 import pathlib
 
@@ -64,7 +63,7 @@ def restore(workdir):
     """The newest state of a workdir, as NumPy arrays by name."""
     text = (pathlib.Path(workdir) / "config.json").read_text()
     experiment = configs.build(configs.from_json(text))
-    shapes = nn.unbox(jax.eval_shape(functools.partial(abstract_state, experiment)))
+    shapes = nn.unbox(abstract_state(experiment))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

@@ -63,7 +63,7 @@ def experiment(optimizer="lamb", stage=1):
 def boxed_state(optimizer="lamb", stage=1):
     """Shapes of its state, with logical axes."""
     settings = experiment(optimizer, stage)
-    return jax.eval_shape(functools.partial(abstract_state, settings))
+    return abstract_state(settings)
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def initial_state(stage=1):
         is_second_moment = ".nu" in jax.tree_util.keystr(path)
         return np.full(leaf.shape, 1e-4 if is_second_moment else 0, leaf.dtype)
 
-    state = jax.jit(lambda: nn.unbox(abstract_state(experiment(stage=stage))))()
+    state = jax.jit(lambda: nn.unbox(fresh_state(experiment(stage=stage))))()
     params = jax.tree.map(shake, state.params)
     return state.replace(
         step=np.zeros((), np.int32),

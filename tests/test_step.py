@@ -13,6 +13,7 @@ import tiny
 from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, twice
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.plan.work import abstract_batch
 from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.step import (
     BIN_EDGES,
@@ -28,6 +29,7 @@ from snapvideo_jax.step import (
     sample_keys,
     sample_losses,
     train_step,
+    train_step_of,
 )
 from snapvideo_jax.types import Latents
 
@@ -382,27 +384,9 @@ def test_the_loss_of_one_batch_falls():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_step_of_the_config_keeps_the_shapes_of_its_state(name):
     experiment = tiny.experiment(name)
-    data, text = experiment.data, experiment.text
-    size = data.batch
-    shapes = {
-        "video": ((size, data.frames, data.height, data.width, 3), jnp.uint8),
-        "frame_interval": ((size,), jnp.float32),
-        "resolution": ((size, 2), jnp.float32),
-        "text": ((size, text.tokens, text.width), jnp.float32),
-        "text_mask": ((size, text.tokens), jnp.bool_),
-        "sample": ((size,), jnp.uint32),
-    }
-    batch = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
-    init = functools.partial(abstract_state, experiment)
-    state = nn.unbox(jax.eval_shape(init))
-    step = functools.partial(
-        train_step,
-        model=experiment.model,
-        edm=experiment.diffusion,
-        optimizer=experiment.optimizer,
-        training=experiment.training,
-    )
-    after, metrics = jax.eval_shape(step, state, batch, KEY)
+    state = nn.unbox(abstract_state(experiment))
+    batch = abstract_batch(experiment)
+    after, metrics = jax.eval_shape(train_step_of(experiment), state, batch, KEY)
     assert after == state
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()
     assert metrics["loss_sum"].shape == metrics["loss_count"].shape == (2, 5)

@@ -33,9 +33,6 @@ from snapvideo_jax.step import (
 )
 from snapvideo_jax.train import flops_forward, flops_per_sample
 
-CLIPS = 64
-"""Most clips that the sampler makes at once, as `snapvideo sample` does."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -58,7 +55,7 @@ class Program:
 
 def train_program(experiment: configs.Experiment, mesh) -> Program:
     """The train step; every run takes the state that the one before gave."""
-    boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
+    boxed = sample.abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     step = jit_train_step(experiment, mesh, places)
@@ -76,7 +73,7 @@ def train_program(experiment: configs.Experiment, mesh) -> Program:
 
 def forward_program(experiment: configs.Experiment, mesh) -> Program:
     """The network's forward pass alone, without dropout or self-conditioning."""
-    boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
+    boxed = sample.abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     model, size = experiment.model, experiment.data.batch
@@ -99,10 +96,10 @@ def forward_program(experiment: configs.Experiment, mesh) -> Program:
 
 def sampler_program(experiment: configs.Experiment, mesh) -> Program:
     """The sampler of the config, guided as its sheets are; results reach the host."""
-    boxed = jax.eval_shape(functools.partial(sample.abstract_state, experiment))
+    boxed = sample.abstract_state(experiment)
     params = _initial(experiment, checked_shardings(boxed, mesh), "params")
     generator = sample.Generator(experiment, experiment.sampler, mesh)
-    clips = -(-min(experiment.data.batch, CLIPS) // mesh.size) * mesh.size
+    clips = -(-min(experiment.data.batch, sample.BATCH) // mesh.size) * mesh.size
     request = sample.Request(
         prompts=["a red cross moving left"] * clips,
         numbers=range(clips),
@@ -152,7 +149,7 @@ def _initial(experiment, places, part: str | None = None):
     """A fresh state, or a part of one, where it belongs."""
 
     def init():
-        state = nn.unbox(sample.abstract_state(experiment))
+        state = nn.unbox(sample.fresh_state(experiment))
         return getattr(state, part) if part else state
 
     where = getattr(places, part) if part else places

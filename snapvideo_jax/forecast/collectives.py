@@ -140,7 +140,7 @@ class Network:
             return size / (rate * 1e9) if group > 1 else 0.0
         links = self.links.get(self.axis(groups), 2 * chip.torus_dims)
         near = times * size * (inside - 1) / inside / (links * chip.ici_gbps * 1e9)
-        far = times * size * (slices - 1) / slices / (chip.dcn_gbps * 1e9)
+        far = self.far_seconds(op, size, slices)
         if op.endswith("all-to-all"):
             # Half of all bytes must cross the middle of the torus.
             side = inside ** (2 / links)
@@ -149,10 +149,10 @@ class Network:
         # All chips of a slice share what it sends to the others.
         return near + far / inside
 
-    def far_seconds(self, op: str, size: float) -> float:
+    def far_seconds(self, op: str, size: float, slices: int) -> float:
         """Time in which every chip sends ``size`` bytes to those in its place in the
-        other programs, through its share of the host's network cards."""
-        share = (self.programs - 1) / self.programs
+        other slices, through its share of the host's network cards."""
+        share = (slices - 1) / slices
         return OPS[op] * size * share / (self.chip.dcn_gbps * 1e9)
 
 

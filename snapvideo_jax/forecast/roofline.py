@@ -344,7 +344,7 @@ class _Walk:
             slices=self.network.programs,
             count=1,
             overlapped=any(other.opcode in _COMPUTES for other in beside),
-            seconds=self.network.far_seconds(op, sent.bytes),
+            seconds=self.network.far_seconds(op, sent.bytes, self.network.programs),
             name=item.name,
             op_name=item.op_name,
         )

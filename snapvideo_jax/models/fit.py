@@ -49,6 +49,7 @@ attention and feed-forward ("layer"), or that and all products with weights ("do
 only those of latents ("latent_dots": where patches are many, to make their products
 again is faster than to write and read them)."""
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
+"""Those that go by pairs of attention and feed-forward."""
 
 
 class Sublayers(nn.Module):

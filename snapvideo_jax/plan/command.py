@@ -8,9 +8,8 @@ from snapvideo_jax import layout
 from snapvideo_jax.plan import cache, flags, golden, nearest, report, search
 from snapvideo_jax.plan.compile import Question, placements_of
 from snapvideo_jax.plan.target import Target
+from snapvideo_jax.sample import BATCH
 
-CLIPS = 64
-"""Clips that `snapvideo sample` makes at once."""
 SEARCHED = 12
 """Compilations of a search."""
 
@@ -73,7 +72,7 @@ def _answer(arguments) -> tuple[dict, str]:
         fixed = frozenset(map(_field, arguments.overrides))
         found = search.search(config, target, limit, fixed)
         return found, search.describe(found)
-    clips = (arguments.batch or CLIPS) if arguments.sampler else None
+    clips = (arguments.batch or BATCH) if arguments.sampler else None
     question = Question(config, target, clips)
     result = cache.cached(question)
     if not result["fits"]:

@@ -7,7 +7,6 @@ scheduled program (`snapvideo_jax.forecast`), not a measurement.
 import collections
 import contextlib
 import dataclasses
-import functools
 import logging
 import re
 import time
@@ -113,7 +112,7 @@ def placements_of(config: ConfigDict, target: Target):
     experiment = configs.build(config)
     devices = topology_devices(target)
     mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
-    boxed = jax.eval_shape(functools.partial(abstract_state, experiment))
+    boxed = abstract_state(experiment)
     return boxed.params, checked_shardings(boxed, mesh).params
 
 

@@ -146,7 +146,7 @@ class Estimator:
 @functools.lru_cache(maxsize=4)
 def _boxed_state(experiment: configs.Experiment):
     """Shapes of a state, with logical axes."""
-    return jax.eval_shape(functools.partial(abstract_state, experiment))
+    return abstract_state(experiment)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -198,7 +198,7 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
     model, training = experiment.model, experiment.training
     devices = math.prod(sizes.values())
     samples = experiment.data.batch / devices
-    passes = train_factor(training.self_conditioned / training.self_conditioning_period)
+    passes = train_factor(training.self_conditioned_share)
     again = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
     tokens = experiment.text.tokens + model.context_numbers
     flops = (

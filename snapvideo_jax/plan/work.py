@@ -1,7 +1,6 @@
 """Programs that can be planned: the train step and the sampler, as shapes."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +51,6 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
     state, places = _state(experiment, mesh)
     batch = _placed_over_batch(abstract_batch(experiment), mesh)
     training, steps = experiment.training, experiment.optimizer.steps
-    share = training.self_conditioned / training.self_conditioning_period
     size = experiment.data.batch
     return Work(
         unit="step",
@@ -72,7 +70,7 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
             "batch": held(batch),
         },
         forward=_forward(experiment),
-        passes=train_factor(share),
+        passes=train_factor(training.self_conditioned_share),
         samples=size,
         consequences=lambda seconds, devices: {
             "steps_per_day": 86400 / seconds,
@@ -144,7 +142,7 @@ def held(tree) -> int:
 
 def _state(experiment: configs.Experiment, mesh: Mesh):
     """Shapes of a state in their places, and the places."""
-    boxed = jax.eval_shape(functools.partial(abstract_state, experiment))
+    boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     return placed(nn.unbox(boxed), places), places
 
