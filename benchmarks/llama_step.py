@@ -27,7 +27,12 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from snapvideo_jax.chips import CHIPS  # noqa: E402
-from snapvideo_jax.forecast import CALIBRATIONS, forecast, splash_kernels  # noqa: E402
+from snapvideo_jax.forecast import (  # noqa: E402
+    CALIBRATIONS,
+    Forecast,
+    forecast,
+    splash_kernels,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +43,15 @@ class Llama:
       topology: the slice of chips; parameters and batch are divided over all.
       vocabulary, length: of tokens.
       batch: sequences per chip.
-      saved, offloaded: names of activations that the backward pass does not make again;
-        the latter wait in the host's memory.
+      saved: names of activations that the backward pass does not make again.
       block: of queries and keys in attention.
       fused_backward: one attention kernel for all gradients.
       counted: share of the scores that the published MFU counts: it is the share that
         makes its MFU and its tokens per second agree.
       tokens_per_second: per chip, as published.
       options: of the compiler.
+      compiled: two smaller numbers of layers that are compiled in place of all; what
+        one more of them costs, the others do too. Empty compiles all.
     """
 
     topology: str
@@ -53,12 +59,12 @@ class Llama:
     length: int
     batch: int
     saved: tuple[str, ...]
-    offloaded: tuple[str, ...]
     block: int
     fused_backward: bool
     counted: float
     tokens_per_second: float
     options: tuple[str, ...]
+    compiled: tuple[int, ...] = ()
     layers: int = 80
     width: int = 8192
     hidden: int = 28672
@@ -130,26 +136,27 @@ RUNS = {
         length=4096,
         batch=4,
         saved=("query", "key", "value", "out"),
-        offloaded=(),
         block=512,
         fused_backward=False,
         counted=0.5,
         tokens_per_second=692,
         options=OVERLAP,
     ),
-    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py.
+    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py. It keeps on the
+    # host what is saved here, and all its layers so did not finish compiling; a few
+    # have room for it on the chip, and compute the same.
     "v6e": Llama(
         topology="v6e:16x16",
         vocabulary=128256,
         length=8192,
         batch=5,
-        saved=(),
-        offloaded=("input", "query", "key", "value"),
+        saved=("input", "query", "key", "value"),
         block=2048,
         fused_backward=True,
         counted=1.0,
         tokens_per_second=960,
         options=OVERLAP + DENSE,
+        compiled=(2, 4),
     ),
 }
 
@@ -224,12 +231,7 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
         x = x + hidden @ w["down"]
         return jax.lax.with_sharding_constraint(x, by_batch), None
 
-    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=model.saved,
-        names_which_can_be_offloaded=model.offloaded,
-        offload_src="device",
-        offload_dst="pinned_host",
-    )
+    policy = jax.checkpoint_policies.save_only_these_names(*model.saved)
     ends = ("embedding", "logits", "norm")
     layers = {name: leaf for name, leaf in weights.items() if name not in ends}
     x = jax.nn.one_hot(tokens, model.vocabulary, dtype=jnp.bfloat16)
@@ -286,35 +288,52 @@ def compile_step(model: Llama):
     return jitted.lower(params, state, tokens).compile(options), chips
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("chip", choices=RUNS)
-    parser.add_argument("--text", help="file to keep the compiled program in")
-    arguments = parser.parse_args()
-    model, chip = RUNS[arguments.chip], CHIPS[arguments.chip]
+def forecast_of(model: Llama, name: str) -> Forecast:
+    """The forecast of a step on the chip of this name, whose memory it prints."""
     compiled, chips = compile_step(model)
-    text = compiled.as_text()
-    if arguments.text:
-        with open(arguments.text, "w", encoding="utf-8") as file:
-            file.write(text)
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    print(
+        f"{model.layers} layers, {chips} chips, {held / 1e9:.1f} GB of "
+        f"{CHIPS[name].hbm_bytes / 1e9:g} GB each"
+    )
     kernels = splash_kernels(
         density=(1 + model.block / model.length) / 2,
         fused_backward=model.fused_backward,
     )
-    found = forecast(text, chip, mesh={"fsdp": chips}, kernels=kernels)
-    memory = compiled.memory_analysis()
+    return forecast(
+        compiled.as_text(), CHIPS[name], mesh={"fsdp": chips}, kernels=kernels
+    )
+
+
+def extrapolated(few: float, many: float, model: Llama) -> float:
+    """Of all layers, from the same of the two numbers of layers that are compiled."""
+    at, beyond = model.compiled
+    return few + (model.layers - at) * (many - few) / (beyond - at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("chip", choices=RUNS)
+    name = parser.parse_args().chip
+    model = RUNS[name]
+    sizes = [dataclasses.replace(model, layers=n) for n in model.compiled] or [model]
+    found = [forecast_of(size, name) for size in sizes]
+    columns = ("seconds", "compute_seconds", "exposed_seconds", "cycle_seconds")
+    values = [[getattr(one, column) for column in columns] for one in found]
+    if model.compiled:
+        values = [[extrapolated(*pair, model) for pair in zip(*values, strict=True)]]
+    seconds, computing, exposed, by_cycles = values[0]
     tokens = model.batch * model.length
-    mfu = found.mfu(tokens * model.flops_per_token(), chip.peak_tflops)
-    published = CALIBRATIONS[arguments.chip].published
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    print(f"{chips} chips, {held / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB each")
+    flops = tokens * model.flops_per_token()
+    mfu = flops / (CHIPS[name].peak_tflops * 1e12 * seconds)
+    published = CALIBRATIONS[name].published
     print(
-        f"step {found.seconds:.3f} s: {found.compute_seconds:.3f} computation, "
-        f"{found.exposed_seconds:.3f} exposed (and {found.hidden_seconds:.3f} hidden) "
-        f"communication; {found.cycle_seconds:.3f} by the compiler's cycles"
+        f"step {seconds:.3f} s: {computing:.3f} computation, {exposed:.3f} exposed "
+        f"communication; {by_cycles:.3f} by the compiler's cycles"
     )
     print(
-        f"tokens/s/chip {tokens / found.seconds:.0f} forecast, "
+        f"tokens/s/chip {tokens / seconds:.0f} forecast, "
         f"{model.tokens_per_second:g} published"
     )
     print(f"MFU {mfu:.3f} forecast, {published} published: {published / mfu:.3f}")

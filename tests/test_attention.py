@@ -74,12 +74,67 @@ def test_splash_is_for_sizes_it_can_tile():
     assert not attention.suits_splash((3, 8, 64, 2, 128), (3, 8, 64, 2, 128), {})
 
 
-def test_on_a_cpu_attention_is_the_plain_one():
+def test_on_a_cpu_attention_is_no_kernel():
     *inputs, _ = arrays(q=512, k=512)
     mesh = Mesh(np.array(jax.devices()[:1]).reshape((1,) * 5), AXES)
     with layout(mesh):
         program = jax.make_jaxpr(attention.attend)(*inputs)
     assert "pallas" not in str(program)
+
+
+# --- Weights made again --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [(), (3,)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_lean_one_and_its_gradients_equal_the_plain_one(groups, masked):
+    *inputs, gradient = arrays(b=2 * 3, q=20, k=9, width=8)
+    if groups:
+        split = lambda x: x.reshape(2, 3, *x.shape[1:])  # noqa: E731
+        *inputs, gradient = map(split, (*inputs, gradient))
+    lengths = np.array([9, 1, 5, 3, 8, 2]).reshape(gradient.shape[:-3])
+    mask = jnp.asarray(np.arange(9) < lengths[..., None]) if masked else None
+    ours, pull = jax.vjp(lambda *x: attention.lean(*x, mask), *inputs)
+    wanted, pull_plain = jax.vjp(lambda *x: attention.plain(*x, mask), *inputs)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+    for one, other in zip(pull(gradient), pull_plain(gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_lean_one_in_bfloat16_is_as_exact_as_the_plain_one():
+    exact = arrays(q=64, k=96, width=64)
+    rounded = [x.astype(jnp.bfloat16) for x in exact]
+
+    def error(attend):
+        out, pull = jax.vjp(attend, *rounded[:3])
+        wanted, pull_wanted = jax.vjp(attention.plain, *exact[:3])
+        ours, theirs = (out, *pull(rounded[3])), (wanted, *pull_wanted(exact[3]))
+        pairs = zip(ours, theirs, strict=True)
+        return np.array([float(jnp.square(a - b).mean()) for a, b in pairs])
+
+    assert (error(attention.lean) < 1.1 * error(attention.plain)).all()
+
+
+def test_the_lean_one_keeps_no_weights_for_its_gradient():
+    *inputs, _ = arrays(b=1, q=40, k=30, width=8)
+    weights = 2 * 40 * 30
+    kept = [
+        max(leaf.size for leaf in jax.tree.leaves(jax.vjp(attend, *inputs)[1]))
+        for attend in (attention.plain, attention.lean)
+    ]
+    assert kept[0] == weights > kept[1]
+
+
+def test_a_policy_that_keeps_what_it_names_does_not_run_it_again():
+    *inputs, _ = arrays(b=1, q=40, k=30, width=8)
+
+    def exponentials(policy):
+        attend = jax.checkpoint(attention.lean, policy=policy)
+        program = jax.make_jaxpr(jax.grad(lambda *x: attend(*x).sum()))(*inputs)
+        return str(program).count("= exp ")
+
+    kept = jax.checkpoint_policies.save_only_these_names(attention.KEPT)
+    assert (exponentials(kept), exponentials(None)) == (2, 3)
 
 
 # --- Folded projections --------------------------------------------------------------

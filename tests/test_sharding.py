@@ -12,7 +12,7 @@ from helpers import by_name, tiny_config
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.sample import Generator, Request, abstract_state
+from snapvideo_jax.sample import Generator, Request, abstract_state, fresh_state
 from snapvideo_jax.sharding import (
     AXES,
     MeshConfig,

@@ -2,9 +2,9 @@
 
 `attend` chooses, `plain` is the reference. On TPU, splash attention (a Pallas kernel
 that comes with JAX) never writes the scores to memory; it wins where queries and keys
-are many, which here are the latents that attend to each other. Everywhere else XLA
-does well with the plain one. `folded` is for groups of many patches and few latents: it
-never makes queries, keys or values of patches.
+are many, which here are the latents that attend to each other. Everywhere else it is
+`lean`, in XLA, whose gradient keeps no weights. `folded` is for groups of many patches
+and few latents: it never makes queries, keys or values of patches.
 """
 
 import functools
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
@@ -22,12 +24,16 @@ from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.sharding import constrain, current_layout
 
+KEPT = "attention"
+"""Name of what the gradient of attention needs beside queries, keys and values."""
 LANES = 128
 """Splash works on tiles of this many keys."""
 BLOCKS = (512, 384, 256, 192, 128)
 """Tile sizes it is given, the first that divides."""
 FUSED_BACKWARD = True
 """Whether one kernel makes all gradients, which saves a second look at the scores."""
+
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def attend(
@@ -41,7 +47,7 @@ def attend(
         mesh, _ = current_layout()
         if suits_splash(queries.shape, keys.shape, mesh.shape):
             return _splash(queries, keys, values)
-    return plain(queries, keys, values, mask)
+    return lean(queries, keys, values, mask)
 
 
 def plain(
@@ -57,6 +63,70 @@ def plain(
         scores = jnp.where(mask[..., None, None, :], scores, -jnp.inf)
     weights = jax.nn.softmax(scores).astype(values.dtype)
     return jnp.einsum("...aqk,...kav->...qav", weights, values)
+
+
+@jax.custom_vjp
+def lean(
+    queries: Float[Array, "*b q a v"],
+    keys: Float[Array, "*b k a v"],
+    values: Float[Array, "*b k a v"],
+    mask: Bool[Array, "*b k"] | None = None,
+) -> Float[Array, "*b q a v"]:
+    """`plain`, whose gradient makes the weights again and keeps none of them.
+
+    Where heads are narrow, to write scores and weights and to read them takes longer
+    than to make them: the gradient needs the output and a number for each query, which
+    remat policies keep under the name `KEPT`, and goes over the weights twice.
+    """
+    return _lean_forward(queries, keys, values, mask)[0]
+
+
+def _lean_forward(queries, keys, values, mask):
+    scores = _scores(queries, keys, mask)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    summed = _product(
+        "...qk,...kv->...qv", weights.astype(values.dtype), _heads_first(values)
+    )
+    out = checkpoint_name(_heads_first(summed / total).astype(values.dtype), KEPT)
+    log_total = checkpoint_name(largest + jnp.log(total), KEPT)
+    return out, (queries, keys, values, mask, out, log_total)
+
+
+def _lean_backward(kept, gradient):
+    """``d scores = weights (d weights - their mean by weights)``, and from there on."""
+    queries, keys, values, mask, out, log_total = kept
+    weights = jnp.exp(_scores(queries, keys, mask) - log_total)
+    product = gradient.astype(jnp.float32) * out.astype(jnp.float32)
+    mean = rearrange(product.sum(axis=-1), "... q a -> ... a q 1")
+    q, k, v, out = map(_heads_first, (queries, keys, values, gradient))
+    to_weights = _product("...qv,...kv->...qk", out, v)
+    scale = 1 / math.sqrt(q.shape[-1])
+    to_scores = (scale * weights * (to_weights - mean)).astype(q.dtype)
+    gradients = (
+        jnp.einsum("...qk,...kv->...qv", to_scores, k),
+        jnp.einsum("...qk,...qv->...kv", to_scores, q),
+        jnp.einsum("...qk,...qv->...kv", weights.astype(out.dtype), out),
+    )
+    return *map(_heads_first, gradients), None
+
+
+lean.defvjp(_lean_forward, _lean_backward)
+
+
+def _scores(queries, keys, mask) -> Float[Array, "*b a q k"]:
+    """In float32; -inf where a key is masked."""
+    scores = _product("...qv,...kv->...qk", _heads_first(queries), _heads_first(keys))
+    scores = scores / math.sqrt(queries.shape[-1])
+    if mask is None:
+        return scores
+    return jnp.where(mask[..., None, None, :], scores, -jnp.inf)
+
+
+def _heads_first(tokens: Float[Array, "*b m a v"]) -> Float[Array, "*b a m v"]:
+    """And back again. Products of matrices are fastest so on CPUs; TPUs do not mind."""
+    return jnp.swapaxes(tokens, -3, -2)
 
 
 class Kernels(NamedTuple):
@@ -198,5 +268,10 @@ def splash_kernel(q: int, k: int, heads: int, interpret: bool = False):
         use_fused_bwd_kernel=FUSED_BACKWARD,
     )
     return splash_attention_kernel.make_splash_mha(
-        mask=mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
+        mask=mask,
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        residual_checkpoint_name=KEPT,
+        interpret=interpret,
     )

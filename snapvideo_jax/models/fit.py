@@ -15,6 +15,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from snapvideo_jax.models.attention import KEPT
 from snapvideo_jax.models.context import NUMBERS, UPSAMPLER_NUMBERS, ContextTokens
 from snapvideo_jax.models.layers import (
     Attention,
@@ -30,12 +31,16 @@ from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
 DTYPES = ("float32", "bfloat16")
+_DOTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(KEPT),
+)
 REMAT = {
     "none": None,
     "block": None,
-    "layer": None,
-    "latent_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layer": jax.checkpoint_policies.save_only_these_names(KEPT),
+    "latent_dots": _DOTS,
+    "dots": _DOTS,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=["block_input"],
@@ -45,9 +50,9 @@ REMAT = {
 }
 """What the backward pass keeps, by name, with its policy: everything ("none"), what
 enters each block ("block", or on the host: "offload"), what enters each pair of
-attention and feed-forward ("layer"), or that and all products with weights ("dots"), or
-only those of latents ("latent_dots": where patches are many, to make their products
-again is faster than to write and read them)."""
+attention and feed-forward and what its attention gave ("layer"), or that and all
+products with weights ("dots"), or only those of latents ("latent_dots": where patches
+are many, to make their products again is faster than to write and read them)."""
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
 """Those that go by pairs of attention and feed-forward."""
 
@@ -153,10 +158,10 @@ class Block(nn.Module):
 
     def _sublayers(self, width, heads, name, dropout=0.0, within_groups=False):
         sublayers, policy = Sublayers, REMAT[self.remat]
-        if within_groups and self.remat == "latent_dots":
-            policy = None
         # What a chunk needs for its gradient is made again, or all would pile up.
         chunked = within_groups and self.group_chunks > 1
+        if chunked or (within_groups and self.remat == "latent_dots"):
+            policy = None
         if chunked or self.remat in PER_SUBLAYER:
             sublayers = nn.remat(
                 Sublayers, prevent_cse=False, static_argnums=(4,), policy=policy

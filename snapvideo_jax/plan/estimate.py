@@ -177,7 +177,7 @@ def _activations(model) -> float:
         "none": 2 * (inputs + products),
         "dots": inputs + products,
         "latent_dots": inputs + of_latents,
-        "layer": inputs,
+        "layer": 2 * inputs,  # and what attention gives, of the same size
         "block": wide + narrow,
         "offload": 0,
     }[model.remat]
