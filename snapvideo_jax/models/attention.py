@@ -100,14 +100,14 @@ def _lean_backward(kept, gradient):
     weights = jnp.exp(_scores(queries, keys, mask) - log_total)
     product = gradient.astype(jnp.float32) * out.astype(jnp.float32)
     mean = rearrange(product.sum(axis=-1), "... q a -> ... a q 1")
-    q, k, v, out = map(_heads_first, (queries, keys, values, gradient))
-    to_weights = _product("...qv,...kv->...qk", out, v)
+    q, k, v, to_out = map(_heads_first, (queries, keys, values, gradient))
+    to_weights = _product("...qv,...kv->...qk", to_out, v)
     scale = 1 / math.sqrt(q.shape[-1])
     to_scores = (scale * weights * (to_weights - mean)).astype(q.dtype)
     gradients = (
         jnp.einsum("...qk,...kv->...qv", to_scores, k),
         jnp.einsum("...qk,...qv->...kv", to_scores, q),
-        jnp.einsum("...qk,...qv->...kv", weights.astype(out.dtype), out),
+        jnp.einsum("...qk,...qv->...kv", weights.astype(v.dtype), to_out),
     )
     return *map(_heads_first, gradients), None
 
