@@ -4,8 +4,9 @@
     snapvideo train --config configs/clips.py --config.data.source=records \\
       --config.data.root=OUT/base --workdir DIR
 
-FOLDER holds captions.jsonl, as for training from it. ``base`` leaves the first stage of
-64x36 px a quarter of margin for crops; ``upsampler`` is at the paper's 512x288. Numbers
+FOLDER holds captions.jsonl, as for training from it. ``base`` has twice the 64x36 px of
+the first stage, so that its colours, which H.264 keeps at half of the size, are at the
+whole of it; ``upsampler`` is at the paper's 512x288. Numbers
 in captions.jsonl, say an aesthetic score, are bounded by ``at_least`` and ``at_most``.
 """
 
@@ -26,7 +27,7 @@ def get_config(arg=None):
 
     config.clip_frames = 240
     config.stages = ml_collections.ConfigDict()
-    config.stages.base = configs.section(Stage, height=46, width=80)
+    config.stages.base = configs.section(Stage, height=72, width=128)
     config.stages.upsampler = configs.section(Stage, height=288, width=512)
 
     config.video_shards = 64

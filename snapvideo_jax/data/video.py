@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Encoded = bytes | str | Path
 """Content of a file, or where the file is."""
@@ -245,6 +245,9 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w c"]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError:
+        # Its own message names a place in memory, different each time.
+        raise UnusableClip("not a readable image (of no known format)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableClip(f"not a readable image ({error})") from error
 

@@ -68,14 +68,14 @@ class Rules:
         """
         if self.min_frames < 2:
             raise ValueError(
-                f"rules.min_frames={self.min_frames} is too small; a clip has 2 or more."
+                f"rules.min_frames={self.min_frames} is too small; use at least 2."
             )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value < 0:
                 raise ValueError(f"rules.{field.name}={value} is below 0; 0 is none.")
             low, high = value, getattr(self, field.name.replace("min_", "max_"), 0)
-            if high and low > high:
+            if 0 < high < low:
                 raise ValueError(
                     f"rules.{field.name}={low} is above its max, {high}; nothing would "
                     "be left."

@@ -6,9 +6,11 @@ clips is kept. So no more is in memory than one file and what was made of it.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
+
+import av
 
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
 from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
@@ -83,6 +85,9 @@ def prepare_file(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared:
         return make(config, entry, data)
     except UnusableClip as error:
         raise Rejected("unusable", str(error)) from error
+    except av.FFmpegError as error:
+        reason = f"cannot be encoded anew ({error.strerror})"
+        raise Rejected("unusable", reason) from error
 
 
 def check_megabytes(rules: Rules, size: int) -> None:

@@ -17,6 +17,7 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 
 from snapvideo_jax.data.prepare import storage
 from snapvideo_jax.data.prepare.config import PrepareConfig
@@ -32,6 +33,8 @@ from snapvideo_jax.data.prepare.shards import (
 )
 from snapvideo_jax.data.sources import KINDS
 
+FORMAT = 1
+"""Of the output; another wherever the same input would give other bytes."""
 SETTINGS = "settings.json"
 CAPTIONS = "captions.jsonl"
 MADE_WITH = ("av", "array-record", "pillow")
@@ -85,7 +88,8 @@ def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
         | "Make" >> beam.ParDo(_MakeShard(config, out))
     )
     result = pipeline.run()
-    result.wait_until_finish()
+    if (state := result.wait_until_finish()) != PipelineState.DONE:
+        raise RuntimeError(f"Beam ended as {state}; the same command goes on.")
     reports = [
         storage.read_json(storage.join(out, report_name(name))) for name in names
     ]
@@ -111,7 +115,7 @@ def parse_line(line: bytes) -> Iterator[Entry]:
         if entry["type"] not in KINDS:
             raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
     except ValueError as error:
-        where = f"{CAPTIONS}: {line[:80].decode('utf-8', 'replace')}"
+        where = f"{CAPTIONS}: {line[:80].strip().decode('utf-8', 'replace')}"
         entry = {"file": where, "type": "video", "malformed": f"its line {error}"}
     yield entry
 
@@ -139,9 +143,8 @@ def check_list(source: str) -> None:
 
 def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
     """The settings, noted in the output, which must not have been begun with others."""
-    settings = dataclasses.asdict(config)
-    settings["made_with"] = {name: version(name) for name in MADE_WITH}
-    settings = json.loads(json.dumps(settings))
+    versions = {name: version(name) for name in MADE_WITH}
+    settings = dataclasses.asdict(config) | {"format": FORMAT, "made_with": versions}
     noted = storage.read_json(storage.join(out, SETTINGS))
     if noted is None:
         for folder in (out, *(storage.join(out, n) for n in (REPORTS, *config.stages))):
