@@ -130,7 +130,7 @@ def test_webdataset_shards(tmp_path):
         "part-0.tar/a/001": "from json",
         "part-1.tar/000": "first",
     }
-    assert found["part-1.tar/000"]["captions"].tolist() == [b"first", b"second"]
+    assert found["part-1.tar/000"]["captions"] == [b"first", b"second"]
     assert found["part-0.tar/a/001"]["video"] == clip(1)
     build("captioned_clips/images", root, tmp_path)
     (image,) = elements(tmp_path, "captioned_clips/images").values()
@@ -167,7 +167,7 @@ def test_msr_vtt_has_all_captions_of_a_video(msr_vtt, tmp_path):
     found = elements(tmp_path / "out", "msr_vtt_clips", "test")
     assert found.keys() == {"video7010", "video7011"}
     item = found["video7011"]
-    assert item["captions"].tolist() == [b"caption 0 of 7011", b"caption 1 of 7011"]
+    assert item["captions"] == [b"caption 0 of 7011", b"caption 1 of 7011"]
     assert (item["caption"], item["label"]) == (b"caption 0 of 7011", b"9")
     assert item["video"] == clip(7011)
 

@@ -388,7 +388,8 @@ def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     folder = CLIPS.resolve()
     listed = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-    lines = [json.loads(line) for line in listed]
+    lines = [json.loads(line) for line in listed[::4]]
+    clips = sum(line["type"] == "video" for line in lines)
     for line in lines:
         line["file"] = str(folder / line["file"])
     lines += [line_of(str(path)) for path in sorted((folder / "bad").glob("*.mp4"))]
@@ -407,7 +408,8 @@ def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
     # The sixth is of uneven rate and odd size, and can be used.
     assert outcome.manifest["source"]["video"]["resolution"]["321x181"] == 1
     base = outcome.manifest["stages"]["base"]
-    assert (base["video"]["records"], base["image"]["records"]) == (161, 60)
+    assert base["video"]["records"] == clips + 1 == 41
+    assert base["image"]["records"] == 15
 
 
 # --- What is refused -----------------------------------------------------------------

@@ -18,7 +18,7 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 }
 
 
-class CaptionedClips(tfds.core.GeneratorBasedBuilder):
+class CaptionedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A split ``train`` of the user's own files.
 
     The folder has captions.jsonl, as of `FolderSource`, or WebDataset shards: tar files

@@ -13,7 +13,7 @@ from snapvideo_jax.data.builders.elements import element, element_spec
 LISTS = "*videodatainfo.json"
 
 
-class MsrVttClips(tfds.core.GeneratorBasedBuilder):
+class MsrVttClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The splits that the local copy's lists name: ``test``, ``train``, ``validate``.
 
     The label is the number of the category.

@@ -12,7 +12,7 @@ from snapvideo_jax.data.builders.elements import element, element_spec
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 
 
-class Ucf101Clips(tfds.core.GeneratorBasedBuilder):
+class Ucf101Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Splits ``train`` and ``test`` as the official lists have them.
 
     A caption is the name of the class in words, such as "apply eye makeup"; the label
