@@ -158,8 +158,8 @@ class RecordSource:
     def __getitem__(self, index: int) -> Sample:
         record = decode_record(self._records[index])
         name = record.get("file", f"{self.kind} record {index}")
-        height_width = record.get("resolution")
-        resolution = tuple(height_width) if height_width else None
+        original = record.get("original_size")
+        resolution = tuple(original) if original else None
         return Sample(name, record["caption"], record["data"], resolution)
 
 

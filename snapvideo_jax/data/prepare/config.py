@@ -4,6 +4,9 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+TAKEN = ("shards", "temporary")
+"""Folders of the output that hold no stage."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -120,10 +123,10 @@ class PrepareConfig:
         if not self.stages:
             raise ValueError("stages is empty; name at least one resolution.")
         for name in self.stages:
-            if not re.fullmatch(r"[a-z0-9]\w*", name) or name == "shards":
+            if not re.fullmatch(r"[a-z0-9]\w*", name) or name in TAKEN:
                 raise ValueError(
                     f"stages.{name} cannot name a folder of the output; use letters "
-                    "and digits, and not 'shards'."
+                    f"and digits, and none of {TAKEN}."
                 )
         if self.clip_frames < 2 * self.rules.min_frames:
             raise ValueError(

@@ -16,7 +16,6 @@ from snapvideo_jax.data.prepare.config import Stage
 from snapvideo_jax.data.transforms import resize
 
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-X264 = "cpu-independent=1"
 
 
 def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
@@ -81,7 +80,7 @@ class ClipWriter:
                 "keyint_min": str(stage.gop),
                 "sc_threshold": "0",
                 "flags": "+bitexact",
-                "x264-params": X264,
+                "x264-params": "cpu-independent=1",
             },
         )
         self._stream.height, self._stream.width = height, width

@@ -226,8 +226,8 @@ def _sizes(
 def _record(entry: Entry, facts: Facts, size: tuple[int, int]) -> dict[str, Any]:
     """The line's own fields, and the size that the file has and had."""
     height, width = size
-    resolution = [facts.height, facts.width]
-    return entry | {"height": height, "width": width, "resolution": resolution}
+    original = [facts.height, facts.width]
+    return entry | {"height": height, "width": width, "original_size": original}
 
 
 def _part(file: str, first: int, end: int, frames: int) -> dict[str, Any]:

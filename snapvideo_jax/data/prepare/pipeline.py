@@ -25,7 +25,6 @@ from snapvideo_jax.data.prepare.files import Entry
 from snapvideo_jax.data.prepare.manifest import write_manifest
 from snapvideo_jax.data.prepare.shards import (
     REPORTS,
-    Report,
     make_shard,
     report_name,
     shard_names,
@@ -114,6 +113,7 @@ def parse_line(line: bytes) -> Iterator[Entry]:
                 raise ValueError(f"has no text {key!r}")
         if entry["type"] not in KINDS:
             raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
+        json.dumps(entry, ensure_ascii=False).encode()  # no halves of characters
     except ValueError as error:
         where = f"{CAPTIONS}: {line[:80].strip().decode('utf-8', 'replace')}"
         entry = {"file": where, "type": "video", "malformed": f"its line {error}"}
@@ -183,12 +183,11 @@ class _MakeShard(beam.DoFn):
     def __init__(self, config: PrepareConfig, out: str):
         self._config, self._out = config, out
 
-    def process(self, element: tuple[str, Iterable[Entry | None]]) -> Iterator[Report]:
+    def process(self, element: tuple[str, Iterable[Entry | None]]) -> None:
         shard, entries = element
         mine = [entry for entry in entries if entry is not None]
-        report, kept = make_shard(self._config, self._out, shard, mine)
+        kept = make_shard(self._config, self._out, shard, mine)
         Metrics.counter("prepare", "kept" if kept else "made").inc()
-        yield report
 
 
 def _count(result: Any, name: str) -> int:

@@ -62,7 +62,7 @@ def file_name(stage: str, shard: str) -> str:
 
 def make_shard(
     config: PrepareConfig, out: str, shard: str, entries: Sequence[Entry]
-) -> tuple[Report, bool]:
+) -> bool:
     """Makes a shard, unless it is finished.
 
     Args:
@@ -72,14 +72,14 @@ def make_shard(
         entries: lines of captions.jsonl that belong to it, in any order.
 
     Returns:
-        Its report, and whether it was finished before.
+        Whether it was finished before.
     """
     entries = sorted(entries, key=lambda e: (e["file"], json.dumps(e, sort_keys=True)))
     sizes = [storage.size(storage.join(config.source, e["file"])) for e in entries]
     inputs = hashlib.sha256(json.dumps([entries, sizes], sort_keys=True).encode())
     finished = storage.read_json(storage.join(out, report_name(shard)))
     if finished and finished["inputs"] == inputs.hexdigest() and _whole(out, finished):
-        return finished, True
+        return True
     names = {stage: file_name(stage, shard) for stage in config.stages}
     # Without its report first: a shard must not look finished while it changes.
     storage.delete(storage.join(out, report_name(shard)))
@@ -107,7 +107,7 @@ def make_shard(
             tally.report["files"][names[stage]] = content
     storage.write_json(out, report_name(shard), tally.report)
     log.info("%s: %d files, %d rejections", shard, len(entries), tally.rejections)
-    return tally.report, False
+    return False
 
 
 def _read(config: PrepareConfig, entry: Entry, size: int | None) -> bytes:
@@ -117,7 +117,10 @@ def _read(config: PrepareConfig, entry: Entry, size: int | None) -> bytes:
     if size is None:
         raise Rejected("missing", "no such file")
     check_megabytes(config.rules, size)
-    return storage.read(storage.join(config.source, entry["file"]))
+    try:
+        return storage.read(storage.join(config.source, entry["file"]))
+    except IsADirectoryError:
+        raise Rejected("missing", "is a folder") from None
 
 
 def _whole(out: str, report: Report) -> bool:
