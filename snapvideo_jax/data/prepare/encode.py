@@ -11,6 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
 
 from snapvideo_jax.data.prepare.config import Stage
 from snapvideo_jax.data.transforms import resize
@@ -34,8 +35,10 @@ def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
     )
 
 
-def smaller_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An RGB picture (h w c) at another size."""
+def smaller_image(
+    image: UInt8[np.ndarray, "h w c"], height: int, width: int
+) -> UInt8[np.ndarray, "H W c"]:
+    """An RGB picture at another size."""
     return resize(image[None], height, width)[0]
 
 
