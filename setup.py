@@ -26,6 +26,7 @@ setup(
         "einops>=0.8.2,<0.9",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
+        "importlib-resources>=7.1,<8",  # for TFDS, which does not say so
         "jax>=0.10.2,<0.12",
         "jaxtyping>=0.3.11,<0.4",
         "ml-collections>=1.1,<2",
@@ -43,7 +44,9 @@ setup(
             "matplotlib>=3.11.2,<4",
             "torch>=2.15,<3",
         ],  # for benchmarks/, beside plain PyTorch
+        "prepare": ["apache-beam>=2.77,<2.78"],
         "dev": [
+            "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed
             "pytest>=9.2,<10",

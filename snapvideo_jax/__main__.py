@@ -28,12 +28,21 @@ guidance of the sampler are those of the config:
 """
 
 
+PREPARE_HELP = """\
+Files are probed, filtered, cut and encoded anew, as the config says, into shards that
+`snapvideo train` reads. Options of Beam, such as those of its runner, follow --:
+
+  --config configs/prepare.py --config.source=FOLDER --out OUT \\
+      -- --direct_num_workers=8 --direct_running_mode=multi_processing
+"""
+
+
 def main() -> None:
     """Parses the command line and calls the verb."""
     _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
-    if rest and arguments.verb not in ("train", "plan", "bench"):
+    if rest and arguments.verb not in ("train", "plan", "bench", "prepare"):
         print(
             f"snapvideo: error: unknown argument {rest[0]!r}; see --help.",
             file=sys.stderr,
@@ -64,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(verbs)
     _add_plan(verbs)
     _add_bench(verbs)
+    _add_prepare(verbs)
     return parser
 
 
@@ -206,6 +216,18 @@ def _add_bench(verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     _add_processes(verb)
+
+
+def _add_prepare(verbs) -> None:
+    verb = _add(
+        verbs,
+        "prepare",
+        "Prepare a data set with Apache Beam; the same command goes on.",
+        PREPARE_HELP,
+    )
+    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument("--out", required=True, metavar="DIR", help="where it is kept")
+    verb.add_argument("beam", nargs="*", metavar="-- OPTION", help="options of Beam")
 
 
 def _add_sampler(verb: argparse.ArgumentParser) -> None:

@@ -103,7 +103,7 @@ class JointSource:
             return file, {
                 "video": self._fit(video, rng),
                 "frame_interval": np.float32(frame_interval),
-                "resolution": np.asarray(video.shape[1:3], np.float32),
+                "resolution": np.float32(file.resolution or video.shape[1:3]),
                 "caption": np.asarray(file.caption),
                 "sample": np.uint32(sample),
             }

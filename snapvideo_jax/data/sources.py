@@ -27,11 +27,14 @@ class Sample:
     name: what to call it in messages: the file, or the place in a data set.
     caption: text in any language.
     data: content of the file, encoded.
+    resolution: height and width of the original, where ``data`` was made from a larger
+        one; None for the size of ``data``.
     """
 
     name: str
     caption: str
     data: bytes
+    resolution: tuple[int, int] | None = None
 
 
 @runtime_checkable
@@ -155,7 +158,9 @@ class RecordSource:
     def __getitem__(self, index: int) -> Sample:
         record = decode_record(self._records[index])
         name = record.get("file", f"{self.kind} record {index}")
-        return Sample(name, record["caption"], record["data"])
+        original = record.get("original_size")
+        resolution = tuple(original) if original else None
+        return Sample(name, record["caption"], record["data"], resolution)
 
 
 class TFDSSource:

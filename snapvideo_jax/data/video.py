@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Encoded = bytes | str | Path
 """Content of a file, or where the file is."""
@@ -56,6 +56,12 @@ class Clip:
     Args:
         data: content or path of a file with a video stream.
 
+    Attributes:
+        info: what the clip holds.
+        times: presentation times of its frames, in seconds from the first.
+        codec: name of its codec, such as "h264".
+        time_base: seconds in a tick of its frames' presentation stamps.
+
     Raises:
         UnusableClip: nothing in it can be played, or the file is cut off.
     """
@@ -78,6 +84,8 @@ class Clip:
             height=self._stream.codec_context.height,
             width=self._stream.codec_context.width,
         )
+        self.codec = self._stream.codec_context.name
+        self.time_base = self._stream.time_base
 
     def __enter__(self) -> "Clip":
         return self
@@ -104,6 +112,23 @@ class Clip:
         wanted, order = np.unique(nearest, return_inverse=True)
         pictures = self._decode(self._stamps[wanted])
         return np.stack([pictures[i] for i in order])
+
+    def play(self) -> Iterator[av.VideoFrame]:
+        """All frames as they come from the decoder, in the order they are shown.
+
+        Raises:
+            UnusableClip: some frame does not decode.
+        """
+        count, before = 0, None
+        for frame in self._play(int(self._stamps[0])):
+            if before is not None and frame.pts <= before:
+                raise UnusableClip("presentation times out of order, as in some AVIs")
+            if frame.is_corrupt:
+                raise UnusableClip(f"its frame {count} is damaged")
+            count, before = count + 1, frame.pts
+            yield frame
+        if count != len(self.times):
+            raise UnusableClip(f"only {count} of {len(self.times)} frames decode")
 
     def decoded(self) -> "DecodedClip":
         """The whole clip in memory.
@@ -220,6 +245,9 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "h w c"]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError:
+        # Its own message names a place in memory, different each time.
+        raise UnusableClip("not a readable image (of no known format)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableClip(f"not a readable image ({error})") from error
 

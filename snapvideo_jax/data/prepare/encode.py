@@ -1,0 +1,120 @@
+"""Clips encoded anew: the same bytes for the same frames, on any machine.
+
+x264 is told to use one thread and no choice that depends on the processor, and neither
+it nor the container writes dates or versions that it need not. Other versions of PyAV
+may still bring another encoder, so a folder notes which one it was made with.
+"""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+from snapvideo_jax.data.prepare.config import Stage
+from snapvideo_jax.data.transforms import resize
+
+EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+
+
+def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
+    """The smallest even size in the given aspect that covers a stage.
+
+    Returns:
+        Height and width; None where the given size does not cover the stage.
+    """
+    if height < stage.height or width < stage.width:
+        return None
+    scale = max(stage.height / height, stage.width / width)
+    sizes = (height, stage.height), (width, stage.width)
+    return tuple(
+        min(old - old % 2, max(least, 2 * round(old * scale / 2)))
+        for old, least in sizes
+    )
+
+
+def smaller_image(
+    image: UInt8[np.ndarray, "h w c"], height: int, width: int
+) -> UInt8[np.ndarray, "H W c"]:
+    """An RGB picture at another size."""
+    return resize(image[None], height, width)[0]
+
+
+class ClipWriter:
+    """Encodes decoded frames as an H.264 MP4 at a stage's size, upright.
+
+    Presentation times are kept exactly, so that clips of uneven frame-rate stay so.
+
+    Args:
+        stage: quality and key frames.
+        height, width: of the result, even.
+        rotation: quarter turns counterclockwise that make the frames upright.
+        fps: about the frame-rate in 1/s, for the encoder to go by.
+        time_base: seconds in a tick of the frames' presentation stamps.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        height: int,
+        width: int,
+        rotation: int,
+        fps: float,
+        time_base: Fraction,
+    ):
+        self._rotation, self._time_base = rotation, time_base
+        self._first: int | None = None
+        # One converter a direction: a new one each frame costs more than encoding.
+        self._to_rgb, self._to_yuv = VideoReformatter(), VideoReformatter()
+        self._size = (width, height) if rotation % 2 else (height, width)
+        self._file = io.BytesIO()
+        self._container = av.open(
+            self._file, "w", format="mp4", options={"fflags": "+bitexact"}
+        )
+        self._stream = self._container.add_stream(
+            "libx264",
+            rate=max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001)),
+            options={
+                "preset": "veryfast",
+                "crf": str(stage.crf),
+                "g": str(stage.gop),
+                "keyint_min": str(stage.gop),
+                "sc_threshold": "0",
+                "flags": "+bitexact",
+                "x264-params": "cpu-independent=1",
+            },
+        )
+        self._stream.height, self._stream.width = height, width
+        self._stream.pix_fmt, self._stream.thread_count = "yuv420p", 1
+        self._stream.time_base = self._stream.codec_context.time_base = time_base
+
+    def add(self, frame: av.VideoFrame) -> None:
+        """Appends a frame, at its presentation stamp."""
+        height, width = self._size
+        small = self._to_rgb.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=Interpolation.AREA | EXACT,
+            threads=1,
+        ).to_ndarray()
+        upright = np.ascontiguousarray(np.rot90(small, self._rotation))
+        yuv = self._to_yuv.reformat(
+            av.VideoFrame.from_ndarray(upright, format="rgb24"),
+            format="yuv420p",
+            interpolation=Interpolation.BILINEAR | EXACT,
+            threads=1,
+        )
+        if self._first is None:
+            self._first = frame.pts
+        yuv.pts, yuv.time_base = frame.pts - self._first, self._time_base
+        self._container.mux(self._stream.encode(yuv))
+
+    def close(self) -> bytes:
+        """The content of the MP4 file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        return self._file.getvalue()

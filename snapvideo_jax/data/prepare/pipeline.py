@@ -1,0 +1,196 @@
+"""The Beam pipeline: a list of captioned files in, ArrayRecord shards out.
+
+    captions.jsonl → shard of each line → lines by shard → shards → manifest
+
+Only lines of text go through Beam's grouping, never media: each shard's files are read,
+probed, filtered, cut and encoded where the shard is written. So shards finish one after
+another, and a run that is stopped loses no more than those it was at.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+from snapvideo_jax.data.prepare import storage
+from snapvideo_jax.data.prepare.config import PrepareConfig
+from snapvideo_jax.data.prepare.files import Entry
+from snapvideo_jax.data.prepare.manifest import write_manifest
+from snapvideo_jax.data.prepare.shards import (
+    REPORTS,
+    make_shard,
+    report_name,
+    shard_names,
+    shard_of,
+)
+from snapvideo_jax.data.sources import KINDS
+
+FORMAT = 1
+"""Of the output; another wherever the same input would give other bytes."""
+SETTINGS = "settings.json"
+CAPTIONS = "captions.jsonl"
+MADE_WITH = ("av", "array-record", "pillow")
+"""Packages whose version may show in the bytes of the output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    manifest: see `write_manifest`.
+    kept, made: shards that were finished before, and those that this run finished.
+    """
+
+    manifest: dict[str, Any]
+    kept: int
+    made: int
+
+
+def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
+    """Prepares a data set; the same call goes on where another was stopped.
+
+    Args:
+        config: what is prepared, and how.
+        out: folder of the output; no two runs at a time.
+        options: of Beam, such as ``--runner=DirectRunner``.
+
+    Raises:
+        ValueError: there is no list of captions, or the folder was begun with other
+            settings.
+    """
+    check_list(config.source)
+    settings = _begin(config, out)
+    pipeline = beam.Pipeline(options=PipelineOptions(options))
+    lines = (
+        pipeline
+        | "List"
+        >> beam.io.ReadFromText(
+            storage.join(config.source, CAPTIONS), coder=beam.coders.BytesCoder()
+        )
+        | "Parse" >> beam.FlatMap(parse_line)
+        | "Hash" >> beam.Map(_with_shard, config)
+    )
+    names = [name for kind in KINDS for name in shard_names(config, kind)]
+    # All shards are looked at, so that one that has lost its last file is noticed.
+    shards = pipeline | "Shards" >> beam.Create([(name, None) for name in names])
+    _ = (
+        (lines, shards)
+        | beam.Flatten()
+        | "By shard" >> beam.GroupByKey()
+        | "Make" >> beam.ParDo(_MakeShard(config, out))
+    )
+    result = pipeline.run()
+    if (state := result.wait_until_finish()) != PipelineState.DONE:
+        raise RuntimeError(f"Beam ended as {state}; the same command goes on.")
+    reports = [
+        storage.read_json(storage.join(out, report_name(name))) for name in names
+    ]
+    manifest = write_manifest(out, settings, reports)
+    storage.delete(storage.join(out, storage.TEMPORARY))
+    kept = _count(result, "kept")
+    return Outcome(manifest, kept, len(names) - kept)
+
+
+def parse_line(line: bytes) -> Iterator[Entry]:
+    """The entry of a line of captions.jsonl; of a blank one none.
+
+    A line that makes no sense is an entry with the field "malformed", which says why:
+    one among millions is no reason to stop.
+    """
+    if not line.strip():
+        return
+    try:
+        entry = json.loads(line)
+        for key in ("file", "type", "caption"):
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+                raise ValueError(f"has no text {key!r}")
+        if entry["type"] not in KINDS:
+            raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
+        json.dumps(entry, ensure_ascii=False).encode()  # no halves of characters
+    except ValueError as error:
+        where = f"{CAPTIONS}: {line[:80].strip().decode('utf-8', 'replace')}"
+        entry = {"file": where, "type": "video", "malformed": f"its line {error}"}
+    yield entry
+
+
+def check_list(source: str) -> None:
+    """Makes sure that there is a list, and that it begins as one.
+
+    Raises:
+        ValueError: there is none, or its first line makes no sense.
+    """
+    path = storage.join(source, CAPTIONS)
+    if storage.size(path) is None:
+        raise ValueError(
+            f"source={source!r} has no {CAPTIONS}; write one with a line "
+            '{"file": ..., "type": "video" or "image", "caption": ...} for each file.'
+        )
+    with FileSystems.open(path) as file:
+        for line in iter(file.readline, b""):
+            for entry in parse_line(line):
+                if "malformed" in entry:
+                    raise ValueError(f"{entry['file']}: {entry['malformed']}.")
+                return
+    raise ValueError(f"source={source!r} has an empty {CAPTIONS}; nothing to prepare.")
+
+
+def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
+    """The settings, noted in the output, which must not have been begun with others."""
+    versions = {name: version(name) for name in MADE_WITH}
+    settings = dataclasses.asdict(config) | {"format": FORMAT, "made_with": versions}
+    noted = storage.read_json(storage.join(out, SETTINGS))
+    if noted is None:
+        for folder in (out, *(storage.join(out, n) for n in (REPORTS, *config.stages))):
+            storage.make_folder(folder)
+        storage.write_json(out, SETTINGS, settings)
+        return settings
+    ours, theirs = dict(_flat(settings)), dict(_flat(noted))
+    differing = [
+        f"{name}={ours.get(name)!r} (was {theirs.get(name)!r})"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{out} was begun with other settings: {', '.join(differing[:5])}. Use "
+            "another --out, or what it was begun with."
+        )
+    return settings
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _flat(value, f"{prefix}{name}.")
+    else:
+        yield prefix[:-1], tree
+
+
+def _with_shard(entry: Entry, config: PrepareConfig) -> tuple[str, Entry]:
+    return shard_of(config, entry), entry
+
+
+class _MakeShard(beam.DoFn):
+    """Makes a shard from the lines that belong to it, and counts those it kept."""
+
+    def __init__(self, config: PrepareConfig, out: str):
+        self._config, self._out = config, out
+
+    def process(self, element: tuple[str, Iterable[Entry | None]]) -> None:
+        shard, entries = element
+        mine = [entry for entry in entries if entry is not None]
+        kept = make_shard(self._config, self._out, shard, mine)
+        Metrics.counter("prepare", "kept" if kept else "made").inc()
+
+
+def _count(result: Any, name: str) -> int:
+    query = MetricsFilter().with_namespace("prepare").with_name(name)
+    counters = result.metrics().query(query)["counters"]
+    return sum(counter.result for counter in counters)
