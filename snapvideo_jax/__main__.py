@@ -161,7 +161,7 @@ def _add_plan(verbs) -> None:
         help="find the fastest remat, microbatches and mesh that fit",
     )
     verb.add_argument(
-        "--search-limit",
+        "--search_limit",
         type=int,
         metavar="N",
         help="compilations of the search, minutes each (default: 12)",

@@ -103,7 +103,7 @@ def folder(path, *lines):
         (
             "plan",
             ["--config", "--topology", "--slices", "--sampler", "--batch", "--search"]
-            + ["--search-limit", "--layout", "--flags", "--golden", "--json"],
+            + ["--search_limit", "--layout", "--flags", "--golden", "--json"],
         ),
     ],
 )

@@ -51,13 +51,13 @@ def check(arguments) -> None:
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} do not go together; use one of them.")
     for name, mode in (("batch", "sampler"), ("search_limit", "search")):
-        value, option = getattr(arguments, name), name.replace("_", "-")
+        value = getattr(arguments, name)
         if value is None:
             continue
         if not getattr(arguments, mode):
-            raise ValueError(f"--{option} is for --{mode} only; use it with that.")
+            raise ValueError(f"--{name} is for --{mode} only; use it with that.")
         if value < 1:
-            raise ValueError(f"--{option}={value} is too small; use at least 1.")
+            raise ValueError(f"--{name}={value} is too small; use at least 1.")
 
 
 def _answer(arguments) -> tuple[dict, str]:
