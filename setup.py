@@ -33,6 +33,8 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=12.3,<14",
+        "safetensors>=0.8,<0.9",
+        "sentencepiece>=0.2.3,<0.3",
         "tensorboardX>=2.6.5,<3",
         "tensorflow-datasets>=4.9.10,<5",
         "tqdm>=4.70,<5",
@@ -42,7 +44,9 @@ setup(
         "parity": [
             "matplotlib>=3.11.2,<4",
             "torch>=2.15,<3",
-        ],  # for benchmarks/, beside plain PyTorch
+            "transformers>=5.23,<6",
+        ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
+        "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
         "dev": [
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed

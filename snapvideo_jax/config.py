@@ -27,7 +27,8 @@ from snapvideo_jax.models import FIT, MODELS
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
-from snapvideo_jax.text import HashTextEncoder, TextEncoder
+from snapvideo_jax.text import CachedText, HashTextEncoder, TextEncoder
+from snapvideo_jax.text.t5 import T5Text
 
 DERIVED = {
     FIT: ("frames", "height", "width", "parent", "name"),
@@ -91,12 +92,15 @@ class Text:
     """The frozen text encoder.
 
     Attributes:
-      name: "hash", the weight-free stand-in `snapvideo_jax.text.HashTextEncoder`.
+      name: "hash", the weight-free stand-in `text.HashTextEncoder`; "t5", an encoder
+        on the devices that train; "cached", embeddings made by `snapvideo encode_text`.
+      path: folder of the T5 encoder or of the cache.
       tokens: longest caption, in tokens. [C] 128 for the paper's models.
       width: channels of an embedding. [P] 1024 for T5-11B.
     """
 
     name: str = "hash"
+    path: str = ""
     tokens: int = 128
     width: int = 1024
 
@@ -105,9 +109,19 @@ class Text:
             raise ValueError(
                 f"text.name={self.name!r} is unknown; use {sorted(TEXT_ENCODERS)}."
             )
+        if (self.name == "hash") == bool(self.path):
+            raise ValueError(
+                f"text.path={self.path!r} and text.name={self.name!r} do not go "
+                "together; 't5' and 'cached' are folders, 'hash' has none."
+            )
+
+    def encoder(self) -> TextEncoder:
+        """The encoder; its folder is looked into when it is used."""
+        folder = {"path": self.path} if self.path else {}
+        return TEXT_ENCODERS[self.name](tokens=self.tokens, width=self.width, **folder)
 
 
-TEXT_ENCODERS = {"hash": HashTextEncoder}
+TEXT_ENCODERS = {"hash": HashTextEncoder, "t5": T5Text, "cached": CachedText}
 SECTIONS = {
     "data": DataConfig,
     "text": Text,
@@ -128,6 +142,7 @@ MAY_CHANGE = (
     "model.group_chunks",
     "model.unroll",
     "data.root",
+    "text.path",
     "data.num_",
     "data.prefetch",
     "data.cache_",
@@ -269,11 +284,8 @@ def build(config: ConfigDict) -> Experiment:
         height=data.height,
         width=data.width,
     )
-    text = parts.pop("text")
-    encoder = TEXT_ENCODERS[text.name](tokens=text.tokens, width=text.width)
-    experiment = Experiment(
-        seed=config.seed, model=model, text=encoder, training=training, **parts
-    )
+    parts["text"] = parts["text"].encoder()
+    experiment = Experiment(seed=config.seed, model=model, training=training, **parts)
     _check(experiment)
     return experiment
 

@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     over_batch = batch_sharding(mesh)
+    embed = experiment.text.on_devices(mesh)
     is_writer = jax.process_index() == 0
     checkpoints = Checkpoints(
         workdir,
@@ -81,6 +82,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             rows=local_rows(over_batch, experiment.data.batch),
         )
     )
+
+    if experiment.sheets.every_steps:
+        experiment.text.check(experiment.sheets.prompts)
 
     # --- State: shapes and places first, then the arrays ---------------------------
     boxed = sample.abstract_state(experiment)
@@ -106,7 +110,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
             with watch.waiting():
                 batch = next(iterator)
             data_state = iterator.get_state()
-            state, metrics = update(state, put_batch(batch, over_batch), key)
+            batch = embed(put_batch(batch, over_batch))
+            state, metrics = update(state, batch, key)
             done = step + 1
             watch.after_step(done, state, metrics)
             if checkpoints.due(done) or done == last:
