@@ -54,7 +54,7 @@ def tensors(gated=False, seed=0):
         return (mean + 0.2 * rng.normal(size=shape)).astype(np.float32)
 
     found = {
-        "shared.weight": draw(SIZES["vocab_size"], width),
+        "shared.weight": 5 * draw(SIZES["vocab_size"], width),
         "encoder.final_layer_norm.weight": draw(width, mean=1.0),
     }
     for i in range(SIZES["num_layers"]):

@@ -100,8 +100,9 @@ class CachedText(TextEncoder):
             shards = shards_of(self._folder)
             if not shards:
                 raise ValueError(f"{self._folder} has no text-*.array_record.")
+            index = _Index(map(read_keys, shards))
             records = grain.sources.ArrayRecordDataSource(list(map(str, shards)))
-            self._opened = _Index(map(read_keys, shards)), records, manifest
+            self._opened = index, records, manifest
         return self._opened
 
 
@@ -141,21 +142,21 @@ def read_keys(shard: Path) -> Shaped[np.ndarray, "n"]:
     Raises:
         ValueError: the file is damaged.
     """
-    reader = array_record_module.ArrayRecordReader(str(shard))
     try:
-        count = reader.num_records() - 1
-        keys = np.frombuffer(reader.read([count])[0], f"S{KEY_BYTES}")
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{shard} is damaged ({error}); delete it.") from error
-    finally:
+        reader = array_record_module.ArrayRecordReader(str(shard))
+        records = reader.num_records()
+        index = reader.read([records - 1])[0] if records else b""
+        keys = np.frombuffer(index, f"S{KEY_BYTES}")
         reader.close()
-    if len(keys) != count:
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{shard} is damaged ({error}); delete it.") from error
+    if len(keys) != records - 1:
         raise ValueError(f"{shard} is damaged: its index is of {len(keys)}; delete it.")
     return keys
 
 
 def write_shard(
-    path: Path, keys: Sequence[bytes], embeddings: Iterable[Float32[np.ndarray, "n f"]]
+    path: Path, keys: Sequence[bytes], embeddings: Iterable[Float32[np.ndarray, "_ f"]]
 ) -> None:
     """Writes a shard, whole or not at all.
 
