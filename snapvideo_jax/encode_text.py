@@ -38,10 +38,11 @@ def run(arguments) -> None:
             print(plan(arguments))
             return
         with distributed.processes(vars(arguments), arguments.out):
+            encoder = encoder_of(arguments)
             write_cache(
                 Path(arguments.out),
                 read_captions(arguments),
-                encoder_of(arguments),
+                encoder,
                 arguments.batch,
                 arguments.shard_captions,
             )
@@ -111,9 +112,11 @@ def encoder_of(arguments) -> T5Text:
         config = configs.load(arguments.config, arguments.overrides)
         tokens = tokens or config.text.tokens
     width = files.read_sizes(Path(arguments.encoder)).width
-    return T5Text(
+    encoder = T5Text(
         arguments.encoder, tokens or configs.Text.tokens, width, arguments.dtype
     )
+    encoder.check(())
+    return encoder
 
 
 def read_captions(arguments) -> list[str]:
@@ -177,8 +180,7 @@ def write_cache(
     """
     is_writer = jax.process_index() == 0
     by_key = {cache.key_of(x): x for x in captions if not is_blank(x)}
-    shards = cache.shards_of(out)
-    for shard in shards:
+    for shard in cache.shards_of(out):
         for key in cache.read_keys(shard):
             by_key.pop(key.ljust(cache.KEY_BYTES, b"\0"), None)
     keys = sorted(by_key)
@@ -190,13 +192,11 @@ def write_cache(
     mesh = make_mesh(MeshConfig(fsdp=jax.device_count()), jax.device_count())
     batch = -(-batch // mesh.size) * mesh.size
     parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
-    for number, part in enumerate(
-        progress(parts, len(parts), name="shard", is_writer=is_writer), len(shards)
-    ):
+    for part in progress(parts, len(parts), name="shard", is_writer=is_writer):
         made = list(_embeddings([by_key[key] for key in part], encoder, mesh, batch))
         if is_writer:
             order, embeddings = zip(*made, strict=True)
-            path = out / f"text-{number:05d}.array_record"
+            path = cache.next_shard(out)
             cache.write_shard(path, [part[i] for i in order], embeddings)
 
 

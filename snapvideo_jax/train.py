@@ -58,7 +58,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     over_batch = batch_sharding(mesh)
-    embed = experiment.text.on_devices(mesh)
     is_writer = jax.process_index() == 0
     checkpoints = Checkpoints(
         workdir,
@@ -98,6 +97,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
 
     # --- The step, compiled --------------------------------------------------------
+    embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
     watch = Watch(experiment, workdir, mesh, first, is_writer)

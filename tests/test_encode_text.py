@@ -113,6 +113,15 @@ def test_killed_and_run_again_it_writes_the_same_bytes(
     assert contents(out) == contents(tmp_path / "whole")
 
 
+def test_a_shard_that_was_deleted_is_made_again(run, encoder, captions, tmp_path):
+    out = tmp_path / "cache"
+    assert run(*options(encoder, captions, out))[0] == 0
+    before = contents(out)
+    shards_of(out)[2].unlink()
+    assert run(*options(encoder, captions, out))[0] == 0
+    assert contents(out) == before
+
+
 def test_more_captions_are_added_and_those_there_are_left(
     run, encoder, captions, tmp_path
 ):
@@ -224,9 +233,11 @@ def test_training_encodes_online_or_reads_what_was_encoded(
     assert code == 0, err
     name, path = "text.name=cached", f"text.path={cache}"
     cached = run_tiny(clips, tmp_path / "cached", name, path)
-    online = run_tiny(
-        clips, tmp_path / "online", "text.name=t5", f"text.path={encoder}"
-    )
+    with pytest.raises(ValueError, match="lacks 2 of 2 captions, as 'a red cross mov"):
+        run_tiny(clips, tmp_path / "sheets", name, path, "sheets.every_steps=1")
+    name, path = "text.name=t5", f"text.path={encoder}"
+    online = run_tiny(clips, tmp_path / "online", name, path, "sheets.every_steps=2")
+    assert len(list((tmp_path / "online" / "sheets").glob("*.gif"))) == 2
     hashed = run_tiny(clips, tmp_path / "hashed")
     np.testing.assert_allclose(cached, online, rtol=1e-3)
     assert abs(hashed[1] - online[1]) > 1e-3 * online[1]

@@ -11,6 +11,7 @@ was stopped goes on where it was.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,6 +135,12 @@ class _Index:
 def shards_of(folder: Path) -> list[Path]:
     """The finished shards of a cache, in order."""
     return sorted(folder.glob("text-*.array_record"))
+
+
+def next_shard(folder: Path) -> Path:
+    """The first shard that is not there; one may have been deleted between others."""
+    paths = (folder / f"text-{number:05d}.array_record" for number in itertools.count())
+    return next(path for path in paths if not path.exists())
 
 
 def read_keys(shard: Path) -> Shaped[np.ndarray, "n"]:

@@ -63,6 +63,11 @@ class T5Text(TextEncoder):
                 ids[i, : len(pieces)], mask[i, : len(pieces)] = pieces, True
         return ids, mask
 
+    def check(self, captions: Sequence[str]) -> None:
+        """Raises ValueError where the folder is not of a T5 encoder, as `encode`."""
+        del captions  # any can be encoded
+        _ = self._tokenizer
+
     def on_devices(self, mesh) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
         """As `TextEncoder.on_devices`; loads the weights when first asked for a mesh.
 
