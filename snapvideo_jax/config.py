@@ -27,8 +27,8 @@ from snapvideo_jax.models import FIT, MODELS
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
-from snapvideo_jax.text import CachedText, HashTextEncoder, TextEncoder
-from snapvideo_jax.text.t5 import T5Text
+from snapvideo_jax.text import TextEncoder
+from snapvideo_jax.text.config import Text
 
 DERIVED = {
     FIT: ("frames", "height", "width", "parent", "name"),
@@ -87,41 +87,6 @@ class Run:
                 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """The frozen text encoder.
-
-    Attributes:
-      name: "hash", the weight-free stand-in `text.HashTextEncoder`; "t5", an encoder
-        on the devices that train; "cached", embeddings made by `snapvideo encode_text`.
-      path: folder of the T5 encoder or of the cache.
-      tokens: longest caption, in tokens. [C] 128 for the paper's models.
-      width: channels of an embedding. [P] 1024 for T5-11B.
-    """
-
-    name: str = "hash"
-    path: str = ""
-    tokens: int = 128
-    width: int = 1024
-
-    def __post_init__(self):
-        if self.name not in TEXT_ENCODERS:
-            raise ValueError(
-                f"text.name={self.name!r} is unknown; use {sorted(TEXT_ENCODERS)}."
-            )
-        if (self.name == "hash") == bool(self.path):
-            raise ValueError(
-                f"text.path={self.path!r} and text.name={self.name!r} do not go "
-                "together; 't5' and 'cached' are folders, 'hash' has none."
-            )
-
-    def encoder(self) -> TextEncoder:
-        """The encoder; its folder is looked into when it is used."""
-        folder = {"path": self.path} if self.path else {}
-        return TEXT_ENCODERS[self.name](tokens=self.tokens, width=self.width, **folder)
-
-
-TEXT_ENCODERS = {"hash": HashTextEncoder, "t5": T5Text, "cached": CachedText}
 SECTIONS = {
     "data": DataConfig,
     "text": Text,

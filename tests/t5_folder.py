@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 WORDS = "a red green blue circle square cross moves left right up down slowly panda"
 SIZES = dict(
-    d_model=16, num_layers=3, num_heads=8, d_kv=4, d_ff=24, vocab_size=128,
+    d_model=8, num_layers=3, num_heads=8, d_kv=4, d_ff=24, vocab_size=128,
     relative_attention_num_buckets=32, relative_attention_max_distance=128,
 )  # fmt: skip
 """Fields of config.json; all that are divided are multiples of 8."""

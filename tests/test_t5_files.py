@@ -225,8 +225,8 @@ def test_blank_captions_have_no_tokens(folder):
 
 
 def test_embeddings_of_another_width_are_refused_before_anything_is_loaded(folder):
-    with pytest.raises(ValueError, match="text.width=8, .* use text.width=16"):
-        T5Text(str(folder), 4, 8).on_devices(MESH)
+    with pytest.raises(ValueError, match="text.width=4, .* use text.width=8"):
+        T5Text(str(folder), 4, 4).on_devices(MESH)
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(folder):
