@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from snapvideo_jax.models.t5 import T5Encoder
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 from snapvideo_jax.text.checkpoint import load_params
+from snapvideo_jax.text.config import Text
 from snapvideo_jax.text.files import Weights, check_folder, fingerprint, read_sizes
 from snapvideo_jax.text.t5 import T5Text
 
@@ -170,11 +171,8 @@ def test_missing_unknown_and_misshapen_tensors_are_named(folder):
     change(folder, **{norm: None, "extra": np.ones(1), key: np.ones((2, 3))})
     with pytest.raises(ValueError) as error:
         load(folder)
-    for part in (
-        f"lacks {norm}",
-        "an unknown extra",
-        f"{key} of (2, 3), wanted (32, 1",
-    ):
+    shapes = f"has {key} of (2, 3), wanted (32, 8)"
+    for part in (f"lacks {norm}", "has an unknown extra", shapes):
         assert part in str(error.value)
 
 
@@ -239,3 +237,10 @@ def test_a_vocabulary_larger_than_the_embedding_table_is_refused(tmp_path):
     folder = t5_folder.write(tmp_path / "t5", vocab_size=8)
     with pytest.raises(ValueError, match="pieces, but the encoder beside it knows 8"):
         T5Text(str(folder), 4, WIDTH).encode(["a"])
+
+
+def test_the_settings_say_whether_there_is_a_folder():
+    assert isinstance(Text(name="t5", path="folder").encoder(), T5Text)
+    for fields in ({"name": "t5"}, {"name": "cached"}, {"path": "folder"}):
+        with pytest.raises(ValueError, match="text.path=.* do not go together"):
+            Text(**fields)
