@@ -34,6 +34,8 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=12.3,<14",
+        "safetensors>=0.8,<0.9",
+        "sentencepiece>=0.2.3,<0.3",
         "tensorboardX>=2.6.5,<3",
         "tensorflow-datasets>=4.9.10,<5",
         "tqdm>=4.70,<5",
@@ -43,8 +45,10 @@ setup(
         "parity": [
             "matplotlib>=3.11.2,<4",
             "torch>=2.15,<3",
-        ],  # for benchmarks/, beside plain PyTorch
+            "transformers>=5.23,<6",
+        ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
         "prepare": ["apache-beam>=2.77,<2.78"],
+        "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
         "dev": [
             "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",

@@ -27,7 +27,8 @@ from snapvideo_jax.models import FIT, MODELS
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
-from snapvideo_jax.text import HashTextEncoder, TextEncoder
+from snapvideo_jax.text import TextEncoder
+from snapvideo_jax.text.config import Text
 
 DERIVED = {
     FIT: ("frames", "height", "width", "parent", "name"),
@@ -86,28 +87,6 @@ class Run:
                 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """The frozen text encoder.
-
-    Attributes:
-      name: "hash", the weight-free stand-in `snapvideo_jax.text.HashTextEncoder`.
-      tokens: longest caption, in tokens. [C] 128 for the paper's models.
-      width: channels of an embedding. [P] 1024 for T5-11B.
-    """
-
-    name: str = "hash"
-    tokens: int = 128
-    width: int = 1024
-
-    def __post_init__(self):
-        if self.name not in TEXT_ENCODERS:
-            raise ValueError(
-                f"text.name={self.name!r} is unknown; use {sorted(TEXT_ENCODERS)}."
-            )
-
-
-TEXT_ENCODERS = {"hash": HashTextEncoder}
 SECTIONS = {
     "data": DataConfig,
     "text": Text,
@@ -128,6 +107,7 @@ MAY_CHANGE = (
     "model.group_chunks",
     "model.unroll",
     "data.root",
+    "text.path",
     "data.num_",
     "data.prefetch",
     "data.cache_",
@@ -269,11 +249,8 @@ def build(config: ConfigDict) -> Experiment:
         height=data.height,
         width=data.width,
     )
-    text = parts.pop("text")
-    encoder = TEXT_ENCODERS[text.name](tokens=text.tokens, width=text.width)
-    experiment = Experiment(
-        seed=config.seed, model=model, text=encoder, training=training, **parts
-    )
+    parts["text"] = parts["text"].encoder()
+    experiment = Experiment(seed=config.seed, model=model, training=training, **parts)
     _check(experiment)
     return experiment
 

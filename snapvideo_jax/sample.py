@@ -87,6 +87,7 @@ class Generator:
     def __init__(self, experiment: "configs.Experiment", sampler: Sampler, mesh):
         self._experiment = experiment
         self._mesh = mesh
+        self._embed = experiment.text.on_devices(mesh)
         self._generate = jit_generate(experiment, sampler, mesh)
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
@@ -103,10 +104,11 @@ class Generator:
             "resolution": np.full((filled, 2), request.resolution, np.float32),
         }
         numbers = np.asarray(request.numbers, np.uint32)[pick]
-        placed = jax.device_put((inputs, numbers), batch_sharding(self._mesh))
+        inputs, numbers = jax.device_put((inputs, numbers), batch_sharding(self._mesh))
         clips = self._generate(
             params,
-            *placed,
+            self._embed(inputs),
+            numbers,
             put_key(request.seed, self._mesh),
             request.guidance,
             guided=bool(request.guidance),

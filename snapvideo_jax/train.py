@@ -82,6 +82,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
         )
     )
 
+    if experiment.sheets.every_steps:
+        experiment.text.check(experiment.sheets.prompts)
+
     # --- State: shapes and places first, then the arrays ---------------------------
     boxed = sample.abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
@@ -94,6 +97,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
 
     # --- The step, compiled --------------------------------------------------------
+    embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
     watch = Watch(experiment, workdir, mesh, first, is_writer)
@@ -106,7 +110,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
             with watch.waiting():
                 batch = next(iterator)
             data_state = iterator.get_state()
-            state, metrics = update(state, put_batch(batch, over_batch), key)
+            batch = embed(put_batch(batch, over_batch))
+            state, metrics = update(state, batch, key)
             done = step + 1
             watch.after_step(done, state, metrics)
             if checkpoints.due(done) or done == last:

@@ -105,6 +105,12 @@ def folder(path, *lines):
             ["--config", "--topology", "--slices", "--sampler", "--batch", "--search"]
             + ["--search_limit", "--layout", "--flags", "--golden", "--json"],
         ),
+        (
+            "encode_text",
+            ["--encoder", "--captions", "--config", "--out", "--tokens", "--batch"]
+            + ["--shard_captions", "--dtype", "--plan", "--mean_tokens", "--json"]
+            + ["--step_seconds", "--coordinator"],
+        ),
     ],
 )
 def test_help_names_every_flag(run, verb, flags):

@@ -12,7 +12,13 @@ from snapvideo_jax.data.pipeline import (
     split_dataset,
 )
 from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import FolderSource, RecordSource, Sample, TFDSSource
+from snapvideo_jax.data.sources import (
+    FolderSource,
+    RecordSource,
+    Sample,
+    TFDSSource,
+    captions_in,
+)
 from snapvideo_jax.data.video import (
     ClipInfo,
     UnusableClip,
@@ -31,6 +37,7 @@ __all__ = [
     "Skipped",
     "TFDSSource",
     "UnusableClip",
+    "captions_in",
     "captions_of",
     "check_sources",
     "decode_at",

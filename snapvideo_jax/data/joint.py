@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 
 from snapvideo_jax.data.config import DataConfig
 from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import KINDS, Kind, Sample, Source
+from snapvideo_jax.data.sources import KINDS, FolderSource, Kind, Sample, Source
 from snapvideo_jax.data.transforms import as_video, frame_times, random_crop, resize
 from snapvideo_jax.data.video import Clip, DecodedClip, UnusableClip, decode_image
 
@@ -75,6 +75,12 @@ class JointSource:
             return "video", step * videos + unit * (videos // units) + rest
         rest -= videos // units
         return "image", step * images + unit * (images // units) + rest
+
+    def listed_captions(self) -> list[str]:
+        """Captions of the files that a folder lists; those of records are not known."""
+        sources = self._sources.values()
+        folders = (source for source in sources if isinstance(source, FolderSource))
+        return [caption for folder in folders for caption in folder.captions]
 
     def sample_caption(self, sample: int) -> tuple[str, str]:
         """Name of the file that a sample was taken from, and its caption."""

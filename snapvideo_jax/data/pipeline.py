@@ -16,7 +16,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Shaped
 
 from snapvideo_jax.data.config import DataConfig
 from snapvideo_jax.data.joint import JointSource
@@ -62,6 +62,7 @@ def make_dataset(
         ValueError: the data does not fit the settings, or batches cannot be split.
     """
     joint = make_joint_source(config, seed, skipped_path)
+    text_encoder.check(joint.listed_captions())
     return split_dataset(joint, process_index, process_count, text_encoder, rows)
 
 
@@ -216,7 +217,7 @@ def _global_sample(batch: int, rows: tuple[int, ...], number: int) -> int:
 
 
 class _AddText:
-    """Replaces the captions of a batch by their embeddings.
+    """Replaces the captions of a batch by what its encoder takes on the devices.
 
     Captions are embedded one at a time: an encoder may round differently in larger
     batches, and a caption must be the same numbers in whatever company.
@@ -227,12 +228,13 @@ class _AddText:
         self._encode = functools.lru_cache(CACHED_CAPTIONS)(self._encode_one)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        captions = batch.pop("caption")
-        text, mask = zip(*(self._encode(str(x)) for x in captions), strict=True)
+        captions = [str(caption) for caption in batch.pop("caption")]
+        self._encoder.check(captions)
+        text, mask = zip(*map(self._encode, captions), strict=True)
         return batch | {"text": np.stack(text), "text_mask": np.stack(mask)}
 
     def _encode_one(
         self, caption: str
-    ) -> tuple[Float32[np.ndarray, "n f"], Bool[np.ndarray, "n"]]:
+    ) -> tuple[Shaped[np.ndarray, "n *f"], Bool[np.ndarray, "n"]]:
         text, mask = self._encoder.encode([caption])
-        return np.asarray(text[0], np.float32), np.asarray(mask[0], bool)
+        return text[0], mask[0]

@@ -7,7 +7,7 @@ it starts.
 """
 
 import json
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -96,6 +96,11 @@ class FolderSource:
     def __getitem__(self, index: int) -> Sample:
         file, caption = self._files[index]
         return Sample(file, caption, (self._root / file).read_bytes())
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions of all files, which are not read for it."""
+        return [caption for _, caption in self._files]
 
     def _read_lines(self) -> list[dict[str, Any]]:
         lines = (self._root / "captions.jsonl").read_bytes().splitlines()
@@ -197,6 +202,14 @@ class TFDSSource:
         example = self._examples[index]
         caption = example["caption"].decode("utf-8")
         return Sample(f"{self._place}[{index}]", caption, bytes(example[self.kind]))
+
+
+def captions_in(source: Source) -> Iterator[str]:
+    """All captions of a source; only a folder's are there without reading the media."""
+    if isinstance(source, FolderSource):
+        yield from source.captions
+    else:
+        yield from (source[index].caption for index in range(len(source)))
 
 
 def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence[Any]:

@@ -1,10 +1,7 @@
-"""Turns captions into frozen text embeddings, one vector per word.
+"""The encoder that needs no weights and no network access: a first run works anywhere.
 
-A network sees a caption only as ``(embeddings, mask)``; anything with the methods of
-`TextEncoder` can make them. `HashTextEncoder` is the encoder that needs no weights
-and no network access, so that a first run works anywhere. It can tell words apart and
-knows their order, which is enough for captions of a small closed vocabulary. It knows
-no meaning: "dog" is as far from "puppy" as from "seven". The paper uses T5-11B.
+It can tell words apart and knows their order, which is enough for captions of a small
+closed vocabulary. It knows no meaning: "dog" is as far from "puppy" as from "seven".
 """
 
 import functools
@@ -13,10 +10,11 @@ import logging
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32
+
+from snapvideo_jax.text.encoder import TextEncoder, refuse_lone_string
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +24,7 @@ _POSITION_SHARE = 0.2  # of a token's variance
 _WAVELENGTHS = (4.0, 256.0)  # of the position term, in words
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """A frozen text encoder.
-
-    tokens: number of context tokens of every caption (n).
-    width: elements of one context token (f).
-    """
-
-    tokens: int
-    width: int
-
-    def encode(
-        self, captions: Sequence[str]
-    ) -> tuple[Float32[np.ndarray, "b n f"], Bool[np.ndarray, "b n"]]:
-        """Embeddings, zero past a caption's length, and a mask, True up to it."""
-        ...
-
-
-class HashTextEncoder:
+class HashTextEncoder(TextEncoder):
     """Embeds words by a hash of their letters. A stand-in for T5, without semantics.
 
     A caption is lower-cased and split into words and punctuation marks, each of which
@@ -91,11 +71,7 @@ class HashTextEncoder:
         Raises:
             ValueError: ``captions`` is one string instead of a list of them.
         """
-        if isinstance(captions, str):
-            raise ValueError(
-                f"captions={captions!r} is one string; wanted a sequence of strings; "
-                f"use [{captions!r}]."
-            )
+        refuse_lone_string(captions)
         embeddings = np.zeros((len(captions), self.tokens, self.width), np.float32)
         mask = np.zeros((len(captions), self.tokens), bool)
         positions = _position_vectors(self.tokens, self.width)

@@ -1,0 +1,59 @@
+"""What all text encoders have in common.
+
+A network sees a caption only as ``(embeddings, mask)``; anything with the methods of
+`TextEncoder` can make them: fixed vectors of words (`text.hash`), T5 on the devices
+that train (`text.t5`), or embeddings that T5 made beforehand (`text.cache`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen text encoder, in two halves: on the host, and on the devices.
+
+    tokens: number of context tokens of every caption (n).
+    width: elements of one context token (f).
+    """
+
+    tokens: int
+    width: int
+
+    def encode(
+        self, captions: Sequence[str]
+    ) -> tuple[Shaped[np.ndarray, "b n *f"], Bool[np.ndarray, "b n"]]:
+        """What ``on_devices`` takes for each token, and a mask, True up to the length.
+
+        For most encoders these are the embeddings already, zero past the length.
+        """
+        ...
+
+    def check(self, captions: Sequence[str]) -> None:
+        """Raises ValueError where some cannot be encoded, naming the first of them."""
+
+    def on_devices(self, mesh: Any) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """What turns ``text`` and ``text_mask`` of a batch on a mesh into embeddings.
+
+        The batch is divided over the mesh as `sharding.batch_sharding` says; where
+        there are several processes, all of them have to call it.
+        """
+        del mesh
+        return lambda batch: batch
+
+
+def refuse_lone_string(captions: Sequence[str]) -> None:
+    """Raises ValueError where ``captions`` is one string instead of a list of them."""
+    if isinstance(captions, str):
+        raise ValueError(
+            f"captions={captions!r} is one string; wanted a sequence of strings; "
+            f"use [{captions!r}]."
+        )
+
+
+def is_blank(caption: str) -> bool:
+    """Whether a caption has no tokens, so that a network sees its null token."""
+    return not caption.strip()

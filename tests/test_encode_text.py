@@ -1,0 +1,291 @@
+"""`snapvideo encode_text`, and training and sampling with what T5 makes of captions."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import t5_folder
+from helpers import TINY_CONFIG, clips_folder, read_metrics, tiny_config
+
+from snapvideo_jax import __main__ as cli
+from snapvideo_jax import config as configs
+from snapvideo_jax.models.t5 import SIZES, encoder_flops
+from snapvideo_jax.sample import Generator, Request, fresh_state
+from snapvideo_jax.sharding import MeshConfig, batch_sharding, make_mesh
+from snapvideo_jax.text import CachedText
+from snapvideo_jax.text.cache import read_keys, shards_of
+from snapvideo_jax.text.plan import padded_length
+from snapvideo_jax.text.t5 import T5Text
+from snapvideo_jax.train import train
+
+WIDTH, TOKENS = t5_folder.SIZES["d_model"], 24
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return t5_folder.write(tmp_path_factory.mktemp("encoders") / "t5", gated=True)
+
+
+@pytest.fixture
+def captions(tmp_path):
+    """A file of 40 captions, each twice, with blank lines between."""
+    path = tmp_path / "captions.txt"
+    path.write_text("\n\n".join(2 * t5_folder.captions(40)))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the verb in this process; gives its exit code, output and errors."""
+
+    def call(*arguments):
+        arguments = ["snapvideo", "encode_text", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def options(encoder, captions, out):
+    """40 captions in 5 shards, by batches of 8 on 8 devices."""
+    return [
+        *("--encoder", encoder, "--captions", captions, "--out", out),
+        *("--tokens", TOKENS, "--batch", 8, "--shard_captions", 8),
+    ]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def online(encoder, captions):
+    """Embeddings as training makes them of a batch, and the mask."""
+    text = T5Text(str(encoder), TOKENS, WIDTH)
+    mesh = make_mesh(MeshConfig(), len(captions))
+    ids, mask = text.encode(captions)
+    batch = jax.device_put({"text": ids, "text_mask": mask}, batch_sharding(mesh))
+    return np.asarray(text.on_devices(mesh)(batch)["text"]), mask
+
+
+# --- Encoding -------------------------------------------------------------------------
+
+
+def test_cached_embeddings_are_those_made_online(run, encoder, captions, tmp_path):
+    code, _, err = run(*options(encoder, captions, tmp_path / "cache"))
+    assert code == 0, err
+    asked = [*t5_folder.captions(40)[:7], ""]
+    cached = CachedText(str(tmp_path / "cache"), TOKENS, WIDTH)
+    text, mask = cached.encode(asked)
+    expected, known = online(encoder, asked)
+    np.testing.assert_array_equal(mask, known)
+    assert mask.sum(axis=1).min() == 0 and mask.sum(axis=1).max() > 10
+    # Captions are padded to another length: a bfloat16 may round the other way.
+    np.testing.assert_allclose(text, expected, atol=0.05)
+    assert np.mean(text == expected) > 0.5
+
+
+def test_killed_and_run_again_it_writes_the_same_bytes(
+    run, encoder, captions, tmp_path
+):
+    assert run(*options(encoder, captions, tmp_path / "whole"))[0] == 0
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "snapvideo_jax", "encode_text"]
+    command += map(str, options(encoder, captions, out))
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(shards_of(out)) < 1:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(shards_of(out)) < 5
+    assert run(*options(encoder, captions, out))[0] == 0
+    for folder in (out, tmp_path / "whole"):
+        for left in folder.glob("*.tmp"):
+            left.unlink()
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_shard_that_was_deleted_is_made_again(run, encoder, captions, tmp_path):
+    out = tmp_path / "cache"
+    assert run(*options(encoder, captions, out))[0] == 0
+    before = contents(out)
+    shards_of(out)[2].unlink()
+    assert run(*options(encoder, captions, out))[0] == 0
+    assert contents(out) == before
+
+
+def test_more_captions_are_added_and_those_there_are_left(
+    run, encoder, captions, tmp_path
+):
+    out = tmp_path / "cache"
+    assert run(*options(encoder, captions, out))[0] == 0
+    before = contents(out)
+    assert len(before) == 6
+    more = tmp_path / "more.jsonl"
+    lines = [{"caption": x} for x in ("a red fox", "panda", t5_folder.captions(1)[0])]
+    more.write_text("\n".join(map(json.dumps, lines)))
+    assert run(*options(encoder, more, out))[0] == 0
+    after = contents(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 7 and len(read_keys(shards_of(out)[-1])) == 2
+    cached = CachedText(str(out), TOKENS, WIDTH)
+    assert cached.check(["a red fox", "panda", *t5_folder.captions(40)]) is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--captions", "nowhere.txt"], "--captions=nowhere.txt: there is no such"),
+        (["--encoder", "nowhere"], "nowhere holds no T5 encoder: it needs config.json"),
+        (["--config", "a.py"], "Give --captions FILE, or --config FILE"),
+        (["--batch", "0"], "--batch=0 is too small; use 1 or more."),
+        (["--out", ""], "--out is missing"),
+        (["--plan", "9"], "--plan needs --config FILE"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    run, encoder, captions, tmp_path, change, words
+):
+    code, _, err = run(*options(encoder, captions, tmp_path / "out"), *change)
+    assert code == 2 and err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, data, words",
+    [
+        ("a.txt", b"caf\xe9", "is not UTF-8"),
+        ("a.txt", b"\n \n", "holds no caption"),
+        ("a.jsonl", b'{"caption": "a"}\n{"text": "b"}', "line 2 is no JSON object"),
+    ],
+)
+def test_a_file_of_captions_that_makes_no_sense_is_refused(
+    run, encoder, tmp_path, name, data, words
+):
+    (tmp_path / name).write_bytes(data)
+    code, _, err = run(*options(encoder, tmp_path / name, tmp_path / "out"))
+    assert code == 2 and words in err
+
+
+# --- Plans ----------------------------------------------------------------------------
+
+
+def test_a_plan_tells_bytes_rates_and_flops(run):
+    code, out, err = run(
+        *("--encoder", "t5-11b", "--plan", 10_000_000, "--mean_tokens", 25, "--json"),
+        *("--config", "configs/fit.py:size=3p9b", "--step_seconds", 0.5),
+    )
+    assert code == 0, err
+    plan = json.loads(out)
+    embedding = 25 * 1024 * 2
+    assert plan["cache_bytes"] == 10_000_000 * (embedding + 16)
+    assert plan["read_gb_per_second"] == pytest.approx(4096 * embedding / 0.5 / 1e9)
+    assert plan["encoder_parameters"] == 4_864_791_552
+    # 2 FLOPs for each parameter of a block and token, and the scores.
+    assert plan["online_flops_per_step"] == 4096 * encoder_flops(SIZES["t5-11b"], 128)
+    tokens = 4096 * 128
+    assert plan["online_flops_per_step"] / (2 * 4.83e9 * tokens) == pytest.approx(
+        1, abs=0.1
+    )
+    assert 0 < plan["online_share_of_step"] < 10
+
+
+def test_captions_are_padded_to_few_lengths():
+    found = [padded_length(n, 128) for n in (1, 16, 17, 64, 65, 128)]
+    assert found == [16, 16, 32, 64, 128, 128]
+    assert padded_length(20, 24) == 24
+
+
+# --- Training -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return clips_folder(tmp_path_factory.mktemp("clips") / "data", {})
+
+
+def run_tiny(clips, workdir, *text):
+    """Losses of the tiny run, whose captions have up to 4 tokens of 8 channels."""
+    changes = ["data.source=folder", "run.checkpoint_every_steps=12"]
+    train(tiny_config(clips, *changes, *text), workdir)
+    return [line["loss"] for line in read_metrics(workdir)]
+
+
+def test_training_encodes_online_or_reads_what_was_encoded(
+    run, encoder, clips, tmp_path
+):
+    code, _, err = run(
+        *("--encoder", encoder, "--out", tmp_path / "cache"),
+        *("--config", TINY_CONFIG, f"--config.data.root={clips}"),
+        "--config.data.source=folder",
+    )
+    assert code == 0, err
+    name, path = "text.name=cached", f"text.path={tmp_path / 'cache'}"
+    cached = run_tiny(clips, tmp_path / "cached", name, path)
+    name, path = "text.name=t5", f"text.path={encoder}"
+    online = run_tiny(clips, tmp_path / "online", name, path)
+    np.testing.assert_allclose(cached, online, rtol=1e-3)
+    assert len(online) == 12
+
+
+def test_samples_are_made_with_the_encoder_of_the_run(encoder):
+    """T5 in the run's sampler: other words give other clips."""
+    config = tiny_config("nowhere", "text.name=t5", f"text.path={encoder}")
+    experiment = configs.build(config)
+    mesh = make_mesh(MeshConfig(), 8)
+    params = jax.jit(lambda: nn.unbox(fresh_state(experiment)).params)()
+    params = jax.tree.map(
+        lambda x: (
+            x + 0.3 * np.cos(np.arange(x.size)).reshape(x.shape).astype(np.float32)
+        ),
+        params,
+    )
+    generator = Generator(experiment, experiment.sampler, mesh)
+
+    def clips_of(*prompts):
+        settings = dict(seed=0, guidance=0.0, fps=8.0, resolution=(14, 16))
+        return generator(params, Request(prompts, range(len(prompts)), **settings))
+
+    one, two = clips_of("panda", "red circle"), clips_of("panda", "blue square")
+    np.testing.assert_array_equal(one[0], two[0])
+    assert np.any(one[1] != two[1])
+
+
+@pytest.mark.parametrize(
+    "prompts, words",
+    [
+        (0, "lacks 12 of 12 captions, as '0'; add them"),
+        (1, "lacks 2 of 2 captions, as 'a red cross mov"),
+    ],
+    ids=["captions", "prompts of sheets"],
+)
+def test_training_says_what_a_cache_lacks_before_it_begins(
+    run, encoder, clips, tmp_path, prompts, words
+):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join([str(i) for i in range(8)] if prompts else ["a"]))
+    command = [
+        "--encoder",
+        encoder,
+        "--captions",
+        captions,
+        "--out",
+        tmp_path / "cache",
+    ]
+    assert run(*command, "--tokens", 4)[0] == 0
+    name, path = "text.name=cached", f"text.path={tmp_path / 'cache'}"
+    with pytest.raises(ValueError, match=words):
+        run_tiny(clips, tmp_path / "run", name, path, f"sheets.every_steps={prompts}")
+    assert not list(tmp_path.glob("run/checkpoints/*[0-9]"))
