@@ -126,7 +126,7 @@ def _scores(queries, keys, mask) -> Float[Array, "*b a q k"]:
 
 def _heads_first(tokens: Float[Array, "*b m a v"]) -> Float[Array, "*b a m v"]:
     """And back again. Products of matrices are fastest so on CPUs; TPUs do not mind."""
-    return jnp.swapaxes(tokens, -3, -2)
+    return rearrange(tokens, "... m a v -> ... a m v")
 
 
 class Kernels(NamedTuple):
