@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.data.video import UnusableClip, decode_at, probe
@@ -86,8 +87,9 @@ def pattern(height: int, width: int, seed: int) -> bytes:
     """64 frames of a picture that moves, with grain, which takes bits as film does."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(256, size=(height // 16, width // 16, 3), dtype=np.uint8)
-    picture = coarse.repeat(16, 0).repeat(16, 1)
-    steps = rng.integers(-3, 4, size=2)
+    # Smooth, so that filters hardly differ.
+    picture = np.asarray(Image.fromarray(coarse).resize((width, height)))
+    steps = rng.integers(3, 6, size=2)
     frames = np.stack([np.roll(picture, tuple(i * steps), (0, 1)) for i in range(64)])
     grain = rng.integers(-6, 7, size=frames.shape)
     return encode_mp4(np.clip(frames + grain, 0, 255).astype(np.uint8), 24, 23, gop=250)
