@@ -26,7 +26,6 @@ from snapvideo_jax.data import (
 )
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.sources import Sample
-from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.text import HashTextEncoder
 
 CLIPS = Path(__file__).parents[1] / "../shared/clips"
@@ -250,8 +249,8 @@ def test_the_whole_picture_is_used_where_the_aspect_fits(root):
     config = dataclasses.replace(config, images_per_batch=0, subset=1)
     joint = make_joint_source(config, 0)
     source = make_sources(config)["video"]
-    frames = decode_at(source[0].data, np.arange(12) / 12)
-    np.testing.assert_array_equal(joint[0]["video"], resize(frames, 10, 16))
+    frames = decode_at(source[0].data, np.arange(12) / 12, (10, 16))
+    np.testing.assert_array_equal(joint[0]["video"], frames)
 
 
 # Files that cannot be used.
@@ -313,8 +312,8 @@ def test_unusable_files_are_listed_once_with_a_reason(root, tmp_path, caplog):
                 joint[sample]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(lines, key=lambda line: line["file"]) == [
-        {"file": "3.mp4", "reason": "not a video file"},
-        {"file": "7.mp4", "reason": "not a video file"},
+        {"kind": "video", "file": file, "reason": "not a video file", "of": 10}
+        for file in ("3.mp4", "7.mp4")
     ]
     assert sum("Skipping 3.mp4: not a video" in text for text in caplog.messages) == 1
 

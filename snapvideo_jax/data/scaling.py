@@ -43,13 +43,7 @@ def to_rgb(frame: av.VideoFrame, size: Size) -> UInt8[np.ndarray, "h w c"]:
     if not hasattr(_thread, "reformatter"):
         _thread.reformatter = VideoReformatter()
     height, width = size
-    same = (frame.height, frame.width) == size
     rgb = _thread.reformatter.reformat(
-        frame,
-        width,
-        height,
-        "rgb24",
-        interpolation=Interpolation.BILINEAR if same else _FILTER,
-        threads=1,
+        frame, width, height, "rgb24", interpolation=_FILTER, threads=1
     )
     return rgb.to_ndarray()

@@ -298,6 +298,11 @@ class DecodedClip:
         """The frames nearest to the given moments (seconds from the first frame)."""
         return self.frames[nearest_frames(self.times, times)]
 
+    @staticmethod
+    def of(image: UInt8[np.ndarray, "h w c"], size: Size) -> "DecodedClip":
+        """An image as a clip of one frame; ``size`` is that of its file."""
+        return DecodedClip(ClipInfo(1, 0.0, 0.0, *size), np.zeros(1), image[None])
+
 
 def probe(data: Encoded, seconds: float = DECODE_SECONDS) -> ClipInfo:
     """What a clip holds; decodes its first frame only.
