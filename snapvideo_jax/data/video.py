@@ -41,6 +41,8 @@ MAX_HELD_BYTES = 2**31
 
 # Decoders that can be told, packet by packet, to leave out frames no other needs.
 _SKIPPING = ("h264", "hevc")
+# As many times the usual interval between frames are no longer an uneven frame-rate.
+_HOLE = 2.5
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ class Clip:
         if self._is_large:
             self._read_window(times)
         nearest = nearest_frames((self._stamps - self._start) * self._tick, times)
+        self._require_no_hole(
+            nearest[1:][(np.diff(nearest) == 0) & (np.diff(times) > 0)]
+        )
         wanted, order = np.unique(nearest, return_inverse=True)
         pictures = [self._picture(x) for x in self.decode(self._stamps[wanted])]
         return np.stack([pictures[i] for i in order])
@@ -210,7 +215,8 @@ class Clip:
                 raise UnusableClip("presentation times out of order, as in some AVIs")
             before = frame.pts
             if stamps and frame.pts >= stamps[0]:
-                self._require_shown(frame, stamps.pop(0))
+                self._require_shown(frame, stamps[0])
+                del stamps[0]
                 yield frame
         if stamps:
             raise UnusableClip(self._no_frame(stamps[0]))
@@ -250,6 +256,21 @@ class Clip:
         return (
             f"its frame at {(stamp - self._start) * self._tick:.3f} s does not decode"
         )
+
+    def _require_no_hole(self, repeated: Int[np.ndarray, "n"]) -> None:
+        """Refuses to fill a gap between frames by repeating the frame beside it.
+
+        A broadcast that lost packets, or a damaged time, leaves such gaps.
+        """
+        gaps = np.diff(self._stamps)
+        for frame in repeated:
+            around = gaps[max(0, frame - 1) : frame + 1].max()
+            if around > _HOLE * np.median(gaps):
+                begin = (self._stamps[frame] - self._start) * self._tick
+                raise UnusableClip(
+                    f"no frames for {around * self._tick:.3f} s near {begin:.3f} s, "
+                    f"others take {np.median(gaps) * self._tick:.3f} s"
+                )
 
     def _read_window(self, times: Float[np.ndarray, "t"]) -> None:
         """Reads the packets around some moments of a large file."""
