@@ -112,7 +112,8 @@ def faults(frames: np.ndarray) -> set[str]:
 class Result:
     """Of one damaged file.
 
-    what: "decoded", or the reason that it was refused with, without its numbers.
+    what: "decoded", with other frames or not, or the reason that it was refused with,
+        without its numbers.
     seconds: that it took.
     fault: what must not be; empty where nothing is.
     """
@@ -126,8 +127,9 @@ def attempt(whole: bytes, data: bytes, seed: int) -> Result:
     """Reads a damaged copy of a clip."""
     began, fault = time.monotonic(), ""
     try:
-        what, new = "decoded", faults(read(data, seed)) - faults(read(whole, seed))
-        fault = ", ".join(sorted(new))
+        frames, true = read(data, seed), read(whole, seed)
+        what = "decoded" + ("" if np.array_equal(frames, true) else ", other frames")
+        fault = ", ".join(sorted(faults(frames) - faults(true)))
     except UnusableClip as error:
         what = re.sub(r"[-\d.]+", "#", str(error))
     except Exception as error:  # anything else would end a run

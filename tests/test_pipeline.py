@@ -179,6 +179,20 @@ def test_the_sequence_is_the_same_for_all_processes_and_threads(
     assert later == reference[24:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resume_with_other_processes_and_workers_goes_on_in_the_same_sequence(
+    root, workers
+):
+    reference = elements(config_of(root), 4)
+    config = config_of(root, num_workers=workers)
+    found = []
+    for step, processes in enumerate([1, 2, 4]):
+        found += elements(config, 1, start=step, processes=processes)
+    other = config_of(root, num_workers=2 - workers)
+    found += elements(other, 1, start=3, processes=2)
+    assert found == reference
+
+
 def test_another_seed_is_another_sequence(root):
     assert elements(config_of(root), 1, seed=5) != elements(config_of(root), 1, seed=6)
 

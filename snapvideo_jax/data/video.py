@@ -114,7 +114,19 @@ class Clip:
         frames = len(self._stamps)
         duration = float(self._stamps[-1] - self._start) * self._tick
         fps = (frames - 1) / duration if duration else 0.0
+        self._require_end(duration)
         return ClipInfo(frames, fps, duration, *self._stored)
+
+    def _require_end(self, duration: float) -> None:
+        """Refuses what is left of a Matroska file; other formats list their packets."""
+        is_matroska = "matroska" in self._container.format.name
+        if not is_matroska or len(self._container.streams) > 1:
+            return
+        said = (self._container.duration or 0) / av.time_base
+        if duration < 0.9 * said - 1 / float(self._stream.average_rate or 1):
+            raise UnusableClip(
+                f"truncated file, holds only {duration:.3f} of {said:.3f} s"
+            )
 
     def _read_header(self) -> ClipInfo:
         stream = self._stream
