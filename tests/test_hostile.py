@@ -21,6 +21,7 @@ from snapvideo_jax.data import (
 from snapvideo_jax.data.container import Deadline, SlowClip
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.video import Clip, image_size
+from snapvideo_jax.media import encode_gif
 
 
 def moving_frames(count=48):
@@ -115,14 +116,12 @@ def test_ten_bits_and_uneven_odd_frames_are_decoded():
     assert numbers(decode_at(data, np.array([0.0, 0.099, 0.46]))) == [0, 2, 11]
 
 
-def test_an_8k_clip_is_decoded_and_a_larger_one_is_refused():
-    frame = np.zeros((4320, 7680, 3), np.uint8)
-    data = write_clip(frame[None], None, "mjpeg", "avi", pix_fmt="yuvj420p")
-    assert decode_at(data, np.zeros(1), cover=(36, 64)).shape == (1, 36, 64, 3)
-    larger = np.zeros((1, 8000, 8000, 3), np.uint8)
-    data = write_clip(larger, None, "mjpeg", "avi", pix_fmt="yuvj420p")
-    with pytest.raises(UnusableClip, match="8000x8000 pixels are too large|not a vid"):
-        decode_at(data, np.zeros(1))
+def test_a_clip_of_8k_is_decoded():
+    frame = np.full((1, 4320, 7680, 3), 100, np.uint8)
+    data = write_clip(frame, None, "mjpeg", "avi", pix_fmt="yuvj420p")
+    small = decode_at(data, np.zeros(1), cover=(36, 64))
+    assert small.shape == (1, 36, 64, 3)
+    assert abs(small - 100.0).max() < 3
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +148,13 @@ def test_of_a_clip_of_ten_hours_only_what_is_needed_is_read(ten_hours):
     began = time.monotonic()
     with Clip(ten_hours) as clip:
         assert clip.info.frames == 72_000
-        assert clip.info.fps == pytest.approx(2)
+        assert clip.info.fps == pytest.approx(2, rel=1e-3)
         wanted = np.array([61_003, 61_007, 61_019])
         assert numbers(clip.frames_at(wanted / 2)) == (wanted % 40).tolist()
         assert len(clip._packets) < 100
         assert numbers(clip.frames_at(np.array([0.0, 1.5]))) == [0, 3]
-        assert numbers(clip.frames_at(np.array([35_999.5]))) == [39]
-        with pytest.raises(UnusableClip, match="lasts 35999.500 s, but its frame at"):
+        assert numbers(clip.frames_at(np.array([35_999.0]))) == [38]
+        with pytest.raises(UnusableClip, match=r"lasts 35999.\d* s, but its frame at"):
             clip.frames_at(np.array([36_010.0]))
         with pytest.raises(UnusableClip, match="too large to be held whole"):
             clip.decoded()
@@ -164,39 +163,51 @@ def test_of_a_clip_of_ten_hours_only_what_is_needed_is_read(ten_hours):
 
 def test_a_long_clip_that_was_cut_off_is_refused_where_it_ends(ten_hours, tmp_path):
     cut = tmp_path / "cut.mp4"
-    data = write_clip_with_index_first(ten_hours.read_bytes())
-    cut.write_bytes(data[: int(len(data) * 0.75)])
+    remux_with_index_first(ten_hours, cut)
+    cut.write_bytes(cut.read_bytes()[: int(0.75 * cut.stat().st_size)])
     assert len(decode_at(cut, np.array([1000.0, 1002.0]))) == 2
     with pytest.raises(UnusableClip, match="truncated|holds|no frames"):
         decode_at(cut, np.array([35_000.0, 35_002.0]))
 
 
-def write_clip_with_index_first(data):
+def remux_with_index_first(source, target):
     """The same packets in a file whose index comes before them."""
-    file = io.BytesIO()
+    faststart = {"movflags": "faststart"}
     with (
-        av.open(io.BytesIO(data)) as source,
-        av.open(
-            file, "w", format="mp4", container_options={"movflags": "faststart"}
-        ) as output,
+        av.open(str(source)) as whole,
+        av.open(str(target), "w", container_options=faststart) as output,
     ):
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
+        stream = output.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
-    return file.getvalue()
 
 
-def test_a_header_that_lies_about_the_size_is_believed_only_until_a_frame_comes():
-    data = bytearray(
-        write_clip(grey_frames(6), None, "mjpeg", "avi", pix_fmt="yuvj420p")
-    )
-    place = data.index(b"strf") + 12  # BITMAPINFOHEADER: size, then width and height
-    assert int.from_bytes(data[place : place + 4], "little") == 48
-    data[place : place + 4] = (480).to_bytes(4, "little")
-    with pytest.raises(UnusableClip, match="says 480x32 pixels, but a frame has 48x32"):
+@pytest.mark.parametrize(
+    ("width", "reason"),
+    [
+        (480, "says 480x32 pixels, but a frame has 48x32"),
+        (2**16 - 1, "says 65535x32 pixels, but a frame has 48x32"),
+    ],
+)
+def test_a_header_that_lies_about_the_size_is_found_out(width, reason):
+    data = bytearray(write_clip(grey_frames(6)))
+    place = data.index(b"avc1", data.index(b"stsd")) + 28
+    assert int.from_bytes(data[place : place + 2], "big") == 48
+    data[place : place + 2] = width.to_bytes(2, "big")
+    with pytest.raises(UnusableClip, match=reason):
         decode_at(bytes(data), np.zeros(1))
+
+
+def test_frames_too_large_to_hold_are_refused_before_one_is_decoded():
+    data = bytearray(encode_gif(np.ascontiguousarray(grey_frames(4)), fps=10))
+    data[6:10] = 2 * (8000).to_bytes(2, "little")  # of the screen, in its header
+    with pytest.raises(UnusableClip, match="no known size, or over 36,000,000 pixels"):
+        Clip(bytes(data))
+    with pytest.raises(UnusableClip, match="1000 frames of 2000x1000 are too large"):
+        with Clip(write_clip(grey_frames(2)), cover=(1000, 1500)) as clip:
+            clip.frames_at(np.zeros(1000))
 
 
 def test_a_gap_is_not_filled_with_copies_of_a_frame():

@@ -119,10 +119,9 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     decoder = stream.codec_context
     if decoder is None:
         raise UnusableClip("no decoder for its video")
-    if decoder.width * decoder.height > MAX_PIXELS:
-        raise UnusableClip(
-            f"frames of {decoder.width}x{decoder.height} pixels are too large"
-        )
+    # One that is larger than FFmpeg was allowed to read has no size either.
+    if not 0 < decoder.width * decoder.height <= MAX_PIXELS:
+        raise UnusableClip(f"frames of no known size, or over {MAX_PIXELS:,} pixels")
     # Clips are decoded side by side already; threads within one only cost start-up.
     stream.thread_type, stream.thread_count = "NONE", 1
     decoder.options = {

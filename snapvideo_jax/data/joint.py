@@ -89,6 +89,18 @@ class JointSource:
         rest -= videos // units
         return "image", step * images + unit * (images // units) + rest
 
+    def first_index(self, sample: int) -> int:
+        """Which file of its kind a sample is taken from, if that can be used."""
+        kind, number = self.place(sample)
+        length = len(self._sources[kind])
+        epoch, position = divmod(number, length)
+        return int(_epoch_order(length, self._seed, kind, epoch)[position])
+
+    def read(self, sample: int) -> Sample:
+        """The file that a sample is taken from, if it can be used."""
+        kind, _ = self.place(sample)
+        return self._sources[kind][self.first_index(sample)]
+
     def sample_caption(self, sample: int) -> tuple[str, str]:
         """Name of the file that a sample was taken from, and its caption."""
         file, _ = self._load(int(sample))
@@ -97,9 +109,7 @@ class JointSource:
     def _load(self, sample: int) -> tuple[Sample, dict[str, Any]]:
         """The first usable file in a sample's place, and what was made of it."""
         kind, number = self.place(sample)
-        source = self._sources[kind]
-        epoch, position = divmod(number, len(source))
-        first = int(_epoch_order(len(source), self._seed, kind, epoch)[position])
+        source, first = self._sources[kind], self.first_index(sample)
         for further in range(len(source)):
             index = (first + further) % len(source)
             # Each candidate begins with the same generator: what a sample is must

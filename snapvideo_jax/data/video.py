@@ -156,25 +156,34 @@ class Clip:
         Raises:
             UnusableClip: a moment is past the last frame, or cannot be decoded.
         """
-        if times[-1] > self.info.duration + 1e-3:
-            raise UnusableClip(
-                f"lasts {self.info.duration:.3f} s, but its frame at {times[-1]:.3f} s "
-                f"was asked for"
-            )
         height, width = self._stored
         if self._cover:
             height, width = cover_size(self._stored, self._cover)
         if 3 * len(times) * height * width > MAX_HELD_BYTES:
             raise UnusableClip(f"{len(times)} frames of {width}x{height} are too large")
+        stamps, order = self.nearest_stamps(times)
+        pictures = [self._picture(frame) for frame in self.decode(stamps)]
+        return np.stack([pictures[i] for i in order])
+
+    def nearest_stamps(
+        self, times: Float[np.ndarray, "t"]
+    ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "t"]]:
+        """Stamps of the frames nearest to the given moments, and which is of which.
+
+        Args and Raises: as `frames_at`, but nothing is decoded.
+        """
+        if times[-1] > self.info.duration + 1e-3:
+            raise UnusableClip(
+                f"lasts {self.info.duration:.3f} s, but its frame at {times[-1]:.3f} s "
+                f"was asked for"
+            )
         if self._is_large:
             self._read_window(times)
         nearest = nearest_frames((self._stamps - self._start) * self._tick, times)
-        self._require_no_hole(
-            nearest[1:][(np.diff(nearest) == 0) & (np.diff(times) > 0)]
-        )
+        again = (np.diff(nearest) == 0) & (np.diff(times) > 0)
+        self._require_no_hole(nearest[1:][again])
         wanted, order = np.unique(nearest, return_inverse=True)
-        pictures = [self._picture(x) for x in self.decode(self._stamps[wanted])]
-        return np.stack([pictures[i] for i in order])
+        return self._stamps[wanted], order
 
     def decoded(self) -> "DecodedClip":
         """The whole clip in memory.
