@@ -2,8 +2,9 @@
 
 The samples are those that a run begins with. They pass through ever more of the
 pipeline, in one thread: read, then read and decoded, then made into elements, then
-into batches; a stage costs what a pass takes beyond the one before. Processor seconds
-are counted, which depend little on what else the machine does. Threads and worker
+into batches; a stage costs what a pass takes beyond the one before. Pictures are made
+small as they are decoded, and texts are embedded with the batch. Processor seconds are
+counted, which depend little on what else the machine does. Threads and worker
 processes are then timed by the clock, with as many as there are cores.
 """
 
@@ -13,7 +14,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from snapvideo_jax.plan import Question, Target, cached
 from snapvideo_jax.plan.golden import GOLDENS
 
 BATCH = 16
-"""Samples in a batch here, whatever the config's; a stage costs the same a clip."""
+"""Samples of a batch that are read, if it has more; a stage costs the same a clip."""
 TURNS = 3
 
 
@@ -57,7 +58,7 @@ def bench_data(config: ConfigDict, steps: int) -> dict[str, Any]:
 
     Args:
       config: of the experiment.
-      steps: batches of `BATCH` samples that are read.
+      steps: batches of which samples are read.
 
     Returns:
       ``stages``: processor seconds a clip in each, in order. ``seconds_per_clip``:
@@ -71,7 +72,8 @@ def bench_data(config: ConfigDict, steps: int) -> dict[str, Any]:
         experiment.data, num_threads=0, num_workers=0, cache_decoded_mb=0
     )
     joint = make_joint_source(data, experiment.seed)
-    samples = range(steps * BATCH)
+    rows = range(min(BATCH, data.batch))
+    samples = [step * data.batch + row for step in range(steps) for row in rows]
     passes = {
         "read": lambda: _each(joint.read, samples),
         "decode": lambda: _each(lambda sample: _decode(joint, sample), samples),
@@ -117,20 +119,35 @@ def clips_needed(arguments, config: ConfigDict) -> tuple[str, float, int | None]
         return "--step_seconds", batch / arguments.step_seconds, None
     if not arguments.plan:
         return None
-    name = Path(arguments.config).name
-    for golden in GOLDENS.values():
-        known = golden.config == name and golden.topology == arguments.plan
-        plan = golden.read() if known and not golden.clips else None
-        if plan and not arguments.overrides:
-            return (
-                golden.name,
-                plan["plan"]["clips_per_second"],
-                plan["plan"]["devices"],
-            )
+    plan = _kept_plan(arguments, config)
+    if plan:
+        return plan
     plan = cached(Question(config, Target(arguments.plan)))
     if not plan["fits"]:
         raise ValueError(f"the config does not fit --plan={arguments.plan}.")
     return arguments.plan, plan["clips_per_second"], plan["devices"]
+
+
+def _kept_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
+    """What `clips_needed` gives, from docs/plans; None where it has no such plan."""
+
+    def asked(settings: ConfigDict) -> dict[str, Any]:
+        """All but where the data come from and how they are read."""
+        data = settings.data
+        sizes = ("frames", "height", "width", "videos_per_batch", "images_per_batch")
+        return settings.to_dict() | {"data": [data[name] for name in sizes]}
+
+    for golden in GOLDENS.values():
+        same_name = golden.config == Path(arguments.config).name
+        if not same_name or golden.topology != arguments.plan or golden.clips:
+            continue
+        overrides = [f"--config.{item}" for item in golden.overrides]
+        if asked(config) != asked(configs.load(arguments.config, overrides)):
+            continue
+        if found := golden.read():
+            plan = found["plan"]
+            return golden.name, plan["clips_per_second"], plan["devices"]
+    return None
 
 
 def cores_needed(
@@ -168,7 +185,7 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _each(call: Callable[[int], Any], samples: range) -> None:
+def _each(call: Callable[[int], Any], samples: Sequence[int]) -> None:
     for sample in samples:
         try:
             call(sample)
