@@ -41,7 +41,7 @@ MAX_HELD_BYTES = 2**31
 
 # Decoders that can be told, packet by packet, to leave out frames no other needs.
 _SKIPPING = ("h264", "hevc")
-# As many times the usual interval between frames are no longer an uneven frame-rate.
+# As many times as long as each frame lasts is a gap.
 _HOLE = 2.5
 
 
@@ -281,16 +281,20 @@ class Clip:
     def _require_no_hole(self, repeated: Int[np.ndarray, "n"]) -> None:
         """Refuses to fill a gap between frames by repeating the frame beside it.
 
-        A broadcast that lost packets, or a damaged time, leaves such gaps.
+        A broadcast that lost packets, or a damaged time, leaves such gaps. Where the
+        packets themselves say that their frames last unevenly, a gap is none.
         """
+        lengths = {packet.duration for packet in self._packets[:-1]}
+        if len(lengths) != 1 or not (usual := lengths.pop()):
+            return
         gaps = np.diff(self._stamps)
         for frame in repeated:
-            around = gaps[max(0, frame - 1) : frame + 1].max()
-            if around > _HOLE * np.median(gaps):
+            gap = gaps[max(0, frame - 1) : frame + 1].max()
+            if gap > _HOLE * usual:
                 begin = (self._stamps[frame] - self._start) * self._tick
                 raise UnusableClip(
-                    f"no frames for {around * self._tick:.3f} s near {begin:.3f} s, "
-                    f"others take {np.median(gaps) * self._tick:.3f} s"
+                    f"no frames for {gap * self._tick:.3f} s near {begin:.3f} s, each "
+                    f"lasts {usual * self._tick:.3f} s"
                 )
 
     def _read_window(self, times: Float[np.ndarray, "t"]) -> None:
