@@ -284,10 +284,13 @@ class Clip:
         A broadcast that lost packets, or a damaged time, leaves such gaps. Where the
         packets themselves say that their frames last unevenly, a gap is none.
         """
-        lengths = {packet.duration for packet in self._packets[:-1]}
-        if len(lengths) != 1 or not (usual := lengths.pop()):
-            return
         gaps = np.diff(self._stamps)
+        lengths = {packet.duration or 0 for packet in self._packets[:-1]}
+        usual = lengths.pop() if len(lengths) == 1 else 0
+        if not usual and self._container.format.name.startswith("mpeg"):
+            usual = np.median(gaps)  # broadcasts are even
+        if not usual:
+            return
         for frame in repeated:
             gap = gaps[max(0, frame - 1) : frame + 1].max()
             if gap > _HOLE * usual:
