@@ -196,6 +196,19 @@ def _add_bench(verbs) -> None:
         "Measure a config on the devices that are here: time, rates, memory.",
         CONFIG_HELP,
     )
+    verb.add_argument(
+        "what",
+        nargs="?",
+        choices=("step", "data"),
+        default="step",
+        help="the train step (default), or the reading of data on the host's cores",
+    )
+    verb.add_argument(
+        "--step_seconds",
+        type=float,
+        metavar="S",
+        help="of data: a step of the pod, where no --plan tells it",
+    )
     verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
     verb.add_argument(
         "--steps", type=int, default=20, help="runs that are timed (default: 20)"

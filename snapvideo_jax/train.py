@@ -21,7 +21,7 @@ from snapvideo_jax import distributed, layout, sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data import make_dataset, seek
-from snapvideo_jax.data.skipped import gather, list_of
+from snapvideo_jax.data.skipped import check_share, gather, list_of
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.metrics import MetricWriter, progress
 from snapvideo_jax.models.flops import fit_forward, train_factor
@@ -218,9 +218,13 @@ class Watch:
         } | _bin_means(steps)
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        if self._is_writer:
+            skipped = gather(self._workdir)
+            values["skipped_files"] = len(skipped)
         self._writer.write(done, values)
         if self._is_writer:
-            gather(self._workdir)
+            share = self._experiment.data.max_skipped_share
+            check_share(skipped, share, list_of(self._workdir, 0))
         logger.info(
             "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
             done,

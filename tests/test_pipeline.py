@@ -26,7 +26,6 @@ from snapvideo_jax.data import (
 )
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.sources import Sample
-from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.text import HashTextEncoder
 
 CLIPS = Path(__file__).parents[1] / "../shared/clips"
@@ -69,12 +68,17 @@ def batches(dataset, count, start=0):
         iterator.close()
 
 
-def elements(config, count=3, start=0, processes=1, seed=5):
-    """A hash of every element of the global batches, in order."""
-    joint = make_joint_source(config, seed)
+def elements(config, count=3, start=0, processes=1, seed=5, workers=0):
+    """A hash of every element of the global batches, in order.
+
+    The last process reads with so many worker processes, the others with none.
+    """
+    alone = make_joint_source(config, seed)
+    helped = make_joint_source(dataclasses.replace(config, num_workers=workers), seed)
+    joints = (processes - 1) * [alone] + [helped]
     parts = [
         batches(split_dataset(joint, process, processes, ENCODER), count, start)
-        for process in range(processes)
+        for process, joint in enumerate(joints)
     ]
     return [
         hashlib.sha256(
@@ -180,6 +184,16 @@ def test_the_sequence_is_the_same_for_all_processes_and_threads(
     assert later == reference[24:]
 
 
+def test_a_resume_with_other_processes_and_workers_goes_on_in_the_same_sequence(root):
+    config = config_of(root)
+    found = []
+    for step, (processes, workers) in enumerate(
+        [(1, 2), (2, 0), (4, 2), (2, 2), (1, 0), (4, 0)]
+    ):
+        found += elements(config, 1, step, processes, workers=workers)
+    assert found == elements(config, 6)
+
+
 def test_another_seed_is_another_sequence(root):
     assert elements(config_of(root), 1, seed=5) != elements(config_of(root), 1, seed=6)
 
@@ -250,8 +264,8 @@ def test_the_whole_picture_is_used_where_the_aspect_fits(root):
     config = dataclasses.replace(config, images_per_batch=0, subset=1)
     joint = make_joint_source(config, 0)
     source = make_sources(config)["video"]
-    frames = decode_at(source[0].data, np.arange(12) / 12)
-    np.testing.assert_array_equal(joint[0]["video"], resize(frames, 10, 16))
+    frames = decode_at(source[0].data, np.arange(12) / 12, (10, 16))
+    np.testing.assert_array_equal(joint[0]["video"], frames)
 
 
 # Files that cannot be used.
@@ -313,8 +327,8 @@ def test_unusable_files_are_listed_once_with_a_reason(root, tmp_path, caplog):
                 joint[sample]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(lines, key=lambda line: line["file"]) == [
-        {"file": "3.mp4", "reason": "not a video file"},
-        {"file": "7.mp4", "reason": "not a video file"},
+        {"kind": "video", "file": file, "reason": "not a video file", "of": 10}
+        for file in ("3.mp4", "7.mp4")
     ]
     assert sum("Skipping 3.mp4: not a video" in text for text in caplog.messages) == 1
 

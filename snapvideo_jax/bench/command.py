@@ -8,13 +8,17 @@ import jax
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
-from snapvideo_jax.bench import traces
+from snapvideo_jax.bench import data, traces
 from snapvideo_jax.bench.measure import bench
 from snapvideo_jax.plan import Question, Target, cached
 
 
 def run(arguments) -> None:
     """`snapvideo bench`."""
+    if arguments.what == "data":
+        with configs.user_errors():
+            data.run(arguments)
+        return
     with configs.user_errors(), distributed.processes(vars(arguments), None):
         config = configs.load(arguments.config, arguments.overrides)
         target = _target(arguments)

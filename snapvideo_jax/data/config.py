@@ -21,6 +21,9 @@ class DataConfig:
     subset: train on the first so many videos only; 0 for all.
     max_skipped_share: end the run when more than this share of the files of a kind
         cannot be used, in 0..1.
+    decode_seconds: most that opening and decoding one clip may take. It guards against
+        files that hang a reader; far above what good ones take, or batches depend on
+        how busy the machine is.
     num_threads: reading threads in each process; 0 reads in the caller's.
     num_workers: reading processes beside the training process; 0 for threads alone.
     prefetch: local batches held ready, in each worker; at least ``num_threads`` are.
@@ -42,6 +45,7 @@ class DataConfig:
     max_fps: float = 0.0
     subset: int = 0
     max_skipped_share: float = 0.5
+    decode_seconds: float = 30.0
     num_threads: int = 4
     num_workers: int = 0
     prefetch: int = 4
@@ -86,6 +90,12 @@ class DataConfig:
             raise ValueError(
                 f"data.max_skipped_share={self.max_skipped_share} is not a share; use "
                 f"0 to 1."
+            )
+
+        if not self.decode_seconds > 0:
+            raise ValueError(
+                f"data.decode_seconds={self.decode_seconds} leaves no time; use a "
+                f"value above 0, such as 30."
             )
 
     def _require(self, field: str, at_least: int) -> None:

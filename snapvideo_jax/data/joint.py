@@ -14,13 +14,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from snapvideo_jax.data.config import DataConfig
 from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import KINDS, FolderSource, Kind, Sample, Source
-from snapvideo_jax.data.transforms import as_video, frame_times, random_crop, resize
-from snapvideo_jax.data.video import Clip, DecodedClip, UnusableClip, decode_image
+from snapvideo_jax.data.sources import (
+    KINDS,
+    FolderSource,
+    Kind,
+    Sample,
+    Source,
+    check_caption,
+)
+from snapvideo_jax.data.transforms import as_video, frame_times, random_crop
+from snapvideo_jax.data.video import (
+    Clip,
+    DecodedClip,
+    UnusableClip,
+    decode_image,
+    image_size,
+)
 
 
 class JointSource:
@@ -50,6 +63,7 @@ class JointSource:
         self._sources = dict(sources)
         self._seed = seed
         self._skipped = skipped
+        self._cover = config.height, config.width
         self._cache = _DecodedFiles(config.cache_decoded_mb * 2**20)
 
     def __len__(self) -> int:
@@ -82,6 +96,18 @@ class JointSource:
         folders = (source for source in sources if isinstance(source, FolderSource))
         return [caption for folder in folders for caption in folder.captions]
 
+    def first_index(self, sample: int) -> int:
+        """Which file of its kind a sample is taken from, if that can be used."""
+        kind, number = self.place(sample)
+        length = len(self._sources[kind])
+        epoch, position = divmod(number, length)
+        return int(_epoch_order(length, self._seed, kind, epoch)[position])
+
+    def read(self, sample: int) -> Sample:
+        """The file that a sample is taken from, if it can be used."""
+        kind, _ = self.place(sample)
+        return self._sources[kind][self.first_index(sample)]
+
     def sample_caption(self, sample: int) -> tuple[str, str]:
         """Name of the file that a sample was taken from, and its caption."""
         file, _ = self._load(int(sample))
@@ -90,29 +116,27 @@ class JointSource:
     def _load(self, sample: int) -> tuple[Sample, dict[str, Any]]:
         """The first usable file in a sample's place, and what was made of it."""
         kind, number = self.place(sample)
-        source = self._sources[kind]
-        epoch, position = divmod(number, len(source))
-        first = int(_epoch_order(len(source), self._seed, kind, epoch)[position])
+        source, first = self._sources[kind], self.first_index(sample)
         for further in range(len(source)):
             index = (first + further) % len(source)
             # Each candidate begins with the same generator: what a sample is must
             # not depend on what was tried before it.
             rng = np.random.default_rng([self._seed, KINDS.index(kind), number])
-            file, decoded = self._cache.get(kind, index) or (source[index], None)
+            name = f"{kind} {index}"
             try:
+                file, decoded = self._cache.get(kind, index) or (source[index], None)
+                name = file.name
+                self._skipped.refuse_slow(name)
+                check_caption(file.caption)
                 if decoded is None and self._cache.has_room():
                     decoded = self._decode(kind, index, file)
-                video, frame_interval = self._take(kind, file, decoded, rng)
+                element = self._take(kind, file, decoded, rng)
             except UnusableClip as error:
-                self._skipped.add(kind, file.name, str(error), len(source))
+                self._skipped.add(kind, name, error, len(source))
                 continue
-            return file, {
-                "video": self._fit(video, rng),
-                "frame_interval": np.float32(frame_interval),
-                "resolution": np.float32(file.resolution or video.shape[1:3]),
-                "caption": np.asarray(file.caption),
-                "sample": np.uint32(sample),
-            }
+            # Texts of one array would all take as much memory as the longest.
+            caption = np.asarray(file.caption, object)
+            return file, element | {"caption": caption, "sample": np.uint32(sample)}
         raise ValueError(
             f"none of the {len(source)} {kind}s can be used; repair the files, or use "
             f"data.{kind}s_per_batch=0."
@@ -124,36 +148,45 @@ class JointSource:
         file: Sample,
         decoded: DecodedClip | None,
         rng: np.random.Generator,
-    ) -> tuple[UInt8[np.ndarray, "t h w c"], float]:
-        """Frames in full size (one for an image), and the seconds between them."""
+    ) -> dict[str, Any]:
+        """Frames in the size of a batch, and what is said of them."""
         if kind == "image":
-            return (decoded or DecodedClip.of(decode_image(file.data))).frames, 0.0
-        opened = contextlib.nullcontext(decoded) if decoded else Clip(file.data)
-        with opened as clip:
-            times, frame_interval = frame_times(
-                rng,
-                clip.info,
-                self.config.frames,
-                self.config.min_fps,
-                self.config.max_fps,
-            )
-            return clip.frames_at(times), frame_interval
+            clip = decoded or self._decode_image(file)
+            video, interval = clip.frames, 0.0
+        else:
+            opened = contextlib.nullcontext(decoded) if decoded else self._open(file)
+            with opened as clip:
+                times, interval = frame_times(
+                    rng,
+                    clip.info,
+                    self.config.frames,
+                    self.config.min_fps,
+                    self.config.max_fps,
+                )
+                video = clip.frames_at(times)
+        video = np.ascontiguousarray(random_crop(rng, video, *self._cover))
+        if kind == "image":
+            video = as_video(video[0], self.config.frames)
+        return {
+            "video": video,
+            "frame_interval": np.float32(interval),
+            "resolution": np.asarray(file.resolution or clip.info.size, np.float32),
+        }
 
-    def _fit(
-        self, video: UInt8[np.ndarray, "n H W c"], rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "t h w c"]:
-        """A random part of the frames, in the size of a batch."""
-        height, width = self.config.height, self.config.width
-        small = resize(random_crop(rng, video, height, width), height, width)
-        return as_video(small[0], self.config.frames) if len(video) == 1 else small
+    def _open(self, file: Sample) -> Clip:
+        return Clip(file.data, self._cover, self.config.decode_seconds)
+
+    def _decode_image(self, file: Sample) -> DecodedClip:
+        image = decode_image(file.data, self._cover)
+        return DecodedClip.of(image, image_size(file.data))
 
     def _decode(self, kind: Kind, index: int, file: Sample) -> DecodedClip | None:
         """The whole file, kept for next time; None where not all of it decodes."""
         try:
             if kind == "image":
-                decoded = DecodedClip.of(decode_image(file.data))
+                decoded = self._decode_image(file)
             else:
-                with Clip(file.data) as clip:
+                with self._open(file) as clip:
                     decoded = clip.decoded()
         except UnusableClip:
             # A damaged part is no loss for samples that lie outside of it.

@@ -59,7 +59,9 @@ def decode_record(encoded: bytes) -> dict[str, Any]:
             f"record has {len(encoded)} bytes but its header ends at byte {end}; "
             "it is cut off or was not written by encode_record."
         )
-    return json.loads(encoded[4:end]) | {"data": encoded[end:]}
+    # Bytes that are no UTF-8 come through, so that the caller can say which.
+    header = encoded[4:end].decode("utf-8", "surrogateescape")
+    return json.loads(header) | {"data": encoded[end:]}
 
 
 class RecordWriter:

@@ -4,10 +4,15 @@ import fcntl
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snapvideo_jax.data.sources import Kind
+from snapvideo_jax.data.container import SlowClip, UnusableClip
+from snapvideo_jax.data.sources import KINDS, Kind
+
+Entry = dict[str, Any]
+"""Of a list: the ``kind``, ``file``, ``reason``, and ``of`` how many of its kind."""
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +28,7 @@ def list_of(workdir: Path, process_index: int) -> Path:
     return workdir / "logs" / f"skipped_{process_index:04d}.jsonl"
 
 
-def gather(workdir: Path, forget: bool = False) -> None:
+def gather(workdir: Path, forget: bool = False) -> list[Entry]:
     """Takes the lists of the other processes into that of the run, each file once.
 
     For process 0 only.
@@ -31,26 +36,70 @@ def gather(workdir: Path, forget: bool = False) -> None:
     Args:
         workdir: of the run.
         forget: removes the other lists; only while no other process writes.
+
+    Returns:
+        The entries of the run's list.
     """
+    ours = list_of(workdir, 0)
     for part in sorted((workdir / "logs").glob("skipped_*.jsonl")):
-        for line in part.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):  # else it is still being written
-                note(list_of(workdir, 0), **json.loads(line))
+        for entry in read(part):
+            note(ours, entry)
         if forget:
             part.unlink()
+    return read(ours)
 
 
-def note(path: Path, file: str, reason: str) -> None:
-    """Adds a file to a list and tells the log, unless the list has it already."""
+def read(path: Path) -> list[Entry]:
+    """The entries of a list; one that is still being written is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def note(path: Path, entry: Entry) -> list[Entry]:
+    """Adds an entry to a list and tells the log, unless the list has the file already.
+
+    Returns:
+        The entries of the list.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
         # Reading processes share the list: look again before adding to it.
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
-        if file in {json.loads(line)["file"] for line in stream}:
-            return
-        stream.write(json.dumps({"file": file, "reason": reason}) + "\n")
-    log.warning("Skipping %s: %s", file, reason)
+        entries = [json.loads(line) for line in stream]
+        if entry["file"] not in {known["file"] for known in entries}:
+            stream.write(json.dumps(entry) + "\n")
+            log.warning("Skipping %s: %s", entry["file"], entry["reason"])
+            entries.append(entry)
+    return entries
+
+
+def check_share(
+    entries: Sequence[Entry], max_share: float, path: Path | None = None
+) -> None:
+    """Refuses to go on with too many files that cannot be used.
+
+    Args:
+        entries: of all of them.
+        max_share: tolerated share of the files of a kind, in 0..1.
+        path: of the list that has them.
+
+    Raises:
+        ValueError: there are more of a kind.
+    """
+    for kind in KINDS:
+        found = [entry for entry in entries if entry["kind"] == kind]
+        if found and len(found) > max_share * found[-1]["of"]:
+            where = f"; {path} lists them" if path else ""
+            again = f", delete {path.name}" if path else ""
+            raise ValueError(
+                f"{len(found)} of {found[-1]['of']} {kind}s cannot be used, more than "
+                f"the share data.max_skipped_share={max_share:g} (last: "
+                f"{found[-1]['file']}: {found[-1]['reason']}){where}. Repair the "
+                f"files{again} and start again, or raise data.max_skipped_share."
+            )
 
 
 class Skipped:
@@ -59,47 +108,58 @@ class Skipped:
     Safe to share between threads, and between processes that append to one list.
 
     Args:
-        path: the list, JSON lines with ``file`` and ``reason``; files an earlier run
-            put there are not named again. None keeps no list.
+        path: the list, JSON lines; files an earlier run put there are not named again,
+            and count. None keeps it in memory.
         max_share: tolerated share of the files of a kind, in 0..1.
     """
 
     def __init__(self, path: str | Path | None, max_share: float):
         self._path = Path(path) if path else None
         self._max_share = max_share
-        self._seen: dict[Kind, set[str]] = {"video": set(), "image": set()}
+        self._entries: list[Entry] = []
         self._lock = threading.Lock()
+        # A file that took too long might not the next time: what this run decided, it
+        # keeps to. Others are refused again by whoever looks at them.
+        listed = read(self._path) if self._path else []
+        self._slow = {x["file"]: x["reason"] for x in listed if x.get("slow")}
 
     def count(self, kind: Kind) -> int:
-        """Files of a kind met in this run that could not be used."""
-        return len(self._seen[kind])
+        """Files of a kind met in this process that could not be used."""
+        return sum(entry["kind"] == kind for entry in self._entries)
 
-    def add(self, kind: Kind, file: str, reason: str, total: int) -> None:
+    def refuse_slow(self, file: str) -> None:
+        """Refuses a file at once that took too long before, also in an earlier run.
+
+        Raises:
+            SlowClip: it did.
+        """
+        if file in self._slow:
+            raise SlowClip(self._slow[file])
+
+    def add(self, kind: Kind, file: str, error: UnusableClip, total: int) -> None:
         """Notes that a file is passed over.
 
         Args:
-            kind, file, reason: what is passed over, and why.
+            kind, file, error: what is passed over, and why.
             total: files of this kind in the data set.
 
         Raises:
             ValueError: too many files of this kind cannot be used.
         """
+        entry = {"kind": kind, "file": file, "reason": str(error), "of": total}
         with self._lock:
-            if file in self._seen[kind]:
+            if any((x["kind"], x["file"]) == (kind, file) for x in self._entries):
                 return
-            self._seen[kind].add(file)
+            if isinstance(error, SlowClip):
+                self._slow[file] = entry["reason"]
+                entry["slow"] = True
+            self._entries.append(entry)
             if self._path:
-                note(self._path, file, reason)
+                entries = note(self._path, entry)
             else:
-                log.warning("Skipping %s: %s", file, reason)
-            count = len(self._seen[kind])
-        if count > self._max_share * total:
-            where = f"; {self._path} lists them" if self._path else ""
-            raise ValueError(
-                f"{count} of {total} {kind}s cannot be used, more than the share "
-                f"data.max_skipped_share={self._max_share:g} (last: {file}: {reason})"
-                f"{where}. Repair the files, or raise data.max_skipped_share."
-            )
+                log.warning("Skipping %s: %s", file, entry["reason"])
+                entries = self._entries
+            check_share(entries, self._max_share, self._path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "_lock"}

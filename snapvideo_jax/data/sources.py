@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import grain
 
+from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
 from snapvideo_jax.data.records import decode_record
 
 Kind = Literal["video", "image"]
@@ -26,14 +27,14 @@ class Sample:
 
     name: what to call it in messages: the file, or the place in a data set.
     caption: text in any language.
-    data: content of the file, encoded.
+    data: content of the file, encoded; of a large one, where it is.
     resolution: height and width of the original, where ``data`` was made from a larger
         one; None for the size of ``data``.
     """
 
     name: str
     caption: str
-    data: bytes
+    data: Encoded
     resolution: tuple[int, int] | None = None
 
 
@@ -95,7 +96,12 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Sample:
         file, caption = self._files[index]
-        return Sample(file, caption, (self._root / file).read_bytes())
+        path = self._root / file
+        try:
+            is_large = path.stat().st_size > LARGE_BYTES
+            return Sample(file, caption, path if is_large else path.read_bytes())
+        except OSError as error:
+            raise UnusableClip(f"unreadable file ({error.strerror})") from error
 
     @property
     def captions(self) -> list[str]:
@@ -113,10 +119,11 @@ class FolderSource:
     def _read_line(self, number: int, line: bytes) -> dict[str, Any]:
         where = f"data.root={str(self._root)!r}: captions.jsonl line {number}"
         try:
-            entry = json.loads(line)
+            # Bytes that are no UTF-8 come through: the sample is refused, not the run.
+            entry = json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError as error:
             raise ValueError(
-                f"{where} is not JSON ({error}); write one object a line, in UTF-8."
+                f"{where} is not JSON ({error}); write one object a line."
             ) from error
         for key in ("file", "type", "caption"):
             value = entry.get(key) if isinstance(entry, dict) else None
@@ -161,7 +168,10 @@ class RecordSource:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        record = decode_record(self._records[index])
+        try:
+            record = decode_record(self._records[index])
+        except ValueError as error:
+            raise UnusableClip(f"unreadable record ({error})") from error
         name = record.get("file", f"{self.kind} record {index}")
         original = record.get("original_size")
         resolution = tuple(original) if original else None
@@ -200,7 +210,7 @@ class TFDSSource:
 
     def __getitem__(self, index: int) -> Sample:
         example = self._examples[index]
-        caption = example["caption"].decode("utf-8")
+        caption = example["caption"].decode("utf-8", "surrogateescape")
         return Sample(f"{self._place}[{index}]", caption, bytes(example[self.kind]))
 
 
@@ -210,6 +220,18 @@ def captions_in(source: Source) -> Iterator[str]:
         yield from source.captions
     else:
         yield from (source[index].caption for index in range(len(source)))
+
+
+def check_caption(caption: str) -> None:
+    """Refuses a caption whose bytes are no text; it may be empty, or of any length.
+
+    Raises:
+        UnusableClip: it was not UTF-8.
+    """
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise UnusableClip("its caption is not UTF-8") from error
 
 
 def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence[Any]:

@@ -1,43 +1,58 @@
 """Decoding clips by presentation time, and pictures, from files or bytes.
 
 A clip is asked for moments, not for frame numbers: files of uneven frame-rate give
-the frame nearest to each moment, and only the packets from the key frame before the
-first moment up to the last are decoded. Whatever cannot be used raises
-`UnusableClip` with a short reason, so that one broken file among millions is counted
-and passed over rather than ending a training run.
+the frame nearest to each moment. Of every run of frames from one key frame to the next
+only those are decoded that a wanted frame is made from, and frames come out in the size
+that they are needed in. Whatever cannot be used raises `UnusableClip` with a short
+reason, so that one broken file among millions is counted and passed over rather than
+ending a training run.
 """
 
+import dataclasses
 import io
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-Encoded = bytes | str | Path
-"""Content of a file, or where the file is."""
+from snapvideo_jax.data.container import (
+    LARGE_BYTES,
+    LARGE_FRAMES,
+    MAX_PIXELS,
+    Deadline,
+    Encoded,
+    UnusableClip,
+    open_video,
+    read_packets,
+    size_of,
+    stamp_of,
+    stamps_of,
+    video_stream,
+)
+from snapvideo_jax.data.scaling import Size, cover_size, to_rgb
 
-_thread = threading.local()
-_buffer_bytes = 1 << 20
+DECODE_SECONDS = 30.0
+"""Most that one clip may take, unless said otherwise."""
+MAX_HELD_BYTES = 2**31
+"""Of the frames that are given at once."""
 
-
-class UnusableClip(Exception):
-    """A clip or picture that cannot be trained on; the message is the reason."""
+# Decoders that can be told, packet by packet, to leave out frames no other needs.
+_SKIPPING = ("h264", "hevc")
+# As many times as long as each frame lasts is a gap.
+_HOLE = 2.5
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a clip holds, known without decoding it.
+    """What a clip holds.
 
     frames: number of frames.
     fps: mean frame-rate over the clip, in 1/s; 0 for a single frame.
     duration: seconds from the first frame to the last, ``(frames - 1) / fps``.
-    height, width: in pixels.
+    height, width: in pixels, as it is shown.
     """
 
     frames: int
@@ -46,19 +61,32 @@ class ClipInfo:
     height: int
     width: int
 
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return self.height, self.width
+
 
 class Clip:
     """An opened clip. Use it as a context manager.
 
     All packets are read at once, which costs little next to decoding and tells the
-    true presentation times (headers often lie) and whether the file is complete.
+    true presentation times (headers often lie) and whether the file is complete. Of a
+    large file only those around the moments asked for are read, and its header is
+    believed until these contradict it.
 
     Args:
         data: content or path of a file with a video stream.
+        cover: make frames as small or large as covers this size, keeping their shape;
+            None gives them as they are.
+        seconds: most that opening and decoding may take. The clock is looked at
+            between packets and frames, so a single frame, or a file system that does
+            not answer, can take longer.
+        whole: read all packets of a large file too.
 
     Attributes:
-        info: what the clip holds.
-        times: presentation times of its frames, in seconds from the first.
+        info: what it holds. The height and width of a clip that is stored on its side
+            are known once a frame was decoded.
         codec: name of its codec, such as "h264".
         time_base: seconds in a tick of its frames' presentation stamps.
 
@@ -66,26 +94,62 @@ class Clip:
         UnusableClip: nothing in it can be played, or the file is cut off.
     """
 
-    def __init__(self, data: Encoded):
-        self._container = _open(data)
+    def __init__(
+        self,
+        data: Encoded,
+        cover: Size | None = None,
+        seconds: float = DECODE_SECONDS,
+        whole: bool = False,
+    ):
+        self._cover, self._deadline = cover, Deadline(seconds)
+        size = size_of(data)
+        self._container = open_video(data, self._deadline)
         try:
-            self._stream = _video_stream(self._container)
-            self._packets, self._stamps = _read_packets(self._container, self._stream)
-        except UnusableClip:
+            self._stream = video_stream(self._container)
+            decoder = self._stream.codec_context
+            self._stored = decoder.height, decoder.width
+            self._tick = float(self._stream.time_base)
+            self.codec, self.time_base = decoder.name, self._stream.time_base
+            is_large = size > LARGE_BYTES or self._stream.frames > LARGE_FRAMES
+            self._is_large = is_large and not whole
+            read = self._read_header if self._is_large else self._read_all
+            self.info = read()
+        except BaseException:
             self._container.close()
             raise
-        ticks = float(self._stream.time_base)
-        self.times = (self._stamps - self._stamps[0]) * ticks
-        frames, duration = len(self.times), float(self.times[-1])
-        self.info = ClipInfo(
-            frames=frames,
-            fps=(frames - 1) / duration if duration else 0.0,
-            duration=duration,
-            height=self._stream.codec_context.height,
-            width=self._stream.codec_context.width,
-        )
-        self.codec = self._stream.codec_context.name
-        self.time_base = self._stream.time_base
+
+    def _read_all(self) -> ClipInfo:
+        self._packets = read_packets(self._container, self._stream, self._deadline)
+        self._stamps = stamps_of(self._packets)
+        self._start = int(self._stamps[0])
+        frames = len(self._stamps)
+        duration = float(self._stamps[-1] - self._start) * self._tick
+        fps = (frames - 1) / duration if duration else 0.0
+        self._require_end(duration)
+        return ClipInfo(frames, fps, duration, *self._stored)
+
+    def _require_end(self, duration: float) -> None:
+        """Refuses what is left of a Matroska file; other formats list their packets."""
+        is_matroska = "matroska" in self._container.format.name
+        if not is_matroska or len(self._container.streams) > 1:
+            return
+        said = (self._container.duration or 0) / av.time_base
+        if duration < 0.9 * said - 1 / float(self._stream.average_rate or 1):
+            raise UnusableClip(
+                f"truncated file, holds only {duration:.3f} of {said:.3f} s"
+            )
+
+    def _read_header(self) -> ClipInfo:
+        stream = self._stream
+        seconds = (self._container.duration or 0) / av.time_base
+        if stream.duration:
+            seconds = stream.duration * self._tick
+        fps = float(stream.average_rate or 0)
+        frames = stream.frames or round(seconds * fps)
+        if frames < 2 or not fps:
+            raise UnusableClip("large file without a duration in its header")
+        self._start = stream.start_time or 0
+        return ClipInfo(frames, fps, (frames - 1) / fps, *self._stored)
 
     def __enter__(self) -> "Clip":
         return self
@@ -103,73 +167,191 @@ class Clip:
         Raises:
             UnusableClip: a moment is past the last frame, or cannot be decoded.
         """
-        if times[-1] > self.times[-1] + 1e-3:
-            raise UnusableClip(
-                f"lasts {self.times[-1]:.3f} s, but its frame at {times[-1]:.3f} s "
-                f"was asked for"
-            )
-        nearest = nearest_frames(self.times, times)
-        wanted, order = np.unique(nearest, return_inverse=True)
-        pictures = self._decode(self._stamps[wanted])
+        height, width = self._stored
+        if self._cover:
+            height, width = cover_size(self._stored, self._cover)
+        if 3 * len(times) * height * width > MAX_HELD_BYTES:
+            raise UnusableClip(f"{len(times)} frames of {width}x{height} are too large")
+        stamps, order = self.nearest_stamps(times)
+        pictures = [self._picture(frame) for frame in self.decode(stamps)]
         return np.stack([pictures[i] for i in order])
 
+    def nearest_stamps(
+        self, times: Float[np.ndarray, "t"]
+    ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "t"]]:
+        """Stamps of the frames nearest to the given moments, and which is of which.
+
+        Args and Raises: as `frames_at`, but nothing is decoded.
+        """
+        if times[-1] > self.info.duration + 1e-3:
+            raise UnusableClip(
+                f"lasts {self.info.duration:.3f} s, but its frame at {times[-1]:.3f} s "
+                f"was asked for"
+            )
+        if self._is_large:
+            self._read_window(times)
+        nearest = nearest_frames(self.times, times)
+        again = (np.diff(nearest) == 0) & (np.diff(times) > 0)
+        self._require_no_hole(nearest[1:][again])
+        wanted, order = np.unique(nearest, return_inverse=True)
+        return self._stamps[wanted], order
+
+    @property
+    def times(self) -> Float[np.ndarray, "n"]:
+        """When the frames that were read are shown, in seconds from the first."""
+        return (self._stamps - self._start) * self._tick
+
     def play(self) -> Iterator[av.VideoFrame]:
-        """All frames as they come from the decoder, in the order they are shown.
+        """All frames as they are stored, in the order they are shown.
 
         Raises:
             UnusableClip: some frame does not decode.
         """
-        count, before = 0, None
-        for frame in self._play(int(self._stamps[0])):
-            if before is not None and frame.pts <= before:
-                raise UnusableClip("presentation times out of order, as in some AVIs")
-            if frame.is_corrupt:
-                raise UnusableClip(f"its frame {count} is damaged")
-            count, before = count + 1, frame.pts
-            yield frame
-        if count != len(self.times):
-            raise UnusableClip(f"only {count} of {len(self.times)} frames decode")
+        return self.decode(self._stamps)
 
     def decoded(self) -> "DecodedClip":
         """The whole clip in memory.
 
         Raises:
-            UnusableClip: some frame does not decode.
+            UnusableClip: some frame does not decode, or the file is large.
         """
-        return DecodedClip(self.info, self.times, self.frames_at(self.times))
+        if self._is_large:
+            raise UnusableClip("too large to be held whole")
+        times = self.times
+        frames = self.frames_at(times)
+        return DecodedClip(self.info, times, frames)
 
-    def _decode(self, stamps: Int[np.ndarray, "n"]) -> list[UInt8[np.ndarray, "h w c"]]:
-        """Pictures at the given presentation stamps (in ticks, rising)."""
-        pictures, count, before = [], 0, None
-        for frame in self._play(int(stamps[0])):
-            count += 1
-            if before is not None and frame.pts <= before.pts:
-                raise UnusableClip("presentation times out of order, as in some AVIs")
-            while len(pictures) < len(stamps) and frame.pts >= stamps[len(pictures)]:
-                stamp = stamps[len(pictures)]
-                early = before is not None and stamp - before.pts < frame.pts - stamp
-                pictures.append(_to_rgb(before if early else frame))
-            if len(pictures) == len(stamps):
-                return pictures
-            before = frame
-        raise UnusableClip(
-            f"only {count} frames decode of those up to {self.times[-1]:.3f} s"
-        )
+    def decode(self, stamps: Int[np.ndarray, "n"]) -> Iterator[av.VideoFrame]:
+        """The frames shown at the given stamps (in ticks, rising), as stored.
 
-    def _play(self, stamp: int) -> Iterator[av.VideoFrame]:
-        """Decodes from the last key frame that is not after ``stamp``."""
-        starts = [
+        Raises:
+            UnusableClip: one of them does not decode.
+        """
+        keys = [
+            (stamp_of(packet), index)
+            for index, packet in enumerate(self._packets)
+            if packet.is_keyframe
+        ]
+        keys = sorted(keys) or [(0, 0)]
+        before = np.searchsorted([key for key, _ in keys], stamps, side="right") - 1
+        for place in np.unique(before.clip(0)):
+            run = stamps[before.clip(0) == place].tolist()
+            try:
+                yield from self._decode_run(keys[place][1], run)
+            except UnusableClip:
+                # Some encoders let frames refer to what came before a key frame.
+                if not place:
+                    raise
+                yield from self._decode_run(keys[0][1], run)
+
+    def _decode_run(self, first: int, stamps: list[int]) -> Iterator[av.VideoFrame]:
+        """Frames at the stamps, decoded from packet ``first`` on.
+
+        Stamps are taken out of the list as their frames come.
+        """
+        wanted, before = set(stamps), None
+        last = max(
             index
             for index, packet in enumerate(self._packets)
-            if packet.is_keyframe and _stamp(packet) <= stamp
-        ]
+            if stamp_of(packet) in wanted
+        )
+        for frame in self._play(self._packets[first : last + 1], wanted):
+            if frame.pts is None or (before is not None and frame.pts <= before):
+                raise UnusableClip("presentation times out of order, as in some AVIs")
+            before = frame.pts
+            if stamps and frame.pts >= stamps[0]:
+                self._require_shown(frame, stamps[0])
+                del stamps[0]
+                yield frame
+        if stamps:
+            raise UnusableClip(self._no_frame(stamps[0]))
+
+    def _play(
+        self, packets: Sequence[av.Packet], wanted: Set[int]
+    ) -> Iterator[av.VideoFrame]:
+        """What a decoder makes of packets from a key frame on, in the order shown."""
         decoder = self._stream.codec_context
         decoder.flush_buffers()
-        try:
-            for packet in (*self._packets[starts[-1] if starts else 0 :], None):
+        begin = stamp_of(packets[0])
+        can_skip = decoder.name in _SKIPPING
+        for packet in (*packets, None):
+            self._deadline.check()
+            if can_skip:
+                is_wanted = packet is None or stamp_of(packet) in wanted
+                decoder.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            try:
                 yield from decoder.decode(packet)
-        except av.FFmpegError as error:
-            raise UnusableClip(f"does not decode ({error.strerror})") from error
+            except av.FFmpegError as error:
+                # Frames shown before the key frame may need what came before it.
+                if packet is None or stamp_of(packet) >= begin:
+                    raise UnusableClip(f"does not decode ({error.strerror})") from error
+
+    def _require_shown(self, frame: av.VideoFrame, stamp: int) -> None:
+        """Refuses what a decoder gives in place of the frame at a stamp."""
+        if frame.pts != stamp or frame.is_corrupt:
+            raise UnusableClip(self._no_frame(stamp))
+        height, width = self._stored
+        if (frame.height, frame.width) != self._stored:
+            raise UnusableClip(
+                f"says {width}x{height} pixels, but a frame has "
+                f"{frame.width}x{frame.height}"
+            )
+
+    def _no_frame(self, stamp: int) -> str:
+        return (
+            f"its frame at {(stamp - self._start) * self._tick:.3f} s does not decode"
+        )
+
+    def _require_no_hole(self, repeated: Int[np.ndarray, "n"]) -> None:
+        """Refuses to fill a gap between frames by repeating the frame beside it.
+
+        A broadcast that lost packets, or a damaged time, leaves such gaps. Where the
+        packets themselves say that their frames last unevenly, a gap is none.
+        """
+        gaps = np.diff(self._stamps)
+        lengths = {packet.duration or 0 for packet in self._packets[:-1]}
+        usual = lengths.pop() if len(lengths) == 1 else 0
+        if not usual and self._container.format.name.startswith("mpeg"):
+            usual = np.median(gaps)  # broadcasts are even
+        if not usual:
+            return
+        for frame in repeated:
+            gap = gaps[max(0, frame - 1) : frame + 1].max()
+            if gap > _HOLE * usual:
+                begin = (self._stamps[frame] - self._start) * self._tick
+                raise UnusableClip(
+                    f"no frames for {gap * self._tick:.3f} s near {begin:.3f} s, each "
+                    f"lasts {usual * self._tick:.3f} s"
+                )
+
+    def _read_window(self, times: Float[np.ndarray, "t"]) -> None:
+        """Reads the packets around some moments of a large file."""
+        first, last = (
+            self._start + round(x / self._tick) for x in (times[0], times[-1])
+        )
+        margin = round(2 / self.info.fps / self._tick)
+        window = first - margin, last + margin
+        self._packets = read_packets(
+            self._container, self._stream, self._deadline, *window
+        )
+        self._stamps = stamps_of(self._packets)
+        if not self._stamps[0] - margin <= first <= last <= self._stamps[-1] + margin:
+            start, end = (self._stamps[[0, -1]] - self._start) * self._tick
+            raise UnusableClip(
+                f"holds {start:.3f} to {end:.3f} s where {times[0]:.3f} to "
+                f"{times[-1]:.3f} s were asked for"
+            )
+
+    def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:
+        """A frame as it is shown, in the size that was asked for."""
+        turns = round(frame.rotation / 90) % 4
+        shown = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
+        height, width = shown
+        self.info = dataclasses.replace(self.info, height=height, width=width)
+        if self._cover:
+            height, width = cover_size(shown, self._cover)
+        stored = (height, width)[:: -1 if turns % 2 else 1]
+        return np.rot90(to_rgb(frame, stored), turns)
 
 
 @dataclass(frozen=True)
@@ -178,7 +360,7 @@ class DecodedClip:
 
     info: as of `Clip`.
     times: presentation times, in seconds from the first frame.
-    frames: all frames.
+    frames: all frames, which may be smaller than those of the file.
     """
 
     info: ClipInfo
@@ -190,35 +372,36 @@ class DecodedClip:
         return self.frames[nearest_frames(self.times, times)]
 
     @staticmethod
-    def of(image: UInt8[np.ndarray, "h w c"]) -> "DecodedClip":
-        """An image as a clip of one frame."""
-        info = ClipInfo(1, 0.0, 0.0, *image.shape[:2])
-        return DecodedClip(info, np.zeros(1), image[None])
+    def of(image: UInt8[np.ndarray, "h w c"], size: Size) -> "DecodedClip":
+        """An image as a clip of one frame; ``size`` is that of its file."""
+        return DecodedClip(ClipInfo(1, 0.0, 0.0, *size), np.zeros(1), image[None])
 
 
-def probe(data: Encoded) -> ClipInfo:
-    """What a clip holds; reads the file but decodes nothing.
+def probe(data: Encoded, seconds: float = DECODE_SECONDS) -> ClipInfo:
+    """What a clip holds; decodes its first frame only.
 
     Raises:
-        UnusableClip: as `Clip`.
+        UnusableClip: as `Clip` and `Clip.frames_at`.
     """
-    with Clip(data) as clip:
+    with Clip(data, cover=(1, 1), seconds=seconds) as clip:
+        clip.frames_at(np.zeros(1))
         return clip.info
 
 
 def decode_at(
-    data: Encoded, times: Float[np.ndarray, "t"]
+    data: Encoded, times: Float[np.ndarray, "t"], cover: Size | None = None
 ) -> UInt8[np.ndarray, "t h w c"]:
     """The frames of a clip nearest to the given moments, by presentation time.
 
     Args:
         data: content or path of a file.
         times: seconds from the first frame, in rising order.
+        cover: as of `Clip`.
 
     Raises:
         UnusableClip: as `Clip` and `Clip.frames_at`.
     """
-    with Clip(data) as clip:
+    with Clip(data, cover) as clip:
         return clip.frames_at(times)
 
 
@@ -234,74 +417,54 @@ def nearest_frames(
     return np.searchsorted((stamps[1:] + stamps[:-1]) / 2, times, side="left")
 
 
-def decode_image(data: bytes) -> UInt8[np.ndarray, "h w c"]:
+def decode_image(
+    data: Encoded, cover: Size | None = None
+) -> UInt8[np.ndarray, "h w c"]:
     """A picture as RGB, turned upright where its camera noted how it was held.
 
+    Args:
+        data: content or path of a file.
+        cover: as of `Clip`.
+
     Raises:
-        UnusableClip: not a picture, or cut off.
+        UnusableClip: not a picture, cut off, or too large.
     """
-    if not data:
-        raise UnusableClip("empty file")
+    size_of(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            size = _upright_size(image)
+            if cover:
+                size = cover_size(size, cover)
+                # A JPEG decodes to an eighth, a quarter or half of its size in less
+                # time; twice what is needed leaves the average to the filter.
+                image.draft("RGB", (2 * max(size), 2 * max(size)))
+            rgb = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         # Its own message names a place in memory, different each time.
         raise UnusableClip("not a readable image (of no known format)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableClip(f"not a readable image ({error})") from error
+    if rgb.shape[:2] == size:
+        return rgb
+    return to_rgb(av.VideoFrame.from_ndarray(rgb, "rgb24"), size)
 
 
-def _open(data: Encoded) -> av.container.InputContainer:
-    if isinstance(data, bytes):
-        size, file = len(data), io.BytesIO(data)
-    else:
-        size, file = Path(data).stat().st_size, str(data)
-    if not size:
-        raise UnusableClip("empty file")
+def image_size(data: Encoded) -> Size:
+    """Height and width of a picture as it is shown, from its header.
+
+    Raises:
+        UnusableClip: as `decode_image`.
+    """
+    size_of(data)
     try:
-        return av.open(file, buffer_size=_buffer_bytes)
-    except av.FFmpegError as error:
-        raise UnusableClip("not a video file") from error
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return _upright_size(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableClip(f"not a readable image ({error})") from error
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    if not container.streams.video:
-        raise UnusableClip("no video stream")
-    stream = container.streams.video[0]
-    # Clips are decoded side by side already; threads within one only cost start-up.
-    stream.thread_type, stream.thread_count = "NONE", 1
-    return stream
-
-
-def _read_packets(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[av.Packet], Int[np.ndarray, "n"]]:
-    """All packets of the stream, and the presentation stamps of its frames, rising."""
-    try:
-        packets = [packet for packet in container.demux(stream) if packet.size]
-    except av.FFmpegError as error:
-        raise UnusableClip(f"unreadable file ({error.strerror})") from error
-    whole = [packet for packet in packets if not packet.is_corrupt]
-    if len(whole) < len(packets):
-        held = f"{len(whole)} of {stream.frames} frames" if stream.frames else "a part"
-        raise UnusableClip(f"truncated file, holds only {held}")
-    stamps = [_stamp(packet) for packet in packets if not packet.is_discard]
-    if not stamps:
-        raise UnusableClip("no frames")
-    if None in stamps:
-        raise UnusableClip("no presentation times")
-    return packets, np.unique(np.asarray(stamps, np.int64))
-
-
-def _stamp(packet: av.Packet) -> int | None:
-    """When a packet's frame is shown, in ticks of its stream."""
-    return packet.dts if packet.pts is None else packet.pts
-
-
-def _to_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:
-    # One converter a thread: a new one for each frame, or one with threads of its
-    # own (PyAV's defaults), takes 4 to 8 times as long.
-    if not hasattr(_thread, "reformatter"):
-        _thread.reformatter = VideoReformatter()
-    return _thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+def _upright_size(image: Image.Image) -> Size:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnusableClip(f"{image.width}x{image.height} pixels are too large")
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.width, image.height) if lies else (image.height, image.width)

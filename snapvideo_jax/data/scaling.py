@@ -1,0 +1,49 @@
+"""Frames and pictures as RGB in the size they are needed in."""
+
+import threading
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+
+_thread = threading.local()
+# The same numbers on every machine, whatever its processor can do.
+_EXACT = Interpolation.BITEXACT | Interpolation.ACCURATE_RND
+# Shrinking averages the area under each new pixel; enlarging interpolates linearly.
+_FILTER = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | _EXACT
+
+
+def cover_size(size: Size, cover: Size) -> Size:
+    """The size of the same shape that just covers another, to whole pixels.
+
+    Args:
+        size: height and width before.
+        cover: height and width to cover.
+    """
+    scale = max(new / old for old, new in zip(size, cover, strict=True))
+    height, width = (
+        max(new, round(old * scale)) for old, new in zip(size, cover, strict=True)
+    )
+    return height, width
+
+
+def to_rgb(frame: av.VideoFrame, size: Size) -> UInt8[np.ndarray, "h w c"]:
+    """A frame in RGB and in another size, in one pass of FFmpeg's filters.
+
+    Args:
+        frame: of any pixel format.
+        size: of the result.
+    """
+    # One converter a thread: a new one for each frame, or one with threads of its
+    # own (PyAV's defaults), takes 4 to 8 times as long.
+    if not hasattr(_thread, "reformatter"):
+        _thread.reformatter = VideoReformatter()
+    height, width = size
+    rgb = _thread.reformatter.reformat(
+        frame, width, height, "rgb24", interpolation=_FILTER, threads=1
+    )
+    return rgb.to_ndarray()

@@ -1,0 +1,67 @@
+"""`snapvideo bench data` tells where the time of reading goes, and what a pod needs."""
+
+import argparse
+import json
+import sys
+
+import pytest
+from helpers import TINY_CONFIG
+
+from snapvideo_jax import __main__ as cli
+from snapvideo_jax import config as configs
+from snapvideo_jax.bench import data
+from snapvideo_jax.plan import golden
+
+
+def test_stages_add_up_and_feed_a_pod(shapes_root, monkeypatch, capsys):
+    line = ["snapvideo", "bench", "data", "--config", TINY_CONFIG, "--json"]
+    line += [f"--config.data.root={shapes_root}", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", [*line, "--step_seconds", "0.25"])
+    cli.main()
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["stages"]) == ["read", "decode", "resize", "batch"]
+    assert result["clips"] == 2 * 8
+    assert sum(result["stages"].values()) >= result["seconds_per_clip"] > 0
+    assert result["stages"]["decode"] > result["stages"]["read"]
+    rates = result["clips_per_second"]
+    assert rates["one core"] == pytest.approx(1 / result["seconds_per_clip"])
+    assert len(rates) == 3 and min(rates.values()) > 0
+    pod = result["pod"]
+    assert pod["clips_per_second"] == 8 / 0.25
+    assert pod["cores"] == pytest.approx(32 * result["seconds_per_clip"])
+
+
+def test_a_kept_plan_tells_what_a_pod_takes_wherever_the_data_come_from():
+    name = "fit-500m-v6e-16x16"
+    file = golden.ROOT / "configs" / golden.GOLDENS[name].config
+    arguments = argparse.Namespace(
+        config=str(file), step_seconds=None, plan="v6e:16x16"
+    )
+    overrides = ["--config.data.source=folder", "--config.data.root=clips"]
+    config = configs.load(arguments.config, overrides)
+    plan = golden.GOLDENS[name].read()["plan"]
+    found = data.clips_needed(arguments, config)
+    assert found == (name, plan["clips_per_second"], 256)
+    other = configs.load(arguments.config, ["--config.data.frames=8"])
+    assert data._kept_plan(arguments, other) is None
+
+
+def test_what_limits_is_the_stage_that_costs_most():
+    result = {
+        "stages": {"read": 0.001, "decode": 0.006, "resize": 0.002, "batch": 0.001},
+        "seconds_per_clip": 0.01,
+        "clips_per_second": {"one core": 100.0},
+    }
+    result["pod"] = data.cores_needed(result, "v6e:2x2", 1000.0, 4)
+    text = data.describe(result)
+    assert "limited by    decode" in text
+    assert "decode        6.000 ms a clip, 60.0%" in text
+    assert "(v6e:2x2): 10.0 cores like these, 2.50 a device" in text
+
+
+def test_a_step_takes_time(monkeypatch, capsys):
+    line = ["snapvideo", "bench", "data", "--config", TINY_CONFIG]
+    monkeypatch.setattr(sys, "argv", [*line, "--step_seconds", "0"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--step_seconds=0.0 is no time; use one above 0." in capsys.readouterr().err
