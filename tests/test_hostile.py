@@ -19,8 +19,9 @@ from snapvideo_jax.data import (
     probe,
 )
 from snapvideo_jax.data.container import Deadline, SlowClip
+from snapvideo_jax.data.image import image_size
 from snapvideo_jax.data.records import encode_png
-from snapvideo_jax.data.video import Clip, image_size
+from snapvideo_jax.data.video import Clip
 from snapvideo_jax.media import encode_gif
 
 

@@ -14,11 +14,10 @@ from preparing import config_of, line_of, moving
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import prepare as verb
-from snapvideo_jax.data import DataConfig, RecordSource, make_joint_source
+from snapvideo_jax.data import DataConfig, RecordSource, decode_image, make_joint_source
 from snapvideo_jax.data.prepare import Rules, Stage
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.transforms import resize
-from snapvideo_jax.data.video import decode_image
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT / "../shared/clips"

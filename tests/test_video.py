@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.video import (
     Clip,
     UnusableClip,
     decode_at,
-    decode_image,
     nearest_frames,
     probe,
 )

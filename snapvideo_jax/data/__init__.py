@@ -1,6 +1,7 @@
 """Captioned videos and images, from files to batches. NumPy only, never a device."""
 
 from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.joint import JointSource
 from snapvideo_jax.data.pipeline import (
     captions_of,
@@ -23,7 +24,6 @@ from snapvideo_jax.data.video import (
     ClipInfo,
     UnusableClip,
     decode_at,
-    decode_image,
     probe,
 )
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.skipped import Skipped
 from snapvideo_jax.data.sources import (
     KINDS,
@@ -31,8 +32,6 @@ from snapvideo_jax.data.video import (
     Clip,
     DecodedClip,
     UnusableClip,
-    decode_image,
-    image_size,
 )
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import av
 
+from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
 from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
 from snapvideo_jax.data.records import encode_png
-from snapvideo_jax.data.video import Clip, UnusableClip, decode_image
+from snapvideo_jax.data.video import Clip, UnusableClip
 
 Entry = dict[str, Any]
 """A line of captions.jsonl."""

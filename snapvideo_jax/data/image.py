@@ -1,0 +1,64 @@
+"""Decoding pictures, in about the size that they are needed in."""
+
+import io
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from snapvideo_jax.data.container import MAX_PIXELS, Encoded, UnusableClip, size_of
+from snapvideo_jax.data.scaling import Size, cover_size, to_rgb
+
+
+def decode_image(
+    data: Encoded, cover: Size | None = None
+) -> UInt8[np.ndarray, "h w c"]:
+    """A picture as RGB, turned upright where its camera noted how it was held.
+
+    Args:
+        data: content or path of a file.
+        cover: make it as small or large as covers this size; None leaves it.
+
+    Raises:
+        UnusableClip: not a picture, cut off, or too large.
+    """
+    size_of(data)
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            size = _upright_size(image)
+            if cover:
+                size = cover_size(size, cover)
+                # A JPEG decodes to an eighth, a quarter or half of its size in less
+                # time; twice what is needed leaves the average to the filter.
+                image.draft("RGB", (2 * max(size), 2 * max(size)))
+            rgb = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError:
+        # Its own message names a place in memory, different each time.
+        raise UnusableClip("not a readable image (of no known format)") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableClip(f"not a readable image ({error})") from error
+    if rgb.shape[:2] == size:
+        return rgb
+    return to_rgb(av.VideoFrame.from_ndarray(rgb, "rgb24"), size)
+
+
+def image_size(data: Encoded) -> Size:
+    """Height and width of a picture as it is shown, from its header.
+
+    Raises:
+        UnusableClip: as `decode_image`.
+    """
+    size_of(data)
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return _upright_size(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableClip(f"not a readable image ({error})") from error
+
+
+def _upright_size(image: Image.Image) -> Size:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnusableClip(f"{image.width}x{image.height} pixels are too large")
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.width, image.height) if lies else (image.height, image.width)
