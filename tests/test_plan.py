@@ -258,10 +258,19 @@ def test_what_does_not_fit_tells_what_would(kept, monkeypatch, capsys):
     assert "9.00 of 15.50 GB a device (compiled)" in out
 
 
-def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
-    def version(name):
-        raise target.metadata.PackageNotFoundError(name)
+@pytest.mark.parametrize("also", [[], ["--search"], ["--layout"]])
+def test_without_libtpu_the_error_says_what_to_install(also, monkeypatch, capsys):
+    version = target.metadata.version
 
-    monkeypatch.setattr(target.metadata, "version", version)
-    with pytest.raises(ValueError, match=r"libtpu is not installed.*\[tpu\]"):
-        plan.topology_devices(SMALL)
+    def without_libtpu(name):
+        if name == "libtpu":
+            raise target.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(target.metadata, "version", without_libtpu)
+    monkeypatch.setattr(sys, "argv", ["snapvideo", "plan", *OF_V5E, *also])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    error = capsys.readouterr().err
+    assert "libtpu is not installed" in error and "[tpu]" in error
+    assert "Traceback" not in error

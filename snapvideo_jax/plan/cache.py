@@ -12,10 +12,11 @@ import jax
 from snapvideo_jax import config as configs
 from snapvideo_jax.plan.compile import Question, answer
 from snapvideo_jax.plan.flags import VARIABLE
+from snapvideo_jax.plan.target import libtpu_version
 
 PACKAGE = Path(__file__).parents[1]
 CACHE = Path("~/.cache/snapvideo/plans").expanduser()
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
+PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 
 def cached(question: Question) -> dict[str, Any]:
@@ -52,8 +53,12 @@ def is_cached(question: Question) -> bool:
 
 
 def digest(question: Question) -> str:
-    """Changes with the question, this package and the compiler."""
-    found = hashlib.sha256()
+    """Changes with the question, this package and the compiler.
+
+    Raises:
+      ValueError: there is no compiler.
+    """
+    found = hashlib.sha256(libtpu_version().encode())
     found.update(configs.to_json(question.config).encode())
     found.update(repr((question.target, question.clips)).encode())
     for name in PACKAGES:

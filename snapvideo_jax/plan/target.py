@@ -59,6 +59,21 @@ class Target:
         ]
 
 
+def libtpu_version() -> str:
+    """The version of the compiler.
+
+    Raises:
+      ValueError: libtpu is not installed.
+    """
+    try:
+        return metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        raise ValueError(
+            "libtpu is not installed, and it compiles for TPUs; use "
+            "pip install 'snapvideo_jax[tpu]'."
+        ) from None
+
+
 def topology_devices(target: Target) -> list[Any]:
     """The devices of a topology, none of which need exist.
 
@@ -67,13 +82,7 @@ def topology_devices(target: Target) -> list[Any]:
     """
     if target.slices < 1:
         raise ValueError(f"--slices={target.slices} is too small; use at least 1.")
-    try:
-        metadata.version("libtpu")
-    except metadata.PackageNotFoundError:
-        raise ValueError(
-            "libtpu is not installed, and it compiles for TPUs; use "
-            "pip install 'snapvideo_jax[tpu]'."
-        ) from None
+    libtpu_version()
     # Without these libtpu looks for a TPU for minutes, and refuses a second process.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
