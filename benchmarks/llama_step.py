@@ -144,7 +144,8 @@ RUNS = {
     ),
     # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py. It keeps on the
     # host what is saved here, and all its layers so did not finish compiling; a few
-    # have room for it on the chip, and compute the same.
+    # have room for it on the chip, and compute the same. Two layers, stopped after 7
+    # minutes of 2 cores, had not finished either.
     "v6e": Llama(
         topology="v6e:16x16",
         vocabulary=128256,
