@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers import clips_folder
 
-from snapvideo_jax.data import TFDSSource, decode_at, decode_image
+from snapvideo_jax.data import TFDSSource, decode_at, decode_image, sources
 from snapvideo_jax.data.builders import build, element_spec
 from snapvideo_jax.data.builders.ucf101 import in_words
 from snapvideo_jax.data.records import encode_mp4, encode_png
@@ -92,6 +92,13 @@ def test_a_folder_of_captioned_clips(folder, tmp_path):
             assert item[kind] == (folder / name).read_bytes()
             assert item["caption"].decode() == name.partition(".")[0]
     assert "tensorflow" not in sys.modules
+
+
+def test_large_files_are_read_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "LARGE_BYTES", 0)  # a folder gives them by their place
+    build("captioned_clips/videos", folder, tmp_path)
+    for item in elements(tmp_path, "captioned_clips/videos").values():
+        assert item["video"] == (folder / item["name"].decode()).read_bytes()
 
 
 def test_training_reads_what_was_built(folder, tmp_path):

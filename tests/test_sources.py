@@ -6,9 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
-from snapvideo_jax.data.records import RecordWriter
-from snapvideo_jax.data.sources import FolderSource, RecordSource, Sample, TFDSSource
+from snapvideo_jax.data.records import RecordWriter, encode_record
+from snapvideo_jax.data.sources import (
+    FolderSource,
+    RecordSource,
+    Sample,
+    TFDSSource,
+    captions_in,
+)
 
 SAMPLES = {
     "video": [
@@ -146,6 +153,15 @@ def test_missing_and_empty_records_are_refused(tmp_path):
         pass
     with pytest.raises(ValueError, match="holds no video, data.videos_per_batch needs"):
         RecordSource(tmp_path, "video")
+
+
+def test_captions_of_records_that_cannot_be_read_are_left_out(tmp_path):
+    path = str(tmp_path / "video.array_record")
+    writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
+    writer.write(b"no record")
+    writer.write(encode_record({"caption": "a fox", "data": b"content"}))
+    writer.close()
+    assert list(captions_in(RecordSource(tmp_path, "video"))) == ["a fox"]
 
 
 @pytest.fixture(scope="module")

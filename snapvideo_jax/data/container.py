@@ -71,6 +71,11 @@ def size_of(data: Encoded) -> int:
     return size
 
 
+def content_of(data: Encoded) -> bytes:
+    """A file as bytes, also where it was given by its place."""
+    return data if isinstance(data, bytes) else Path(data).read_bytes()
+
+
 def open_video(data: Encoded, deadline: Deadline) -> av.container.InputContainer:
     """The file, opened for reading.
 

@@ -6,6 +6,7 @@ checked when they are made, so that a wrong path or a damaged list ends a run be
 it starts.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -219,7 +220,9 @@ def captions_in(source: Source) -> Iterator[str]:
     if isinstance(source, FolderSource):
         yield from source.captions
     else:
-        yield from (source[index].caption for index in range(len(source)))
+        for index in range(len(source)):
+            with contextlib.suppress(UnusableClip):  # nothing trains on it
+                yield source[index].caption
 
 
 def check_caption(caption: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from snapvideo_jax.data.builders.elements import element, element_spec
+from snapvideo_jax.data.container import content_of
 from snapvideo_jax.data.sources import FolderSource, Kind
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -53,7 +54,8 @@ class CaptionedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         source = FolderSource(root, self._kind)
         for index in range(len(source)):
             sample = source[index]
-            made = element(self._kind, sample.data, [sample.caption], sample.name)
+            data = content_of(sample.data)
+            made = element(self._kind, data, [sample.caption], sample.name)
             yield f"{index:08}", made
 
 
