@@ -25,6 +25,7 @@ from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Sampler
 from snapvideo_jax.models import FIT, MODELS
 from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
 from snapvideo_jax.text import TextEncoder
@@ -327,11 +328,11 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
     Raises:
       ValueError: names the first fields that differ, with both values.
     """
-    ours, theirs = (dict(_flat(json.loads(text))) for text in (to_json(config), kept))
+    ours, theirs = (json.loads(text) for text in (to_json(config), kept))
     differing = [
-        f"{name}={ours.get(name)} (was {theirs.get(name)})"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name) and not name.startswith(MAY_CHANGE)
+        f"{name}={value} (was {before})"
+        for name, value, before in differences(ours, theirs)
+        if not name.startswith(MAY_CHANGE)
     ]
     if differing:
         raise ValueError(
@@ -417,11 +418,3 @@ def _flag(text: str) -> bool:
 def _first_line(error: Exception) -> str:
     text = str(error.args[0]) if error.args else str(error)
     return text.strip().splitlines()[0]
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _flat(value, f"{prefix}{name}.")
-    else:
-        yield prefix[:-1], tree

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Float32
 
 from snapvideo_jax import config as configs
@@ -17,7 +16,14 @@ from snapvideo_jax import distributed
 from snapvideo_jax.data import captions_in, make_sources
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
-from snapvideo_jax.sharding import MeshConfig, batch_sharding, make_mesh
+from snapvideo_jax.options import check_least, check_step_seconds
+from snapvideo_jax.sharding import (
+    MeshConfig,
+    batch_sharding,
+    filled_up,
+    make_mesh,
+    on_host,
+)
 from snapvideo_jax.text import cache, files
 from snapvideo_jax.text.encoder import is_blank
 from snapvideo_jax.text.plan import TextPlan, padded_length
@@ -54,17 +60,11 @@ def check(arguments) -> None:
     Raises:
       ValueError: names them and what would do.
     """
-    for name, least in LEAST.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name}={value} is too small; use {least} or more.")
+    check_least(arguments, LEAST)
     if arguments.plan:
         if not arguments.config:
             raise ValueError("--plan needs --config FILE; it says what is trained.")
-        if not arguments.step_seconds > 0:
-            raise ValueError(
-                f"--step_seconds={arguments.step_seconds} is no time; use one above 0."
-            )
+        check_step_seconds(arguments)
         return
     if not arguments.out:
         raise ValueError("--out is missing; the embeddings are kept there.")
@@ -190,7 +190,7 @@ def write_cache(
         cache.keep_manifest(out, encoder.manifest())
     logger.info("%d captions to encode for %s.", len(keys), out)
     mesh = make_mesh(MeshConfig(fsdp=jax.device_count()), jax.device_count())
-    batch = -(-batch // mesh.size) * mesh.size
+    batch = filled_up(batch, mesh)
     parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
     for part in progress(parts, len(parts), name="shard", is_writer=is_writer):
         made = list(_embeddings([by_key[key] for key in part], encoder, mesh, batch))
@@ -217,10 +217,8 @@ def _embeddings(
             some = rows[first : first + batch]
             filled = np.resize(some, batch)
             inputs = {"text": ids[filled, :size], "text_mask": mask[filled, :size]}
-            out = embed(jax.device_put(inputs, place))["text"]
-            if not out.is_fully_addressable:  # other processes have the rest
-                out = multihost_utils.process_allgather(out, tiled=True)
-            for row, embedding in zip(some, np.asarray(out), strict=False):
+            out = on_host(embed(jax.device_put(inputs, place))["text"])
+            for row, embedding in zip(some, out, strict=False):
                 yield row, embedding[: lengths[row]]
 
 

@@ -10,6 +10,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import held_out_prompts
+from snapvideo_jax.options import check_least
 
 FIELDS = ("colour", "shape", "direction")
 
@@ -17,7 +18,7 @@ FIELDS = ("colour", "shape", "direction")
 def run(arguments) -> None:
     """`snapvideo judge`."""
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
-        sample.check_numbers(arguments)
+        check_least(arguments, sample.LEAST)
         loaded = sample.load(Path(arguments.workdir), arguments.ema)
         judge_clips(arguments, *loaded)
 

@@ -16,6 +16,8 @@ from einops import rearrange, repeat
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from snapvideo_jax.files import write_whole
+
 FORMATS = ("mp4", "gif", "png")
 
 _PAPER = (245, 245, 245)
@@ -91,14 +93,14 @@ def write_mp4(
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def write_gif(
     path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float
 ) -> None:
     """Writes a GIF that repeats forever; see `encode_gif`."""
-    _write_whole(path, encode_gif(frames, fps))
+    write_whole(path, encode_gif(frames, fps))
 
 
 def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
@@ -110,7 +112,7 @@ def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> 
     _check_clip(frames, fps=1.0)
     buffer = io.BytesIO()
     Image.fromarray(rearrange(frames, "t h w c -> h (t w) c")).save(buffer, "png")
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def encode_gif(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> bytes:
@@ -233,18 +235,6 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
             lines[-1] = lines[-1][:-1]
         lines[-1] += "..."
     return lines
-
-
-def _write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Writes ``data`` under a passing name in the same folder, then renames it."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        passing.write_bytes(data)
-        os.replace(passing, path)
-    finally:
-        passing.unlink(missing_ok=True)
 
 
 def _check_clip(frames: np.ndarray, fps: float) -> None:

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from tensorboardX.proto import summary_pb2
 
 from snapvideo_jax import media
+from snapvideo_jax.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +180,7 @@ def _cut_back(path: pathlib.Path, resume_step: int | None) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _is_kept(line, resume_step)]
     if kept != lines:
-        passing = path.with_suffix(".jsonl.tmp")
-        passing.write_text("".join(kept), encoding="utf-8")
-        os.replace(passing, path)
+        write_whole(path, "".join(kept).encode())
 
 
 def _is_kept(line: str, resume_step: int | None) -> bool:

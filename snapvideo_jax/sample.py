@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
 from snapvideo_jax import __version__, distributed, media
@@ -32,10 +31,13 @@ from snapvideo_jax.diffusion import (
     twice,
 )
 from snapvideo_jax.metrics import progress
+from snapvideo_jax.options import check_least
 from snapvideo_jax.sharding import (
     batch_sharding,
+    filled_up,
     laid_out,
     make_mesh,
+    on_host,
     placed,
     put_key,
     state_shardings,
@@ -93,7 +95,7 @@ class Generator:
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
         """The clips of a request, in 0..255; all of them in every process."""
         count = len(request.prompts)
-        filled = -(-count // self._mesh.size) * self._mesh.size
+        filled = filled_up(count, self._mesh)
         pick = np.minimum(np.arange(filled), count - 1)
         text, mask = self._experiment.text.encode(list(request.prompts))
         interval = 1 / request.fps if request.fps else 0.0
@@ -113,9 +115,7 @@ class Generator:
             request.guidance,
             guided=bool(request.guidance),
         )
-        if not clips.is_fully_addressable:  # other processes have the rest
-            clips = multihost_utils.process_allgather(clips, tiled=True)
-        return np.asarray(clips)[:count]
+        return on_host(clips)[:count]
 
 
 def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
@@ -214,7 +214,7 @@ def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:
 def run(arguments) -> None:
     """`snapvideo sample`."""
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
-        check_numbers(arguments)
+        check_least(arguments, LEAST)
         prompts = _prompts(arguments)
         media.check_formats(arguments.formats)
         loaded = load(Path(arguments.workdir), arguments.ema)
@@ -272,18 +272,6 @@ def write_sheet(stem: Path, clips, labels: Sequence[str], sheets, limit: int = 6
     media.write_gif(stem.with_suffix(".gif"), frames, sheets.fps or 1.0)
     media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
     return frames
-
-
-def check_numbers(arguments) -> None:
-    """Refuses numbers on the command line that make no sense.
-
-    Raises:
-      ValueError: names the first one.
-    """
-    for name, least in LEAST.items():
-        value = getattr(arguments, name, None)
-        if value is not None and value < least:
-            raise ValueError(f"--{name}={value} is too small; use {least} or more.")
 
 
 def sampler_of(experiment: "configs.Experiment", arguments) -> Sampler:

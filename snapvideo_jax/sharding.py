@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 AXES = ("replica", "data", "fsdp", "context", "tensor")
 
@@ -351,6 +352,18 @@ def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     """
     places = sharding.addressable_devices_indices_map((batch,)).values()
     return sorted({row for (rows,) in places for row in range(batch)[rows]})
+
+
+def filled_up(samples: int, mesh: Mesh) -> int:
+    """The least number, from ``samples`` on, that all devices of a mesh can share."""
+    return -(-samples // mesh.size) * mesh.size
+
+
+def on_host(batch: Shaped[Array, "b *s"]) -> Shaped[np.ndarray, "b *s"]:
+    """A batch as NumPy has it; all of it in every process."""
+    if not batch.is_fully_addressable:  # other processes have the rest
+        batch = multihost_utils.process_allgather(batch, tiled=True)
+    return np.asarray(batch)
 
 
 def put_batch(batch, sharding: NamedSharding):

@@ -22,6 +22,7 @@ from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data import make_dataset, seek
 from snapvideo_jax.data.skipped import check_share, gather, list_of
+from snapvideo_jax.files import write_whole
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.metrics import MetricWriter, progress
 from snapvideo_jax.models.flops import fit_forward, train_factor
@@ -135,10 +136,7 @@ def keep_config(
     if begun and path.is_file():
         configs.check_same(config, path.read_text(), workdir)
     if is_writer:
-        workdir.mkdir(parents=True, exist_ok=True)
-        passing = path.with_suffix(".json.tmp")
-        passing.write_text(text)
-        passing.replace(path)  # whole or not at all, should the run be killed here
+        write_whole(path, text.encode())
         gather(workdir, forget=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"

@@ -4,8 +4,10 @@ This file must not import the package: the type checks of the signatures
 (--jaxtyping-packages in pyproject.toml) are planted when a module is first imported.
 """
 
+import logging
 import os
 import pathlib
+import sys
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 
@@ -60,3 +62,24 @@ def trained(shapes_root, tmp_path_factory):
     )
     train(config, workdir)
     return workdir
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command in this process; gives its exit code, output and errors."""
+    from snapvideo_jax import __main__ as cli
+
+    logger = logging.getLogger("snapvideo_jax")
+    before = logger.level, logger.propagate, list(logger.handlers)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["snapvideo", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    yield call
+    logger.level, logger.propagate, logger.handlers[:] = before

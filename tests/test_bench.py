@@ -1,15 +1,14 @@
 """`snapvideo bench` times what a run does, and tells where the time goes."""
 
+import functools
 import itertools
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 from helpers import TINY_CONFIG
 
-from snapvideo_jax import __main__ as cli
 from snapvideo_jax.bench import (
     Program,
     Times,
@@ -22,20 +21,9 @@ from snapvideo_jax.plan import Target
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys):
+def bench(run):
     """Runs the verb in this process; gives its exit code, output and errors."""
-
-    def call(*arguments):
-        line = ["snapvideo", "bench", *arguments]
-        monkeypatch.setattr(sys, "argv", line)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
+    return functools.partial(run, "bench")
 
 
 # --- Times ---------------------------------------------------------------------------

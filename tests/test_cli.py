@@ -1,7 +1,6 @@
 """The command line does what its help says, and ends in one line where it cannot."""
 
 import json
-import logging
 import pathlib
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from helpers import TINY_CONFIG, kept_steps
 from PIL import Image
 
-from snapvideo_jax import __main__ as cli
 from snapvideo_jax import sample
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 
@@ -24,25 +22,6 @@ COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
 )
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a command in this process; gives its exit code, output and errors."""
-    logger = logging.getLogger("snapvideo_jax")
-    before = logger.level, logger.propagate, list(logger.handlers)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["snapvideo", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    yield call
-    logger.level, logger.propagate, logger.handlers[:] = before
 
 
 @pytest.fixture

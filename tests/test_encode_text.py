@@ -1,5 +1,6 @@
 """`snapvideo encode_text`, and training and sampling with what T5 makes of captions."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 import t5_folder
 from helpers import TINY_CONFIG, clips_folder, read_metrics, tiny_config
 
-from snapvideo_jax import __main__ as cli
 from snapvideo_jax import config as configs
 from snapvideo_jax.models.t5 import SIZES, encoder_flops
 from snapvideo_jax.sample import Generator, Request, fresh_state
@@ -33,29 +33,17 @@ def encoder(tmp_path_factory):
 
 
 @pytest.fixture
+def encode(run):
+    """Runs the verb in this process; gives its exit code, output and errors."""
+    return functools.partial(run, "encode_text")
+
+
+@pytest.fixture
 def captions(tmp_path):
     """A file of 40 captions, each twice, with blank lines between."""
     path = tmp_path / "captions.txt"
     path.write_text("\n\n".join(2 * t5_folder.captions(40)))
     return path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the verb in this process; gives its exit code, output and errors."""
-
-    def call(*arguments):
-        arguments = ["snapvideo", "encode_text", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def options(encoder, captions, out):
@@ -82,8 +70,8 @@ def online(encoder, captions):
 # --- Encoding -------------------------------------------------------------------------
 
 
-def test_cached_embeddings_are_those_made_online(run, encoder, captions, tmp_path):
-    code, _, err = run(*options(encoder, captions, tmp_path / "cache"))
+def test_cached_embeddings_are_those_made_online(encode, encoder, captions, tmp_path):
+    code, _, err = encode(*options(encoder, captions, tmp_path / "cache"))
     assert code == 0, err
     asked = [*t5_folder.captions(40)[:7], ""]
     cached = CachedText(str(tmp_path / "cache"), TOKENS, WIDTH)
@@ -97,9 +85,9 @@ def test_cached_embeddings_are_those_made_online(run, encoder, captions, tmp_pat
 
 
 def test_killed_and_run_again_it_writes_the_same_bytes(
-    run, encoder, captions, tmp_path
+    encode, encoder, captions, tmp_path
 ):
-    assert run(*options(encoder, captions, tmp_path / "whole"))[0] == 0
+    assert encode(*options(encoder, captions, tmp_path / "whole"))[0] == 0
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "snapvideo_jax", "encode_text"]
     command += map(str, options(encoder, captions, out))
@@ -109,33 +97,33 @@ def test_killed_and_run_again_it_writes_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 1 <= len(shards_of(out)) < 5
-    assert run(*options(encoder, captions, out))[0] == 0
+    assert encode(*options(encoder, captions, out))[0] == 0
     for folder in (out, tmp_path / "whole"):
         for left in folder.glob("*.tmp"):
             left.unlink()
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_shard_that_was_deleted_is_made_again(run, encoder, captions, tmp_path):
+def test_a_shard_that_was_deleted_is_made_again(encode, encoder, captions, tmp_path):
     out = tmp_path / "cache"
-    assert run(*options(encoder, captions, out))[0] == 0
+    assert encode(*options(encoder, captions, out))[0] == 0
     before = contents(out)
     shards_of(out)[2].unlink()
-    assert run(*options(encoder, captions, out))[0] == 0
+    assert encode(*options(encoder, captions, out))[0] == 0
     assert contents(out) == before
 
 
 def test_more_captions_are_added_and_those_there_are_left(
-    run, encoder, captions, tmp_path
+    encode, encoder, captions, tmp_path
 ):
     out = tmp_path / "cache"
-    assert run(*options(encoder, captions, out))[0] == 0
+    assert encode(*options(encoder, captions, out))[0] == 0
     before = contents(out)
     assert len(before) == 6
     more = tmp_path / "more.jsonl"
     lines = [{"caption": x} for x in ("a red fox", "panda", t5_folder.captions(1)[0])]
     more.write_text("\n".join(map(json.dumps, lines)))
-    assert run(*options(encoder, more, out))[0] == 0
+    assert encode(*options(encoder, more, out))[0] == 0
     after = contents(out)
     assert {name: after[name] for name in before} == before
     assert len(after) == 7 and len(read_keys(shards_of(out)[-1])) == 2
@@ -155,9 +143,9 @@ def test_more_captions_are_added_and_those_there_are_left(
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
-    run, encoder, captions, tmp_path, change, words
+    encode, encoder, captions, tmp_path, change, words
 ):
-    code, _, err = run(*options(encoder, captions, tmp_path / "out"), *change)
+    code, _, err = encode(*options(encoder, captions, tmp_path / "out"), *change)
     assert code == 2 and err.count("\n") == 1
     assert words in err
     assert not (tmp_path / "out").exists()
@@ -172,18 +160,18 @@ def test_what_cannot_be_done_is_said_in_one_line(
     ],
 )
 def test_a_file_of_captions_that_makes_no_sense_is_refused(
-    run, encoder, tmp_path, name, data, words
+    encode, encoder, tmp_path, name, data, words
 ):
     (tmp_path / name).write_bytes(data)
-    code, _, err = run(*options(encoder, tmp_path / name, tmp_path / "out"))
+    code, _, err = encode(*options(encoder, tmp_path / name, tmp_path / "out"))
     assert code == 2 and words in err
 
 
 # --- Plans ----------------------------------------------------------------------------
 
 
-def test_a_plan_tells_bytes_rates_and_flops(run):
-    code, out, err = run(
+def test_a_plan_tells_bytes_rates_and_flops(encode):
+    code, out, err = encode(
         *("--encoder", "t5-11b", "--plan", 10_000_000, "--mean_tokens", 25, "--json"),
         *("--config", "configs/fit.py:size=3p9b", "--step_seconds", 0.5),
     )
@@ -224,9 +212,9 @@ def run_tiny(clips, workdir, *text):
 
 
 def test_training_encodes_online_or_reads_what_was_encoded(
-    run, encoder, clips, tmp_path
+    encode, encoder, clips, tmp_path
 ):
-    code, _, err = run(
+    code, _, err = encode(
         *("--encoder", encoder, "--out", tmp_path / "cache"),
         *("--config", TINY_CONFIG, f"--config.data.root={clips}"),
         "--config.data.source=folder",
@@ -272,7 +260,7 @@ def test_samples_are_made_with_the_encoder_of_the_run(encoder):
     ids=["captions", "prompts of sheets"],
 )
 def test_training_says_what_a_cache_lacks_before_it_begins(
-    run, encoder, clips, tmp_path, prompts, words
+    encode, encoder, clips, tmp_path, prompts, words
 ):
     captions = tmp_path / "captions.txt"
     captions.write_text("\n".join([str(i) for i in range(8)] if prompts else ["a"]))
@@ -284,7 +272,7 @@ def test_training_says_what_a_cache_lacks_before_it_begins(
         "--out",
         tmp_path / "cache",
     ]
-    assert run(*command, "--tokens", 4)[0] == 0
+    assert encode(*command, "--tokens", 4)[0] == 0
     name, path = "text.name=cached", f"text.path={tmp_path / 'cache'}"
     with pytest.raises(ValueError, match=words):
         run_tiny(clips, tmp_path / "run", name, path, f"sheets.every_steps={prompts}")

@@ -19,7 +19,7 @@ from snapvideo_jax.data import (
     probe,
 )
 from snapvideo_jax.data.container import Deadline, SlowClip
-from snapvideo_jax.data.image import image_size
+from snapvideo_jax.data.image import sized_image
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.media import encode_gif
@@ -275,7 +275,7 @@ def test_pictures_are_decoded_small_and_upright():
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6  # held upright: shown turned by a quarter
     Image.fromarray(rgb).save(file, "jpeg", quality=95, exif=exif)
-    assert image_size(file.getvalue()) == (640, 480)
+    assert sized_image(file.getvalue())[1] == (640, 480)
     small = decode_image(file.getvalue(), cover=(32, 24))
     assert small.shape == (32, 24, 3)
     expected = rgb.reshape(480, 32, 20, 3).mean((0, 2))[:, None]

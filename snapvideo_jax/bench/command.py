@@ -10,6 +10,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
 from snapvideo_jax.bench import data, traces
 from snapvideo_jax.bench.measure import bench
+from snapvideo_jax.options import check_least
 from snapvideo_jax.plan import Question, Target, cached
 
 
@@ -39,8 +40,7 @@ def _target(arguments) -> Target | None:
     Raises:
       ValueError: an option cannot be used.
     """
-    if arguments.steps < 1:
-        raise ValueError(f"--steps={arguments.steps} is too small; use 1 or more.")
+    check_least(arguments, {"steps": 1})
     if arguments.profile and Path(arguments.profile).is_file():
         raise ValueError(f"--profile={arguments.profile} is a file; name a folder.")
     if not arguments.plan:

@@ -27,6 +27,7 @@ from snapvideo_jax.data.joint import JointSource
 from snapvideo_jax.data.pipeline import make_joint_source
 from snapvideo_jax.data.transforms import frame_times
 from snapvideo_jax.data.video import Clip
+from snapvideo_jax.options import check_step_seconds
 from snapvideo_jax.plan import Question, Target, cached
 from snapvideo_jax.plan.golden import GOLDENS
 
@@ -41,10 +42,7 @@ def run(arguments) -> None:
     Raises:
       ValueError: an option or the data cannot be used.
     """
-    if arguments.step_seconds is not None and not arguments.step_seconds > 0:
-        raise ValueError(
-            f"--step_seconds={arguments.step_seconds} is no time; use one above 0."
-        )
+    check_step_seconds(arguments)
     config = configs.load(arguments.config, arguments.overrides)
     result = bench_data(config, arguments.steps)
     needed = clips_needed(arguments, config)

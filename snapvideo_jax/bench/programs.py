@@ -19,6 +19,7 @@ from snapvideo_jax import sample
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import (
     batch_sharding,
+    filled_up,
     laid_out,
     local_rows,
     put_batch,
@@ -99,7 +100,7 @@ def sampler_program(experiment: configs.Experiment, mesh) -> Program:
     boxed = sample.abstract_state(experiment)
     params = _initial(experiment, checked_shardings(boxed, mesh), "params")
     generator = sample.Generator(experiment, experiment.sampler, mesh)
-    clips = -(-min(experiment.data.batch, sample.BATCH) // mesh.size) * mesh.size
+    clips = filled_up(min(experiment.data.batch, sample.BATCH), mesh)
     request = sample.Request(
         prompts=["a red cross moving left"] * clips,
         numbers=range(clips),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from snapvideo_jax.data.video import DECODE_SECONDS
+
 SOURCES = ("shapes", "folder", "records", "tfds")
 
 
@@ -45,7 +47,7 @@ class DataConfig:
     max_fps: float = 0.0
     subset: int = 0
     max_skipped_share: float = 0.5
-    decode_seconds: float = 30.0
+    decode_seconds: float = DECODE_SECONDS
     num_threads: int = 4
     num_workers: int = 0
     prefetch: int = 4

@@ -23,12 +23,19 @@ def decode_image(
     Raises:
         UnusableClip: not a picture, cut off, or too large.
     """
+    return sized_image(data, cover)[0]
+
+
+def sized_image(
+    data: Encoded, cover: Size | None = None
+) -> tuple[UInt8[np.ndarray, "h w c"], Size]:
+    """As `decode_image`, with height and width of the picture before it was covered."""
     size_of(data)
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            size = _upright_size(image)
+            own = size = _upright_size(image)
             if cover:
-                size = cover_size(size, cover)
+                size = cover_size(own, cover)
                 # A JPEG decodes to an eighth, a quarter or half of its size in less
                 # time; twice what is needed leaves the average to the filter.
                 image.draft("RGB", (2 * max(size), 2 * max(size)))
@@ -38,23 +45,9 @@ def decode_image(
         raise UnusableClip("not a readable image (of no known format)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableClip(f"not a readable image ({error})") from error
-    if rgb.shape[:2] == size:
-        return rgb
-    return to_rgb(av.VideoFrame.from_ndarray(rgb, "rgb24"), size)
-
-
-def image_size(data: Encoded) -> Size:
-    """Height and width of a picture as it is shown, from its header.
-
-    Raises:
-        UnusableClip: as `decode_image`.
-    """
-    size_of(data)
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return _upright_size(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnusableClip(f"not a readable image ({error})") from error
+    if rgb.shape[:2] != size:
+        rgb = to_rgb(av.VideoFrame.from_ndarray(rgb, "rgb24"), size)
+    return rgb, own
 
 
 def _upright_size(image: Image.Image) -> Size:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from snapvideo_jax.data.config import DataConfig
-from snapvideo_jax.data.image import decode_image, image_size
+from snapvideo_jax.data.image import sized_image
 from snapvideo_jax.data.skipped import Skipped
 from snapvideo_jax.data.sources import (
     KINDS,
@@ -28,11 +28,7 @@ from snapvideo_jax.data.sources import (
     check_caption,
 )
 from snapvideo_jax.data.transforms import as_video, frame_times, random_crop
-from snapvideo_jax.data.video import (
-    Clip,
-    DecodedClip,
-    UnusableClip,
-)
+from snapvideo_jax.data.video import Clip, DecodedClip, UnusableClip
 
 
 class JointSource:
@@ -176,8 +172,7 @@ class JointSource:
         return Clip(file.data, self._cover, self.config.decode_seconds)
 
     def _decode_image(self, file: Sample) -> DecodedClip:
-        image = decode_image(file.data, self._cover)
-        return DecodedClip.of(image, image_size(file.data))
+        return DecodedClip.of(*sized_image(file.data, self._cover))
 
     def _decode(self, kind: Kind, index: int, file: Sample) -> DecodedClip | None:
         """The whole file, kept for next time; None where not all of it decodes."""

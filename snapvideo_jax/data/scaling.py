@@ -10,11 +10,12 @@ from jaxtyping import UInt8
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
+EXACT = Interpolation.BITEXACT | Interpolation.ACCURATE_RND
+"""The same numbers on every machine, whatever its processor can do."""
+
 _thread = threading.local()
-# The same numbers on every machine, whatever its processor can do.
-_EXACT = Interpolation.BITEXACT | Interpolation.ACCURATE_RND
 # Shrinking averages the area under each new pixel; enlarging interpolates linearly.
-_FILTER = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | _EXACT
+_FILTER = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | EXACT
 
 
 def cover_size(size: Size, cover: Size) -> Size:
@@ -29,6 +30,16 @@ def cover_size(size: Size, cover: Size) -> Size:
         max(new, round(old * scale)) for old, new in zip(size, cover, strict=True)
     )
     return height, width
+
+
+def upright(frame: av.VideoFrame) -> tuple[Size, int]:
+    """The size of a frame as it is shown, and how it gets there from how it is stored.
+
+    Returns:
+        Height and width, and quarter turns counterclockwise, 0 to 3.
+    """
+    turns = round(frame.rotation / 90) % 4
+    return (frame.height, frame.width)[:: -1 if turns % 2 else 1], turns
 
 
 def to_rgb(frame: av.VideoFrame, size: Size) -> UInt8[np.ndarray, "h w c"]:

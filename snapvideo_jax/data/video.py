@@ -29,7 +29,7 @@ from snapvideo_jax.data.container import (
     stamps_of,
     video_stream,
 )
-from snapvideo_jax.data.scaling import Size, cover_size, to_rgb
+from snapvideo_jax.data.scaling import Size, cover_size, to_rgb, upright
 
 DECODE_SECONDS = 30.0
 """Most that one clip may take, unless said otherwise."""
@@ -214,9 +214,8 @@ class Clip:
         """
         if self._is_large:
             raise UnusableClip("too large to be held whole")
-        times = self.times
-        frames = self.frames_at(times)
-        return DecodedClip(self.info, times, frames)
+        frames = self.frames_at(self.times)
+        return DecodedClip(self.info, self.times, frames)
 
     def decode(self, stamps: Int[np.ndarray, "n"]) -> Iterator[av.VideoFrame]:
         """The frames shown at the given stamps (in ticks, rising), as stored.
@@ -341,8 +340,7 @@ class Clip:
 
     def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:
         """A frame as it is shown, in the size that was asked for."""
-        turns = round(frame.rotation / 90) % 4
-        shown = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
+        shown, turns = upright(frame)
         height, width = shown
         self.info = dataclasses.replace(self.info, height=height, width=width)
         if self._cover:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.files import write_whole
 from snapvideo_jax.plan.compile import Question, answer
 from snapvideo_jax.plan.flags import VARIABLE
 from snapvideo_jax.plan.target import libtpu_version
@@ -31,10 +32,7 @@ def cached(question: Question) -> dict[str, Any]:
         result = json.loads(path.read_text())
     else:
         result = _answer(question)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        passing = path.with_suffix(f".{os.getpid()}.tmp")
-        passing.write_text(json.dumps(result, indent=2))
-        passing.replace(path)  # whole or not at all, should the process be killed here
+        write_whole(path, json.dumps(result, indent=2).encode())
     if "refusal" in result:
         raise ValueError(f"The compiler refuses the program: {result['refusal']}")
     return result

@@ -13,7 +13,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.flops import fit_forward, train_factor
 from snapvideo_jax.sample import abstract_state, jit_generate
-from snapvideo_jax.sharding import batch_sharding, bytes_per_device, placed
+from snapvideo_jax.sharding import batch_sharding, bytes_per_device, filled_up, placed
 from snapvideo_jax.step import jit_train_step
 
 
@@ -85,7 +85,7 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
     """The program by which `snapvideo sample` makes so many clips at once."""
     state, _ = _state(experiment, mesh)
     settings = experiment.sampler
-    filled = -(-clips // mesh.size) * mesh.size
+    filled = filled_up(clips, mesh)
     fields = abstract_batch(experiment, filled)
     numbers = fields.pop("sample")
     fields.pop("video")

@@ -22,6 +22,8 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Float32, Shaped
 
+from snapvideo_jax.files import write_whole
+from snapvideo_jax.settings import differences
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
 KEY_BYTES = 16
@@ -204,16 +206,12 @@ def keep_manifest(folder: Path, manifest: dict) -> None:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        passing = path.with_suffix(".tmp")
-        passing.write_text(json.dumps(manifest, indent=2))
-        passing.replace(path)
+        write_whole(path, json.dumps(manifest, indent=2).encode())
         return
-    kept = read_manifest(folder)
     differing = [
-        f"{name}={manifest[name]} (was {kept.get(name)})"
-        for name in manifest
-        if name != "encoder" and manifest[name] != kept.get(name)
+        f"{name}={value} (was {before})"
+        for name, value, before in differences(manifest, read_manifest(folder))
+        if name != "encoder"
     ]
     if differing:
         raise ValueError(

@@ -14,9 +14,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from snapvideo_jax.data.prepare.config import Stage
+from snapvideo_jax.data.scaling import EXACT
 from snapvideo_jax.data.transforms import resize
-
-EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:

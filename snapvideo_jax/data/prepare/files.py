@@ -17,6 +17,7 @@ from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
 from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
 from snapvideo_jax.data.records import encode_png
+from snapvideo_jax.data.scaling import upright
 from snapvideo_jax.data.video import Clip, UnusableClip
 
 Entry = dict[str, Any]
@@ -201,11 +202,7 @@ def _prepare_video(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared
 
 def _upright(clip: Clip, timing: Mapping[str, Any]) -> Facts:
     """What a video holds; its first frame tells how the camera was held."""
-    frame = next(clip.play())
-    turns = round(frame.rotation / 90) % 4
-    height, width = frame.height, frame.width
-    if turns % 2:
-        height, width = width, height
+    (height, width), turns = upright(next(clip.play()))
     return Facts(**timing, height=height, width=width, codec=clip.codec, rotation=turns)
 
 

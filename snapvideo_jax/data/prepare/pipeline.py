@@ -31,6 +31,7 @@ from snapvideo_jax.data.prepare.shards import (
     shard_of,
 )
 from snapvideo_jax.data.sources import KINDS
+from snapvideo_jax.settings import differences
 
 FORMAT = 1
 """Of the output; another wherever the same input would give other bytes."""
@@ -151,11 +152,9 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
             storage.make_folder(folder)
         storage.write_json(out, SETTINGS, settings)
         return settings
-    ours, theirs = dict(_flat(settings)), dict(_flat(noted))
     differing = [
-        f"{name}={ours.get(name)!r} (was {theirs.get(name)!r})"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
+        f"{name}={value!r} (was {before!r})"
+        for name, value, before in differences(settings, noted)
     ]
     if differing:
         raise ValueError(
@@ -163,14 +162,6 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
             "another --out, or what it was begun with."
         )
     return settings
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _flat(value, f"{prefix}{name}.")
-    else:
-        yield prefix[:-1], tree
 
 
 def _with_shard(entry: Entry, config: PrepareConfig) -> tuple[str, Entry]:

@@ -1,0 +1,16 @@
+"""Files that appear whole or not at all, should the process be killed meanwhile."""
+
+import os
+import pathlib
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Writes ``data`` under a passing name in the same folder, then renames it."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        passing.write_bytes(data)
+        os.replace(passing, path)
+    finally:
+        passing.unlink(missing_ok=True)
