@@ -25,7 +25,7 @@ from snapvideo_jax.data.skipped import check_share, gather, list_of
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.metrics import MetricWriter, progress
-from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.models.flops import train_factor
 from snapvideo_jax.sharding import (
     AXES,
     batch_sharding,
@@ -287,16 +287,10 @@ def describe(config: ConfigDict) -> dict:
         name: bytes_per_device(getattr(shapes, name), getattr(places, name))
         for name in ("params", "opt_state", "ema")
     }
-    model = experiment.model
     return {
         "config": json.loads(configs.to_json(config)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
-        "tokens": {
-            "patches": model.groups * model.patches_per_group,
-            "groups": model.groups,
-            "latents": model.latents,
-            "context": experiment.text.tokens + model.context_numbers,
-        },
+        "tokens": experiment.model.tokens(experiment.text.tokens),
         "forward_flops_per_sample": flops_forward(experiment),
         "batch": experiment.data.batch,
         "mesh": dict(mesh.shape),
@@ -351,8 +345,8 @@ def print_description(description: dict, as_json: bool) -> None:
 
 def flops_forward(experiment) -> float:
     """FLOPs of one forward pass of one sample."""
-    tokens = experiment.text.tokens + experiment.model.context_numbers
-    return sum(fit_forward(experiment.model, tokens).values())
+    text = experiment.text
+    return sum(experiment.model.forward_flops(text.tokens, text.width).values())
 
 
 def flops_per_sample(experiment) -> float:
