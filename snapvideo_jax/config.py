@@ -397,11 +397,14 @@ def _construct(kind: type, config: ConfigDict, where: str, **derived):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config.items()
     }
-    fields = {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
-        if name not in fields - set(DERIVED.get(kind, ())):
+        if name not in set(fields) - set(DERIVED.get(kind, ())):
             raise ValueError(_unknown(name, fields, f"config.{where}"))
-        _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
+        default = getattr(kind, name, None)
+        if fields[name] == tuple[int, ...]:  # as many as there are
+            default = default[:1] * len(values[name])
+        _check_tuple(f"{where}.{name}", values[name], default)
     return kind(**values, **derived)
 
 

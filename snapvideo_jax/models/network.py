@@ -7,7 +7,7 @@ latents.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Guess:
     parts: int
 
 
+@runtime_checkable
 class Network(Protocol):
     """A network, beside what it is as a Flax module.
 

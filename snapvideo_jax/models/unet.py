@@ -69,7 +69,8 @@ class UNet(nn.Module):
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
         2 and 2.
       channels: of the first level. [P] 128 and 192.
-      multiples: channels of every level, in multiples of those. [P] 1, 2, 2, 3 and
+      multiples: channels of every level, in multiples of those; every further level has
+        half the height and width. [P] 1, 2, 2, 3 and
         1, 2, 3, 4.
       blocks: residual blocks of a level on the way down; one more on the way up.
         [P] 2.
@@ -92,7 +93,7 @@ class UNet(nn.Module):
     out_channels: int = 3
     pad_height: tuple[int, int] = (2, 2)
     channels: int = 192
-    multiples: tuple[int, int, int, int] = (1, 2, 3, 4)
+    multiples: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 2
     attention_from: int = 1
     head_width: int = 64
