@@ -13,6 +13,7 @@ from helpers import by_name, kept_steps, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.bench import models
+from snapvideo_jax.describe import describe
 from snapvideo_jax.plan import Target
 from snapvideo_jax.plan.estimate import Choice, Estimator
 from snapvideo_jax.plan.search import candidates
@@ -26,7 +27,7 @@ from snapvideo_jax.sharding import (
     state_shardings,
 )
 from snapvideo_jax.step import jit_train_step
-from snapvideo_jax.train import describe, train
+from snapvideo_jax.train import train
 
 MODELS = ("unet", "dit")
 MESHES = {
