@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import shutil
 
 import flax.linen as nn
@@ -187,18 +188,28 @@ def test_a_search_knows_what_the_network_can_do(model):
 # --- The table -----------------------------------------------------------------------
 
 
-def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run):
-    options = ("--only", "unet-284m,fit-500m", "--divide", "16", "--batch", "1")
-    code, out, err = run("bench", "models", *options, "--steps", "1", "--json")
+def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkeypatch):
+    """Tiny networks stand in, a DiT for the U-Net, which takes long to compile."""
+    tiny = {"unet-284m": "tiny_config.py:model=dit", "fit-500m": "tiny_config.py"}
+    rivals = {
+        name: models.Rival(config, models.RIVALS[name].paper)
+        for name, config in tiny.items()
+    }
+    monkeypatch.setattr(models, "RIVALS", rivals)
+    monkeypatch.setattr(models, "FOLDER", pathlib.Path(__file__).parent)
+    options = ("--divide", "1", "--batch", "8", "--steps", "2", "--json")
+    code, out, err = run("bench", "models", *options)
     assert code == 0, err
     found = json.loads(out)
     rows = found["models"]
-    for name in ("unet-284m", "fit-500m"):
+    for row in rows.values():
         for use in ("training", "inference"):
-            row = rows[name][use]
-            assert row["milliseconds"] > 0 and row["compiler_gbytes"] > 0
-            # Products of the network, and what else there is.
-            assert 0.7 < row["compiler_gflops"] / row["model_gflops"] < 1.6, (name, use)
+            timed = row[use]
+            assert 0 < timed["lower_quartile"] <= timed["milliseconds"]
+            assert timed["compiler_gbytes"] > 0
+            assert timed["compiler_gflops"] > 0 < timed["model_gflops"]
+    assert (rows["unet-284m"]["self_conditioned"], found["batch"]) == (0, 8)
+    assert rows["fit-500m"]["self_conditioned"] == 0.5
     ours = found["ratios"]["fit-500m"]["training"]
     assert ours["paper"] == pytest.approx(3.31, abs=0.01)
     assert ours["measured"] == pytest.approx(
