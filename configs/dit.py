@@ -20,7 +20,7 @@ SIZES = {
     "flops": dict(patch_width=768, blocks=11),
 }
 
-# Mesh and memory policy by topology, as compiled for it by `snapvideo plan`.
+# Mesh and memory policy by topology; a first choice, not compiled for it yet.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(fsdp=64, remat="dots"),

@@ -21,7 +21,7 @@ SIZES = {
     "284m": dict(channels=192, multiples=(1, 2, 3, 4)),
 }
 
-# Mesh and memory policy by topology, as compiled for it by `snapvideo plan`.
+# Mesh and memory policy by topology; a first choice, not compiled for it yet.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(remat="dots"),
