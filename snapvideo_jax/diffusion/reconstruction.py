@@ -57,14 +57,14 @@ class Reconstruction:
       weight: 0 leaves the denoiser as it is, known frames included. For "posterior",
         the share ``w`` of the exact correction, 1; for "paper", ``w_r``.
       rule: "posterior" or "paper".
-      products: backward passes of a call, for "posterior". As many as there are known
-        frames that tell different things; a second pays off where frames on both sides
-        are known.
+      products: backward passes of a call, for "posterior". One for every known frame is
+        exact where pixels do not depend on each other; a network's own errors grow with
+        them, so more than 3 do harm.
     """
 
     weight: float = 1.0
     rule: str = "posterior"
-    products: int = 1
+    products: int = 2
 
     def __post_init__(self):
         if self.weight < 0:
