@@ -58,8 +58,10 @@ def exact(cov: np.ndarray):
 
 
 def network(params, x, c_noise):
-    """``F``: two hidden layers that see the noise level as waves, and a linear way.""" phase = c_noise[:, None] * jnp.arange(1, 9) hidden = jnp.concatenate([x,
-    jnp.sin(phase), jnp.cos(phase)], axis=1) for name in ("first", "second"):
+    """``F``: two hidden layers that see the noise level as waves, and a linear way."""
+    phase = c_noise[:, None] * jnp.arange(1, 9)
+    hidden = jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)], axis=1)
+    for name in ("first", "second"):
         hidden = jax.nn.silu(hidden @ params[name] + params[f"{name}_bias"])
     return hidden @ params["last"] + x @ params["past"]
 

@@ -4,8 +4,6 @@ Frames are correlated Gaussians, so that the denoiser, and what it becomes when 
 the frames are known, have closed forms.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,41 +263,41 @@ def test_it_goes_around_classifier_free_guidance_and_carries():
     assert (samples[:, 3] - without[:, 3]).mean() > 0.1
 
 
-@functools.cache
-def guided_fit(products):
-    """The compiled sampler of a FIT with both, and what it takes."""
+def test_a_network_with_guidance_and_self_conditioning_keeps_what_is_known():
     model = tiny.fit(remat="layer")
     about = twice(tiny.context()).replace(drop_text=jnp.arange(4) % 2 == 1)
     edm, known = EDM(sigma_in=2.0), is_known((1,), 2)
+    params, start = tiny.random_params(model), 80 * tiny.clip(model, seed=5)
 
-    def draw(params, clip, start):
+    @jax.jit
+    def draw(clip):
         denoise = make_denoise(model, params, edm, about)
         denoise = classifier_free_guidance(denoise, 1.5)
-        settings = Reconstruction(products=products)
-        denoise = reconstruct(denoise, clip, known, edm, settings)
+        denoise = reconstruct(denoise, clip, known, edm)
         carry = model.no_latents(4)
-        return sample(denoise, start, carry, keys(2), edm, Sampler(3))
+        return sample(denoise, start, carry, keys(2), edm, Sampler(3, "euler"))
 
-    inputs = tiny.random_params(model), tiny.clip(model), 80 * tiny.clip(model, seed=5)
-    return jax.jit(draw).lower(*inputs).compile(), inputs
-
-
-def test_a_network_with_guidance_and_self_conditioning_keeps_what_is_known():
-    call, (params, clip, start) = guided_fit(2)
-    samples, carry = call(params, clip, start)
+    clip = tiny.clip(model)
+    samples, carry = draw(clip)
     assert jnp.array_equal(samples[:, 1], clip[:, 1])
     assert jnp.isfinite(samples).all() and samples[:, 0].std() > 0.01
     assert carry.value.shape[0] == 4 and carry.known.all()
-    other, _ = call(params, clip.at[:, 0].set(7.0), start)
+    other, _ = draw(clip.at[:, 0].set(7.0))
     assert jnp.array_equal(other, samples), "what is not known was looked at"
 
 
 def test_more_backward_passes_need_no_more_memory():
-    few, many = (
-        guided_fit(products)[0].memory_analysis().temp_size_in_bytes
-        for products in (1, 6)
-    )
-    assert many < 1.5 * few
+    cov, edm = covariance(0.9), EDM()
+    clip = jnp.ones((50, FRAMES, PIXELS))
+
+    def bytes_of(products):
+        settings = Reconstruction(products=products)
+        plain, known = denoiser(edm, cov), is_known((0,), FRAMES)
+        denoise = reconstruct(plain, clip, known, edm, settings)
+        call = jax.jit(lambda x: denoise(x, jnp.ones(50), ())[0])
+        return call.lower(clip).compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(20) == bytes_of(2) < 50 * clip.nbytes
 
 
 def test_a_sample_is_corrected_for_itself():

@@ -150,18 +150,20 @@ def _solve(product, missing, products: int, sigma_in: float):
     is not positive, as it has to be, ``J_aa`` is taken for ``sigma_in``, as the paper
     does.
     """
-    direction, correction = missing, jnp.zeros_like(missing)
-    left = _dot(missing, missing)
-    for _ in range(products):
+
+    def follow(_, state):
+        missing, left, direction, correction = state
         in_known, in_unknown = product(direction)
         gain = _dot(direction, in_known) / _or_one(_dot(direction, direction))
         gain = jnp.where(gain > 0, gain, sigma_in)
         length = left / _or_one(_dot(direction, direction) * gain)
-        correction = correction + length * in_unknown
         missing = missing - length * in_known
-        before, left = left, _dot(missing, missing)
-        direction = missing + left / _or_one(before) * direction
-    return correction
+        now = _dot(missing, missing)
+        direction = missing + now / _or_one(left) * direction
+        return missing, now, direction, correction + length * in_unknown
+
+    start = (missing, _dot(missing, missing), missing, jnp.zeros_like(missing))
+    return jax.lax.fori_loop(0, products, follow, start)[-1]
 
 
 def _bounded(correction, missing):
