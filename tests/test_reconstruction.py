@@ -14,6 +14,7 @@ from snapvideo_jax.diffusion import (
     EDM,
     Reconstruction,
     Sampler,
+    Stepwise,
     classifier_free_guidance,
     initial_noise,
     is_known,
@@ -260,6 +261,33 @@ def test_it_goes_around_classifier_free_guidance_and_carries():
         )
     )
     assert (samples[:, 3] - without[:, 3]).mean() > 0.1
+
+
+def test_it_goes_around_the_denoiser_of_every_step():
+    cov, edm = covariance(0.9), EDM(sigma_in=4.0)
+    clip = jnp.asarray(drawn_clip(cov), jnp.float32)[None]
+    plain, known = denoiser(edm, cov), is_known((0,), FRAMES)
+    start = initial_noise(keys(2), (FRAMES, PIXELS), edm)
+
+    def draw(denoise):
+        denoise = reconstruct(denoise, clip, known, edm)
+        return sample(denoise, start, (), keys(2), edm, Sampler(6))[0]
+
+    def halved(x, sigma, carry):
+        return plain(x, sigma, ())[0] / 2, carry
+
+    def second_half(index):
+        return lambda x, sigma, carry: (
+            jnp.where(index < 3, plain(x, sigma, ())[0], halved(x, sigma, ())[0]),
+            carry,
+        )
+
+    same = draw(Stepwise(lambda index: plain))
+    np.testing.assert_allclose(same, draw(plain), rtol=1e-5, atol=1e-6)
+    mixed = draw(Stepwise(second_half))
+    assert jnp.array_equal(mixed[:, 0], same[:, 0])
+    for other in (same, draw(halved)):
+        assert jnp.abs(mixed - other)[:, 1:].max() > 0.01
 
 
 def test_a_network_with_guidance_and_self_conditioning_keeps_what_is_known():

@@ -32,9 +32,9 @@ class Guidance:
       after: first steps of the sampler that keep ``g`` where it does.
       low: the lower weight, as ``g`` (0 is the plain conditional model; other papers'
         weight is 1 + low).
-      interval: noise levels between which the weight holds; outside it is 0. In the
-        scale of ``x / sigma_in + sigma eps``: an interval of EDM's is divided by
-        ``sigma_in``, and by ``2 sigma_data`` of the data it was found for.
+      interval: noise levels between which the weight holds; outside it is 0. Those of
+        ``x / sigma_in + sigma eps``: a level of EDM's, whose data have a deviation of
+        0.5, is here ``2 sigma_data / sigma_in`` times as much.
       threshold: quantile ``q`` of dynamic thresholding; 0 for none.
       negative_prompt: what the unconditional pass is told; "" for nothing.
       autoguidance: ``w`` of the guiding model, where there is one; 1 is none. [P of

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.diffusion.edm import EDM
-from snapvideo_jax.diffusion.samplers import Denoise
+from snapvideo_jax.diffusion.samplers import Denoise, Stepwise
 
 RULES = ("posterior", "paper")
 MOST = 2.0
@@ -100,12 +100,12 @@ def is_known(known: tuple[int, ...] | list[int], frames: int) -> Bool[Array, "t"
 
 
 def reconstruct(
-    denoise: Denoise,
+    denoise: Denoise | Stepwise,
     known_clip: Float[Array, "b t *s"],
     known: Bool[Array, "t"],
     edm: EDM,
     settings: Reconstruction = Reconstruction(),  # noqa: B008
-) -> Denoise:
+) -> Denoise | Stepwise:
     """``denoise``, conditioned on the known frames; the outermost wrapper.
 
     Backward passes go through the network and through guidance that was put on it,
@@ -113,7 +113,7 @@ def reconstruct(
     as its model's ``remat`` leaves it, whatever ``products``.
 
     Args:
-      denoise: of clips ``b t ...``, guided or not.
+      denoise: of clips ``b t ...``, guided or not, the same in all steps or not.
       known_clip: the known frames, in data scale; others are ignored.
       known: which frames are, see `is_known`.
       edm: gives ``sigma_in``.
@@ -121,6 +121,11 @@ def reconstruct(
     """
     if not settings.weight:
         return denoise
+    if isinstance(denoise, Stepwise):
+        at = denoise.at
+        return Stepwise(
+            lambda index: reconstruct(at(index), known_clip, known, edm, settings)
+        )
     mask = _over_frames(known, known_clip)
 
     def conditioned(x, sigma, carry):
