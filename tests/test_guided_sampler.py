@@ -19,7 +19,10 @@ MOVES = r"(?:all-to-all|collective-permute|all-gather|all-reduce)(?:-start)?"
 
 
 def collectives(guidance, solver):
-    """What travels when 16 clips are made with all guidance there is, by operation."""
+    """What travels when 16 clips are made with all guidance there is, by operation.
+
+    The guiding model is a smaller one.
+    """
     config = configs.build(tiny_config("nowhere"))
     experiment = dataclasses.replace(config, guidance=guidance)
     mesh = make_mesh(MeshConfig(), batch=8)
@@ -28,16 +31,21 @@ def collectives(guidance, solver):
     def put(tree, where):
         return placed(tree, jax.tree.map(lambda _: where, tree))
 
-    state = jax.eval_shape(lambda: nn.unbox(fresh_state(experiment)))
-    params = put(state.params, everywhere)
+    def params_of(experiment):
+        state = jax.eval_shape(lambda: nn.unbox(fresh_state(experiment)))
+        return put(state.params, everywhere)
+
+    small = experiment.model.clone(blocks=1, latents=4, latent_width=8)
+    smaller = params_of(dataclasses.replace(experiment, model=small))
     fields = put(abstract_batch(experiment, 16), batch_sharding(mesh))
     numbers = fields.pop("sample")
     del fields["video"]
     negative = {name: fields[name] for name in ("text", "text_mask")}
-    guide = Guide(experiment.model, experiment.diffusion, params)
+    guide = Guide(small, experiment.diffusion, smaller)
     jitted = jit_generate(experiment, Sampler(3, solver), mesh, guide)
     key = put(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
-    inputs = (params, fields, numbers, key, 2.0, negative, params)
+    params = params_of(experiment)
+    inputs = (params, fields, numbers, key, 2.0, negative, smaller)
     text = jitted.lower(*inputs, guided=True).compile().as_text()
     assert "while" in text and "num_partitions=8" in text
     return [found[1] for found in re.finditer(rf" ({MOVES})\(", text)]
