@@ -5,7 +5,6 @@ import re
 
 import flax.linen as nn
 import jax
-import pytest
 from helpers import tiny_config
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -51,8 +50,7 @@ def collectives(guidance, solver):
     return [found[1] for found in re.finditer(rf" ({MOVES})\(", text)]
 
 
-@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m"])
-def test_guidance_moves_no_clip_between_devices(solver):
+def test_guidance_moves_no_clip_between_devices():
     """A sample and its unconditional twin stay where the sample is."""
     guidance = Guidance(oscillate=True, after=1, interval=(0.1, 9.0), threshold=0.9)
-    assert collectives(guidance, solver) == []
+    assert collectives(guidance, "heun") == []
