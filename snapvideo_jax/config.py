@@ -32,7 +32,7 @@ from snapvideo_jax.text import TextEncoder
 from snapvideo_jax.text.config import Text
 
 DERIVED = {
-    FIT: ("frames", "height", "width", "parent", "name"),
+    FIT: ("frames", "height", "width", "further_sizes", "parent", "name"),
     Training: ("videos", "images"),
 }
 """Fields that `build` fills from the data section, so that no two can disagree."""
@@ -114,6 +114,8 @@ MAY_CHANGE = (
     "data.cache_",
 )
 """What may differ from the config that a workdir was begun with."""
+MOVED = re.compile(r"data\.mixture\.\w+\.root")
+"""Likewise: data sets may be moved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,7 @@ def section(kind: type, **overrides) -> ConfigDict:
       ValueError: a name is no field of ``kind``.
     """
     fields = {
-        field.name: field.default
+        field.name: ConfigDict() if "of" in field.metadata else field.default
         for field in dataclasses.fields(kind)
         if field.name not in DERIVED.get(kind, ())
     }
@@ -242,14 +244,15 @@ def build(config: ConfigDict) -> Experiment:
     if name not in MODELS:
         raise ValueError(f"model.name={name!r} is unknown; use {sorted(MODELS)}.")
     fields = {key: value for key, value in config.model.items() if key != "name"}
-    model = _construct(
-        MODELS[name],
-        ConfigDict(fields),
-        "model",
-        frames=data.frames,
-        height=data.height,
-        width=data.width,
-    )
+    size = dict(frames=data.frames, height=data.height, width=data.width)
+    if data.buckets:
+        if not hasattr(MODELS[name], "further_sizes"):
+            raise ValueError(
+                f"data.buckets={data.buckets}, but model.name={name!r} takes clips of "
+                "one size; use 'fit', or data.buckets=()."
+            )
+        size["further_sizes"] = data.buckets
+    model = _construct(MODELS[name], ConfigDict(fields), "model", **size)
     parts["text"] = parts["text"].encoder()
     experiment = Experiment(seed=config.seed, model=model, training=training, **parts)
     _check(experiment)
@@ -300,6 +303,11 @@ def _check_low_resolution(experiment: Experiment) -> None:
             "an upsampler has a size to enlarge and 6 channels, a first stage has "
             "(0, 0) and 3."
         )
+    if model.is_upsampler and data.buckets:
+        raise ValueError(
+            f"data.buckets={data.buckets}: an upsampler takes clips of one size; use "
+            "data.buckets=()."
+        )
     if model.is_upsampler and (data.height % height or data.width % width):
         raise ValueError(
             f"{given} does not divide data.height={data.height} and "
@@ -332,7 +340,7 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
     differing = [
         f"{name}={value} (was {before})"
         for name, value, before in differences(ours, theirs)
-        if not name.startswith(MAY_CHANGE)
+        if not name.startswith(MAY_CHANGE) and not MOVED.fullmatch(name)
     ]
     if differing:
         raise ValueError(
@@ -377,16 +385,34 @@ def _check_override(item: str, config: Any) -> None:
 
 
 def _construct(kind: type, config: ConfigDict, where: str, **derived):
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
-    fields = {field.name for field in dataclasses.fields(kind)}
+    values = {name: _tuples(value) for name, value in config.items()}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in values:
-        if name not in fields - set(DERIVED.get(kind, ())):
+        if name not in fields.keys() - set(DERIVED.get(kind, ())):
             raise ValueError(_unknown(name, fields, f"config.{where}"))
+        if part := fields[name].metadata.get("of"):
+            values[name] = _construct_parts(part, values[name], f"{where}.{name}")
         _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
     return kind(**values, **derived)
+
+
+def _construct_parts(kind: type, config: ConfigDict, where: str) -> dict[str, Any]:
+    """Things of one kind by their names; errors tell the name."""
+    parts = {}
+    for name, part in config.items():
+        try:
+            parts[name] = _construct(kind, part, f"{where}.{name}")
+        except ValueError as error:
+            named = "" if f"{where}.{name}" in str(error) else f"{where}.{name}: "
+            raise ValueError(f"{named}{error}") from error
+    return parts
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples, also within each other."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_tuples, value))
+    return value
 
 
 def _check_tuple(name: str, value: Any, default: Any) -> None:

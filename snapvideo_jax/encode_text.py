@@ -127,8 +127,8 @@ def read_captions(arguments) -> list[str]:
     """
     if arguments.config:
         experiment = configs.build(configs.load(arguments.config, arguments.overrides))
-        sources = make_sources(experiment.data).values()
-        return [caption for source in sources for caption in captions_in(source)]
+        members = itertools.chain(*make_sources(experiment.data).values())
+        return [each for member in members for each in captions_in(member.source)]
     path = Path(arguments.captions)
     if not path.is_file():
         raise ValueError(f"--captions={path}: there is no such file.")
@@ -166,13 +166,14 @@ def write_cache(
     """Adds to a cache the captions that it lacks, shard by shard.
 
     Captions go in the order of their keys, so that the same captions give the same
-    bytes, in one go or in several.
+    bytes, in one go or in several. Processes take shards in turns, each with an
+    encoder on its own devices; what a shard holds and is called is settled before.
 
     Args:
       out: folder of the cache.
       captions: in any order, blank and equal ones among them.
       encoder: of the embeddings.
-      batch: captions encoded at once; filled up to a multiple of the devices.
+      batch: captions encoded at once; filled up to a multiple of a process's devices.
       shard_captions: in every shard but the last.
 
     Raises:
@@ -186,18 +187,21 @@ def write_cache(
     keys = sorted(by_key)
     same = "--out has to be a folder that all processes share"
     distributed.agree("What is to be encoded", _digest(keys), same)
+    parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
+    todo = list(zip(cache.next_shards(out, len(parts)), parts, strict=True))
     if is_writer:
         cache.keep_manifest(out, encoder.manifest())
+    distributed.barrier("settled")  # no shard before all have seen which there are
     logger.info("%d captions to encode for %s.", len(keys), out)
-    mesh = make_mesh(MeshConfig(fsdp=jax.device_count()), jax.device_count())
+    devices = jax.local_devices()
+    mesh = make_mesh(MeshConfig(fsdp=len(devices)), len(devices), devices)
     batch = filled_up(batch, mesh)
-    parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
-    for part in progress(parts, len(parts), name="shard", is_writer=is_writer):
-        made = list(_embeddings([by_key[key] for key in part], encoder, mesh, batch))
-        if is_writer:
-            order, embeddings = zip(*made, strict=True)
-            path = cache.next_shard(out)
-            cache.write_shard(path, [part[i] for i in order], embeddings)
+    ours = todo[jax.process_index() :: jax.process_count()]
+    for path, part in progress(ours, len(ours), name="shard", is_writer=is_writer):
+        made = _embeddings([by_key[key] for key in part], encoder, mesh, batch)
+        order, embeddings = zip(*made, strict=True)
+        cache.write_shard(path, [part[i] for i in order], embeddings)
+    distributed.barrier("encoded")
 
 
 def _embeddings(

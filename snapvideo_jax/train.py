@@ -20,7 +20,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, layout, sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.chips import peak_tflops
-from snapvideo_jax.data import make_dataset, seek
+from snapvideo_jax.data import make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import check_share, gather, list_of
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.layout import checked_shardings
@@ -71,14 +71,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
     shared = "--workdir has to be a folder that all processes share"
     distributed.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
+    skipped_path = list_of(workdir, jax.process_index())
+    joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
+    experiment.text.check(joint.captions())
     iterator = iter(
-        make_dataset(
-            experiment.data,
-            seed=experiment.seed,
+        split_dataset(
+            joint,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             text_encoder=experiment.text,
-            skipped_path=list_of(workdir, jax.process_index()),
             rows=local_rows(over_batch, experiment.data.batch),
         )
     )
@@ -101,7 +102,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
-    watch = Watch(experiment, workdir, mesh, first, is_writer)
+    watch = Watch(experiment, workdir, mesh, joint, first, is_writer)
 
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.
@@ -152,8 +153,11 @@ def keep_config(
 class Watch:
     """What is written of a run while it trains: metrics and sample sheets."""
 
-    def __init__(self, experiment, workdir: Path, mesh, first: int, is_writer: bool):
+    def __init__(
+        self, experiment, workdir: Path, mesh, joint, first: int, is_writer: bool
+    ):
         self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
+        self._joint = joint
         self._writer = MetricWriter(workdir, is_writer, resume_step=first)
         self._is_writer = is_writer
         self._flops = flops_per_sample(experiment)
@@ -216,6 +220,8 @@ class Watch:
         } | _bin_means(steps)
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        if self._joint.filtered:
+            values["filtered_files"] = self._joint.filtered
         if self._is_writer:
             skipped = gather(self._workdir)
             values["skipped_files"] = len(skipped)
@@ -350,9 +356,12 @@ def print_description(description: dict, as_json: bool) -> None:
 
 
 def flops_forward(experiment) -> float:
-    """FLOPs of one forward pass of one sample."""
-    tokens = experiment.text.tokens + experiment.model.context_numbers
-    return sum(fit_forward(experiment.model, tokens).values())
+    """FLOPs of one forward pass of one sample; the mean over the sizes of batches."""
+    model, data = experiment.model, experiment.data
+    tokens = experiment.text.tokens + model.context_numbers
+    models = [model.at(*size) for size in data.sizes] if data.buckets else [model]
+    each = [sum(fit_forward(model, tokens).values()) for model in models]
+    return float(np.average(each, weights=data.size_weights))
 
 
 def flops_per_sample(experiment) -> float:
