@@ -201,6 +201,7 @@ def write_cache(
         made = _embeddings([by_key[key] for key in part], encoder, mesh, batch)
         order, embeddings = zip(*made, strict=True)
         cache.write_shard(path, [part[i] for i in order], embeddings)
+        logger.debug("%s: %d captions", path.name, len(part))
     distributed.barrier("encoded")
 
 
