@@ -314,3 +314,34 @@ def test_a_cache_of_another_encoder_ends_both_processes(encoder, captions, tmp_p
     assert [code for code, *_ in ends] == [2, 2]
     assert "was begun with other settings" in ends[0][2]
     assert not shards_of(out)
+
+
+# --- Captions of records ---------------------------------------------------------------
+
+
+def cached_run(encode, encoder, root, tmp_path, captions):
+    """A tiny run on the records of a folder, with a cache of some captions."""
+    listed = tmp_path / "captions.txt"
+    listed.write_text("\n".join(captions))
+    cache = tmp_path / "cache"
+    command = ["--encoder", encoder, "--captions", listed, "--out", cache]
+    assert encode(*command, "--tokens", 4)[0] == 0
+    text = "text.name=cached", f"text.path={cache}"
+    train(tiny_config(root, *text), tmp_path / "run")
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["headers", "records alone"])
+def test_a_caption_of_records_that_a_cache_lacks_is_found_before_the_run(
+    encode, encoder, shapes_root, tmp_path, listed, capsys
+):
+    """All are read from the headers beside the records, else from the records."""
+    root = tmp_path / "records"
+    root.mkdir()
+    for path in shapes_root.iterdir():
+        if path.suffix == ".array_record" or (listed and path.suffix == ".jsonl"):
+            shutil.copy(path, root)
+    with pytest.raises(ValueError, match="lacks 36 of 36 captions, as '.*; add them"):
+        cached_run(encode, encoder, root, tmp_path, ["a"])
+    assert not list(tmp_path.glob("run/checkpoints/*[0-9]"))
+    told = "Looked at the captions of 24 of 24 samples"
+    assert (told in capsys.readouterr().err) is not listed

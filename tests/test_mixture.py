@@ -200,6 +200,16 @@ def test_one_of_several_captions_is_drawn_for_each_sample(tmp_path):
     assert set(joint.captions()) == set(counts)
 
 
+def test_captions_that_nothing_lists_are_read_for_some_time_only(records, caplog):
+    (records / "video.jsonl").unlink()
+    joint = make_joint_source(record_config(records), 0)
+    with caplog.at_level("INFO"):
+        assert sorted(joint.captions()) == [str(n) for n in range(8)]
+        assert list(joint.captions(seconds=0)) == []
+    assert "Looked at the captions of 8 of 8 samples." in caplog.messages
+    assert "Looked at the captions of 0 of 8 samples." in caplog.messages
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
