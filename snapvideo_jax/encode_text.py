@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
 from snapvideo_jax.data import captions_in, make_sources
+from snapvideo_jax.data.sources import alternatives
 from snapvideo_jax.flops import flops_per_sample
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
@@ -137,23 +138,22 @@ def read_captions(arguments) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"--captions={path} is not UTF-8 ({error}).") from error
     if path.suffix == ".jsonl":
-        lines = [_caption(path, *pair) for pair in enumerate(lines, 1) if pair[1]]
+        pairs = ((number, line) for number, line in enumerate(lines, 1) if line)
+        lines = [caption for pair in pairs for caption in _captions(path, *pair)]
     captions = [line for line in lines if not is_blank(line)]
     if not captions:
         raise ValueError(f"--captions={path} holds no caption.")
     return captions
 
 
-def _caption(path: Path, number: int, line: str) -> str:
+def _captions(path: Path, number: int, line: str) -> tuple[str, ...]:
+    """The caption of a line, or all of several."""
     try:
-        caption = json.loads(line)["caption"]
-    except (ValueError, KeyError, TypeError):
-        caption = None
-    if not isinstance(caption, str):
+        return alternatives(json.loads(line))
+    except (ValueError, AttributeError) as error:
         raise ValueError(
             f"--captions={path}: line {number} is no JSON object with a caption."
-        )
-    return caption
+        ) from error
 
 
 def write_cache(

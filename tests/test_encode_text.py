@@ -316,7 +316,7 @@ def test_a_cache_of_another_encoder_ends_both_processes(encoder, captions, tmp_p
     assert not shards_of(out)
 
 
-# --- Captions of records ---------------------------------------------------------------
+# --- Captions of records --------------------------------------------------------------
 
 
 def cached_run(encode, encoder, root, tmp_path, captions):

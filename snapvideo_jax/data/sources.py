@@ -51,6 +51,11 @@ class Sample:
     captions: tuple[str, ...] = ()
     fields: Fields = field(default_factory=dict, compare=False)
 
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """Its caption, or all of several."""
+        return self.captions or (self.caption,)
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -388,7 +393,7 @@ def captions_of_sample(source: Source, index: int) -> tuple[str, ...]:
         sample = source[index]
     except UnusableClip:
         return ()  # nothing trains on it
-    return sample.captions or (sample.caption,)
+    return sample.all_captions
 
 
 def check_caption(caption: str) -> None:
