@@ -24,6 +24,7 @@ DOCUMENTED = [
     "fit.py:ablation=iv",
     "fit.py:size=3p9b,ablation=ii",
     "fit_upsampler.py",
+    "mixture.py",
     "demo.py",
     "demo.py:quick",
     "demo.py:quick=True",

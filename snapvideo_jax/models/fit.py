@@ -27,6 +27,7 @@ from snapvideo_jax.models.layers import (
     sinusoid,
     unpatchify,
 )
+from snapvideo_jax.models.sizes import check_sizes
 from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
@@ -273,84 +274,13 @@ class FIT(nn.Module):
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
-        self._validate_sizes()
         for name, known in (("dtype", DTYPES), ("remat", tuple(REMAT))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)!r} is unknown; use one of "
                     f"{known}."
                 )
-        if self.frames % self.patch[0]:
-            raise ValueError(
-                f"model.frames={self.frames} is not a multiple of "
-                f"model.patch[0]={self.patch[0]}."
-            )
-        rows = ("height + pad_height", self.padded_height, self.patch[1], self.group[0])
-        columns = ("width", self.width, self.patch[2], self.group[1])
-        for name, size, patch, group in (rows, columns):
-            if size % patch:
-                raise ValueError(
-                    f"model.{name}={size} px is not a multiple of the {patch} px of "
-                    f"a patch; change it to {size // patch * patch} or "
-                    f"{-(-size // patch) * patch}."
-                )
-            if (size // patch) % group:
-                cells = size // patch
-                fits = [n for n in range(1, cells + 1) if cells % n == 0]
-                raise ValueError(
-                    f"model.group={self.group}: {group} does not divide the {cells} "
-                    f"patches of model.{name}={size} px; use one of {fits}."
-                )
-        if self.in_channels not in (self.out_channels, 2 * self.out_channels):
-            raise ValueError(
-                f"model.in_channels={self.in_channels} is neither "
-                f"model.out_channels={self.out_channels} nor, for an upsampler, twice "
-                "that."
-            )
-        if self.latents % self.groups:
-            raise ValueError(
-                f"model.latents={self.latents} cannot be divided over {self.groups} "
-                f"groups; use a multiple of {self.groups}."
-            )
-        for name in ("patch", "latent"):
-            size = getattr(self, f"{name}_width")
-            per_head = getattr(self, f"{name}_head_width")
-            if size % per_head:
-                raise ValueError(
-                    f"model.{name}_width={size} is not a multiple of "
-                    f"model.{name}_head_width={per_head}."
-                )
-        if self.group_chunks < 1 or self.groups % self.group_chunks:
-            fits = [n for n in range(1, self.groups + 1) if self.groups % n == 0]
-            raise ValueError(
-                f"model.group_chunks={self.group_chunks} does not divide the "
-                f"{self.groups} groups; use one of {fits}."
-            )
-        heads = self.patch_width // self.patch_head_width
-        for name in ("patch_width", "context_width"):
-            inner = min(getattr(self, name), self.latent_width)
-            if inner % heads:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)} and model.latent_width="
-                    f"{self.latent_width}: the smaller cannot be divided over the "
-                    f"{heads} heads of patches; use multiples of {heads}."
-                )
-
-    def _validate_sizes(self) -> None:
-        for frames, height, width in self.further_sizes:
-            if (height, width) == (self.height, self.width) and frames > self.frames:
-                raise ValueError(
-                    f"data.buckets has {frames} frames of {height}x{width}, "
-                    f"data.frames={self.frames} of the same; put the longer one first: "
-                    f"data.frames={frames}, and {(self.frames, height, width)} into "
-                    "data.buckets."
-                )
-            try:
-                self.at(frames, height, width).validate()
-            except ValueError as error:
-                raise ValueError(
-                    f"data.buckets has {(frames, height, width)}: {error}"
-                ) from error
+        check_sizes(self)
 
     def no_latents(self, batch: int) -> Latents:
         """The carry of a first network call: no previous latents."""
