@@ -132,7 +132,8 @@ def _kept_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
     def asked(settings: ConfigDict) -> dict[str, Any]:
         """All but where the data come from and how they are read."""
         data = settings.data
-        sizes = ("frames", "height", "width", "videos_per_batch", "images_per_batch")
+        sizes = ("frames", "height", "width", "buckets", "bucket_weights")
+        sizes += ("videos_per_batch", "images_per_batch")
         return settings.to_dict() | {"data": [data[name] for name in sizes]}
 
     for golden in GOLDENS.values():
