@@ -8,7 +8,6 @@ the objects, once, and checks everything that can be checked before a device is 
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import json
 import math
@@ -21,9 +20,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Sampler
-from snapvideo_jax.models import FIT, MODELS
+from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
@@ -32,7 +32,10 @@ from snapvideo_jax.text import TextEncoder
 from snapvideo_jax.text.config import Text
 
 DERIVED = {
-    FIT: ("frames", "height", "width", "further_sizes", "parent", "name"),
+    **dict.fromkeys(
+        MODELS.values(),
+        ("frames", "height", "width", "further_sizes", "parent", "name"),
+    ),
     Training: ("videos", "images"),
 }
 """Fields that `build` fills from the data section, so that no two can disagree."""
@@ -123,7 +126,7 @@ class Experiment:
     """Everything a config file stands for, built and checked."""
 
     seed: int
-    model: Any
+    model: Network
     data: DataConfig
     text: TextEncoder
     diffusion: EDM
@@ -148,7 +151,7 @@ def section(kind: type, **overrides) -> ConfigDict:
     }
     for name in overrides:
         if name not in fields:
-            raise ValueError(_unknown(name, fields, kind.__name__))
+            raise ValueError(unknown(name, fields, kind.__name__))
     return ConfigDict(fields | overrides)
 
 
@@ -182,7 +185,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            raise ValueError(_unknown(name, defaults, "the config's argument"))
+            raise ValueError(unknown(name, defaults, "the config's argument"))
         kind = type(defaults[name])
         try:
             values[name] = _flag(text) if kind is bool else kind(text)
@@ -226,7 +229,7 @@ def build(config: ConfigDict) -> Experiment:
     expected = {"seed", "model", *SECTIONS}
     for name in config:
         if name not in expected:
-            raise ValueError(_unknown(name, expected, "config"))
+            raise ValueError(unknown(name, expected, "config"))
     for name in sorted(expected - set(config)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
@@ -264,6 +267,7 @@ def _check(experiment: Experiment) -> None:
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed} is below 0; use 0 or more.")
     experiment.model.validate()
+    _check_latents(experiment)
     training, batch = experiment.training, experiment.data.batch
     period = training.self_conditioning_period
     unit = training.videos + training.images
@@ -290,6 +294,21 @@ def _check(experiment: Experiment) -> None:
                 f"training.microbatches={training.microbatches}, as it has to be "
                 "where diffusion.images_as_videos=False."
             )
+
+
+def _check_latents(experiment: Experiment) -> None:
+    """That a network without latents is not asked for what takes them."""
+    training, mesh = experiment.training, experiment.mesh
+    if training.self_conditioning and not experiment.model.self_conditions:
+        raise ValueError(
+            f"training.self_conditioning={training.self_conditioning}: this network "
+            "has no latents to be conditioned on; use 0."
+        )
+    if mesh.context > 1 and experiment.model.guess().parts == 1:
+        raise ValueError(
+            f"mesh.context={mesh.context}: this network cannot divide a clip over "
+            "devices; use 1."
+        )
 
 
 def _check_low_resolution(experiment: Experiment) -> None:
@@ -380,57 +399,12 @@ def _check_override(item: str, config: Any) -> None:
         if not isinstance(config, ConfigDict):
             raise ValueError(f"{where}={config!r} is a value and has no {name!r}.")
         if name not in config:
-            raise ValueError(_unknown(name, config, where))
+            raise ValueError(unknown(name, config, where))
         config, where = config[name], f"{where}.{name}"
 
 
 def _construct(kind: type, config: ConfigDict, where: str, **derived):
-    values = {name: _tuples(value) for name, value in config.items()}
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields.keys() - set(DERIVED.get(kind, ())):
-            raise ValueError(_unknown(name, fields, f"config.{where}"))
-        if part := fields[name].metadata.get("of"):
-            values[name] = _construct_parts(part, values[name], f"{where}.{name}")
-        _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
-    return kind(**values, **derived)
-
-
-def _construct_parts(kind: type, config: ConfigDict, where: str) -> dict[str, Any]:
-    """Things of one kind by their names; errors tell the name."""
-    parts = {}
-    for name, part in config.items():
-        try:
-            parts[name] = _construct(kind, part, f"{where}.{name}")
-        except ValueError as error:
-            named = "" if f"{where}.{name}" in str(error) else f"{where}.{name}: "
-            raise ValueError(f"{named}{error}") from error
-    return parts
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples, also within each other."""
-    if isinstance(value, list | tuple):
-        return tuple(map(_tuples, value))
-    return value
-
-
-def _check_tuple(name: str, value: Any, default: Any) -> None:
-    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
-    if not isinstance(default, tuple) or not default:
-        return
-    kinds = [(int, type(number)) for number in default]
-    if len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
-        raise ValueError(
-            f"{name}={value} is not {len(default)} numbers of type "
-            f"{type(default[0]).__name__}; its default is {default}."
-        )
-
-
-def _unknown(name: str, known, where: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
-    return f"{where} has no field {name!r}; {hint}"
+    return construct(kind, config, where, DERIVED.get(kind, ()), **derived)
 
 
 def _flag(text: str) -> bool:

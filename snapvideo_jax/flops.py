@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.models.flops import train_factor
 
 
 def flops_forward(experiment) -> float:
     """FLOPs of one forward pass of one sample; the mean over the sizes of batches."""
-    model, data = experiment.model, experiment.data
-    tokens = experiment.text.tokens + model.context_numbers
+    model, data, text = experiment.model, experiment.data, experiment.text
     models = [model.at(*size) for size in data.sizes] if data.buckets else [model]
-    each = [sum(fit_forward(model, tokens).values()) for model in models]
+    each = [sum(m.forward_flops(text.tokens, text.width).values()) for m in models]
     return float(np.average(each, weights=data.size_weights))
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 from helpers import TINY_CONFIG, read_metrics, restore
 from mixing import (
     ENCODER,
@@ -275,5 +276,18 @@ def test_a_table_of_positions_is_of_a_height_and_width():
 
 
 def test_no_published_network_changed_by_it():
-    config = configs.load("configs/fit.py:size=500m", [])
+    config = configs.load(f"{tiny.CONFIGS}/fit.py:size=500m", [])
     assert configs.build(config).model.further_sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unet.py", "model.name='unet' takes clips of one size; use 'fit', or"),
+        ("fit_upsampler.py", "an upsampler takes clips of one size; use"),
+    ],
+)
+def test_networks_of_one_size_are_refused(name, message):
+    buckets = "--config.data.buckets=((8, 288, 512),)"
+    with pytest.raises(ValueError, match=message):
+        configs.build(configs.load(f"{tiny.CONFIGS}/{name}", [buckets]))
