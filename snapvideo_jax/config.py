@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.settings import differences
@@ -47,8 +47,9 @@ class Sheets:
 
     Attributes:
       prompts: what is sampled.
-      guidance: weight ``g`` of classifier-free guidance, 0 for none; also the default
-        of `snapvideo sample`.
+      guidance: weight ``g`` of classifier-free guidance, 0 for none (the weight of
+        other papers is 1 + g); also the default of `snapvideo sample`. How it is
+        applied is the section ``guidance``.
       fps: frame-rate the samples are conditioned on; 0 for images.
       resolution: height and width of the original the samples are conditioned on;
         (0, 0) for the size that the model makes.
@@ -99,13 +100,17 @@ SECTIONS = {
     "training": Training,
     "mesh": MeshConfig,
     "sampler": Sampler,
+    "guidance": Guidance,
     "sheets": Sheets,
     "run": Run,
 }
+NOT_ALWAYS_THERE = ("guidance",)
+"""Sections that a run begun before there were any lacks; it has their defaults."""
 MAY_CHANGE = (
     "run.",
     "sheets.",
     "sampler.",
+    "guidance.",
     "mesh.",
     "model.remat",
     "model.group_chunks",
@@ -134,6 +139,7 @@ class Experiment:
     training: Training
     mesh: MeshConfig
     sampler: Sampler
+    guidance: Guidance
     sheets: Sheets
     run: Run
 
@@ -230,10 +236,10 @@ def build(config: ConfigDict) -> Experiment:
     for name in config:
         if name not in expected:
             raise ValueError(unknown(name, expected, "config"))
-    for name in sorted(expected - set(config)):
+    for name in sorted(expected - set(config) - set(NOT_ALWAYS_THERE)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
-        name: _construct(kind, config[name], name)
+        name: _construct(kind, config.get(name, ConfigDict()), name)
         for name, kind in SECTIONS.items()
         if name != "training"
     }

@@ -72,7 +72,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
     )
 
     if experiment.sheets.every_steps:
-        experiment.text.check(experiment.sheets.prompts)
+        negative = experiment.guidance.negative_prompt
+        told = (negative,) if negative else ()
+        experiment.text.check((*experiment.sheets.prompts, *told))
 
     # --- State: shapes and places first, then the arrays ---------------------------
     boxed = sample.abstract_state(experiment)
