@@ -25,6 +25,7 @@ class Checkpoints:
       every_steps: steps between checkpoints; 0 only reads, also of a run in progress.
       keep: newest ones that are kept.
       keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
+      until: only looks at checkpoints up to this step; None for all.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Checkpoints:
         every_steps: int = 0,
         keep: int = 1,
         keep_every_steps: int = 0,
+        until: int | None = None,
     ):
+        self._until = until
         policies = [_keep.LatestN(keep)]
         if keep_every_steps:
             policies.append(_keep.EveryNSteps(keep_every_steps))
@@ -48,8 +51,8 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest checkpoint, None where there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        steps = (each.step for each in self._checkpointer.checkpoints)
+        return max((x for x in steps if x <= (self._until or x)), default=None)
 
     def due(self, step: int) -> bool:
         """True where ``save(step, ...)`` would write a checkpoint."""
@@ -79,8 +82,8 @@ class Checkpoints:
         Args:
           like: shapes and shardings (``jax.ShapeDtypeStruct``) of the state.
         """
-        latest = self._checkpointer.latest
-        return self._checkpointer.load_checkpointables(latest, {"state": like})["state"]
+        loaded = self._checkpointer.load_checkpointables(self.latest, {"state": like})
+        return loaded["state"]
 
     def restore_params(self, like: TrainState, ema: bool) -> tuple[Any, int]:
         """The (EMA) parameters of the newest checkpoint, and its step.

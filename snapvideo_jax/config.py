@@ -72,6 +72,8 @@ class Run:
       keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
       peak_tflops: peak of one device that MFU is measured against, in bf16 TFLOP/s; 0
         looks the device up, and reports no MFU where it is not known.
+      ledger_steps: newest steps that the batch ledger keeps, to a whole file of it; 0
+        keeps none.
     """
 
     log_every_steps: int = 100
@@ -79,6 +81,7 @@ class Run:
     keep: int = 3
     keep_every_steps: int = 0
     peak_tflops: float = 0.0
+    ledger_steps: int = 100_000
 
     def __post_init__(self):
         for name in ("log_every_steps", "checkpoint_every_steps", "keep"):
@@ -86,6 +89,10 @@ class Run:
                 raise ValueError(
                     f"run.{name}={getattr(self, name)} is too small; use at least 1."
                 )
+        if self.ledger_steps < 0:
+            raise ValueError(
+                f"run.ledger_steps={self.ledger_steps} is below 0; use 0 for no ledger."
+            )
 
 
 SECTIONS = {
@@ -199,7 +206,26 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
         what the file itself refuses.
     """
     file, _, arg = path.partition(":")
-    config = _get_config(Path(file))(arg or None)
+    return _overridden(_get_config(Path(file))(arg or None), overrides)
+
+
+def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa: B006
+    """The config of a run, with overrides of what may change.
+
+    Raises:
+      ValueError: the folder holds no run, or as `load` and `check_same`.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    kept = path.read_text()
+    config = _overridden(from_json(kept), overrides)
+    check_same(config, kept, workdir)
+    return config
+
+
+def _overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A config with ``--config.a.b=value`` applied."""
     for item in overrides:
         _check_override(item, config)
     values = flags.FlagValues()

@@ -19,6 +19,7 @@ from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.describe import describe, print_description
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.layout import checked_shardings
+from snapvideo_jax.ledger import Ledger
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.sharding import (
     batch_sharding,
@@ -89,21 +90,25 @@ def train(config: ConfigDict, workdir: Path) -> None:
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
     watch = Watch(experiment, workdir, mesh, first, is_writer)
+    keep_steps = experiment.run.ledger_steps
+    ledger = Ledger(workdir, experiment.data.batch, first, keep_steps)
 
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.
     steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
-    with closing(iterator), closing(watch), closing(checkpoints):
+    with closing(iterator), closing(ledger), closing(watch), closing(checkpoints):
         for step in steps:
             with watch.waiting():
-                batch = next(iterator)
-            data_state = iterator.get_state()
-            batch = embed(put_batch(batch, over_batch))
+                rows = next(iterator)
+            data_state, moved = iterator.get_state(), rows.pop("moved")
+            batch = embed(put_batch(rows, over_batch))
             state, metrics = update(state, batch, key)
             done = step + 1
+            ledger.add(done, rows, moved, metrics)
             watch.after_step(done, state, metrics)
             if checkpoints.due(done) or done == last:
                 watch.check_finite()
+                ledger.flush()
                 checkpoints.save(done, state, data_state, force=done == last)
     distributed.barrier("trained")
     if is_writer:

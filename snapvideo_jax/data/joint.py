@@ -68,6 +68,8 @@ class JointSource:
     def __getitem__(self, sample: int) -> dict[str, Any]:
         """One sample as `types.Batch` has it, with its caption in place of text.
 
+        ``moved`` is how many places further its file lies than the first choice.
+
         Raises:
             ValueError: too many files cannot be used.
         """
@@ -131,7 +133,8 @@ class JointSource:
                 continue
             # Texts of one array would all take as much memory as the longest.
             caption = np.asarray(file.caption, object)
-            return file, element | {"caption": caption, "sample": np.uint32(sample)}
+            element |= {"caption": caption, "moved": np.uint32(further)}
+            return file, element | {"sample": np.uint32(sample)}
         raise ValueError(
             f"none of the {len(source)} {kind}s can be used; repair the files, or use "
             f"data.{kind}s_per_batch=0."
