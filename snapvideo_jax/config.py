@@ -25,6 +25,7 @@ from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Sampler
 from snapvideo_jax.models import FIT, MODELS
 from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.run_config import Run
 from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
@@ -59,40 +60,6 @@ class Sheets:
     resolution: tuple[int, int] = (0, 0)
     every_steps: int = 0
     scale: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """How a run is watched and kept; may change when it is resumed.
-
-    Attributes:
-      log_every_steps: steps that one line of metrics sums up.
-      checkpoint_every_steps: steps between checkpoints.
-      keep: newest checkpoints that are kept.
-      keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
-      peak_tflops: peak of one device that MFU is measured against, in bf16 TFLOP/s; 0
-        looks the device up, and reports no MFU where it is not known.
-      ledger_steps: newest steps that the batch ledger keeps, to a whole file of it; 0
-        keeps none.
-    """
-
-    log_every_steps: int = 100
-    checkpoint_every_steps: int = 1000
-    keep: int = 3
-    keep_every_steps: int = 0
-    peak_tflops: float = 0.0
-    ledger_steps: int = 100_000
-
-    def __post_init__(self):
-        for name in ("log_every_steps", "checkpoint_every_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"run.{name}={getattr(self, name)} is too small; use at least 1."
-                )
-        if self.ledger_steps < 0:
-            raise ValueError(
-                f"run.ledger_steps={self.ledger_steps} is below 0; use 0 for no ledger."
-            )
 
 
 SECTIONS = {

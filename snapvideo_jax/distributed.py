@@ -23,6 +23,9 @@ from typing import Any, NamedTuple
 import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
+from snapvideo_jax import logs
+from snapvideo_jax.ending import Ending, Preempted
+
 logger = logging.getLogger(__name__)
 
 SETTINGS = {
@@ -117,7 +120,7 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
             _find_coordinator(place.coordinator, seconds)
         else:
             _check_port(place.coordinator)
-    # It would catch SIGTERM, and a process could no longer be stopped by it.
+    # It would take SIGTERM away from `preemption`, which says why it is off.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _deadline(seconds):
@@ -153,7 +156,7 @@ def processes(
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     with contextlib.ExitStack() as stack:
         if folder and (several or always_log):
-            stack.enter_context(_logged(Path(folder)))
+            stack.enter_context(logs.kept(Path(folder)))
         if not several:
             try:
                 yield
@@ -209,6 +212,76 @@ def barrier(name: str) -> None:
         _client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
 
 
+def gather(key: str, value: str, seconds: float | None = None) -> list[str] | None:
+    """What all processes say under a key, in their order; a key is for one use.
+
+    Args:
+      key: what is asked.
+      value: what this process says.
+      seconds: to wait for each of the others; None for as long as it takes.
+
+    Returns:
+      None where some process says nothing.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return [value]
+    client, patience = _client(), int(1000 * seconds) if seconds else WAIT_MILLISECONDS
+    client.key_value_set(f"{key}/{jax.process_index()}", value)
+    try:
+        # Process 0 asks all and tells all, for n processes in place of n squared.
+        if jax.process_index() == 0:
+            each = [f"{key}/{index}" for index in range(count)]
+            said = [client.blocking_key_value_get(one, patience) for one in each]
+            client.key_value_set(f"{key}/all", json.dumps(said))
+            return said
+        return json.loads(client.blocking_key_value_get(f"{key}/all", patience))
+    except RuntimeError:
+        return None
+
+
+def tell(key: str, value: str) -> None:
+    """Tells all processes that `listen`; whoever is first is heard."""
+    with contextlib.suppress(RuntimeError):  # another was first, or all end
+        _client().key_value_set(key, value)
+
+
+def listen(key: str) -> str | None:
+    """Waits for what is told under a key; None where the coordinator is gone."""
+    while True:
+        try:
+            return _client().blocking_key_value_get(key, WAIT_MILLISECONDS)
+        except RuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                return None
+
+
+def report(key: str, value: str, seconds: float) -> dict[int, str]:
+    """What each process said under a key within some seconds, by its number."""
+    if jax.process_count() == 1:
+        return {0: value}
+    tell(f"{key}/{jax.process_index()}", value)
+    time.sleep(seconds)
+    try:
+        pairs = _client().key_value_dir_get(f"{key}/")
+    except RuntimeError:
+        return {}
+    return {int(name.rpartition("/")[2]): said for name, said in pairs}
+
+
+def end_now(error: Ending) -> None:
+    """Ends all processes at once with the line of ``error``; from any thread."""
+    line, code = _verdict(error)
+    logger.debug("The run ends: %s", line)
+    client = _client() if jax_distributed.global_state.client else None
+    if client and jax_distributed.global_state.num_processes > 1:
+        tell(ENDING, json.dumps((line, code, 0)))
+        time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
+    else:
+        _print_line(line)
+    _leave(code)
+
+
 class _Watch:
     """Ends this process where another has failed, and tells where this one fails.
 
@@ -225,8 +298,7 @@ class _Watch:
     def fail(self, error: BaseException) -> None:
         """Ends all processes with the line of ``error``, unless they end already."""
         logger.debug("This process failed.", exc_info=error)
-        with contextlib.suppress(RuntimeError):  # another was first
-            _client().key_value_set(ENDING, json.dumps(self._verdict(error)))
+        tell(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
         self._stopped.set()
         self._thread.join(4 * GRACE_SECONDS)
 
@@ -237,70 +309,48 @@ class _Watch:
             _client().key_value_set(ENDING, "null")
         self._thread.join()
 
-    def _verdict(self, error: BaseException) -> tuple[str, int]:
-        """The line that all end with, and their exit code."""
-        code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
-        line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
-        if self._index:
-            line = f"process {self._index}: {line}"
-        return (line if code > 1 else _first_line(line)), code
-
     def _wait(self) -> None:
-        verdict = None
-        while verdict is None:
-            try:
-                verdict = _client().blocking_key_value_get(ENDING, WAIT_MILLISECONDS)
-            except RuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    return  # the coordinator is gone, and JAX ends this process
+        verdict = listen(ENDING)
+        if verdict is None:
+            return  # the coordinator is gone, and JAX ends this process
         if verdict == "null":
             return
-        line, code = json.loads(verdict)
-        self._stopped.wait(GRACE_SECONDS)
+        line, code, patience = json.loads(verdict)
+        self._stopped.wait(patience)
         logger.debug("The run ends: %s", line)
         if self._index == 0:
-            _print_error(line)
+            _print_line(line)
         # Process 0 is the coordinator: it goes last, for the others to hear of it.
         with contextlib.suppress(RuntimeError):
             _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
         time.sleep(0 if self._index else 0.5)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # An ordinary exit would wait for the main thread, here or elsewhere.
-        os._exit(code)
+        _leave(code)
 
 
-class _LogFile(logging.FileHandler):
-    """A log file that is not there before its first line."""
-
-    def _open(self):
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+def leave(error: Ending) -> None:
+    """Ends this process alone, with the line of ``error`` and its exit code."""
+    _print_line(_verdict(error)[0])
+    _leave(error.exit_code)
 
 
-@contextlib.contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Keeps the log of this process in a file, and on the terminal that of process 0.
+def _verdict(error: BaseException) -> tuple[str, int]:
+    """The line that all processes end with, and their exit code."""
+    if isinstance(error, Preempted):
+        return f"snapvideo: stopped: {error}", error.exit_code  # the same for all
+    code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+    line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+    if jax_distributed.global_state.process_id:
+        line = f"process {jax_distributed.global_state.process_id}: {line}"
+    word = "stopped" if isinstance(error, Ending) else "error"
+    return f"snapvideo: {word}: {line if code > 1 else _first_line(line)}", code
 
-    Debug lines, such as tracebacks, are for the file only.
-    """
-    index = jax.process_index()
-    log = logging.getLogger("snapvideo_jax")
-    terminals = [each for each in log.handlers if type(each) is logging.StreamHandler]
-    for terminal in terminals:
-        terminal.setLevel(logging.INFO)
-        if index:
-            log.removeHandler(terminal)
-    file = _LogFile(folder / "logs" / f"process_{index:04d}.log", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(file)
-    log.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        log.removeHandler(file)
-        file.close()
+
+def _leave(code: int) -> None:
+    """Ends this process; an ordinary exit would wait for what other threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _setting(
@@ -371,9 +421,10 @@ def _deadline(seconds: int) -> Iterator[None]:
     """Ends the program where the others do not come; JAX itself would abort."""
 
     def give_up():
-        _print_error(
-            f"Not all processes came within {seconds} s; start all of them with the "
-            "same coordinator and count, or wait longer with SNAPVIDEO_CONNECT_SECONDS."
+        _print_line(
+            f"snapvideo: error: Not all processes came within {seconds} s; start all "
+            "of them with the same coordinator and count, or wait longer with "
+            "SNAPVIDEO_CONNECT_SECONDS."
         )
         os._exit(2)
 
@@ -386,8 +437,8 @@ def _deadline(seconds: int) -> Iterator[None]:
         timer.cancel()
 
 
-def _print_error(line: str) -> None:
-    print(f"snapvideo: error: {line}", file=sys.stderr, flush=True)
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _client():
