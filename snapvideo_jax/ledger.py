@@ -134,19 +134,9 @@ class Ledger:
 
     def _write(self, done, batch, moved, metrics) -> None:
         rows = [int(number) % self._batch for number in batch["sample"]]
-        samples = sample_digests(batch)
-        values = {name: float(value) for name, value in metrics.items()}
-        line = {
-            "step": done,
-            **{k: v if math.isfinite(v) else None for k, v in values.items()},
-            "rows": _as_text(rows),
-            "digest": digest_of(samples),
-            "samples": base64.b64encode(samples.astype("<u4").tobytes()).decode(),
-        }
         places = {row: int(n) for row, n in zip(rows, moved, strict=True) if n}
-        if places:
-            line["moved"] = places
-        self._open(done).write(json.dumps(line) + "\n")
+        line = line_of(done, rows, sample_digests(batch), places, metrics)
+        self._open(done).write(line)
         self._file.flush()
 
     def _open(self, done: int):
@@ -180,6 +170,25 @@ class Ledger:
                 path.unlink()
             else:
                 cut_back(path, first)
+
+
+def line_of(
+    step: int,
+    rows: Sequence[int],
+    samples: UInt32[np.ndarray, "b"],
+    moved: Mapping[int, int],
+    metrics: Mapping[str, Any],
+) -> str:
+    """The line of a step, with the digests of some rows of its batch."""
+    values = {name: float(value) for name, value in metrics.items()}
+    line = {
+        "step": step,
+        **{name: x if math.isfinite(x) else None for name, x in values.items()},
+        "rows": _as_text(rows),
+        "digest": digest_of(samples),
+        "samples": base64.b64encode(samples.astype("<u4").tobytes()).decode(),
+    }
+    return json.dumps(line | ({"moved": moved} if moved else {})) + "\n"
 
 
 def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Entry]:

@@ -112,6 +112,7 @@ def train(
         fresh = functools.partial(sample.fresh_state, experiment)
         with goodput.doing("compile"):
             state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
+        logger.info("Beginning %s at step 0.", workdir)
 
     # --- The step, compiled --------------------------------------------------------
     embed = experiment.text.on_devices(mesh)

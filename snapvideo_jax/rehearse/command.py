@@ -1,6 +1,7 @@
 """The verb `snapvideo rehearse`: a config, and all that can happen to its run."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -131,7 +132,9 @@ def _setting(arguments) -> Setting:
     return Setting(
         train=("--config", arguments.config, *overrides),
         devices=max(2, arguments.processes),
-        programs=out / "programs",
+        # Compiled once for all starts, and kept where the user keeps programs.
+        programs=Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or out / "programs"),
+        flags=os.environ.get("XLA_FLAGS", ""),
     )
 
 

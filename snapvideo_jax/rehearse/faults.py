@@ -35,6 +35,8 @@ PAUSE_SECONDS = 5
 """How long the reading processes of a slow loader stand still."""
 SAVE_DELAY = 0.02
 """Seconds that a kill comes at most after a save has begun."""
+STEP_DELAY = 0.2
+"""The same after a step."""
 
 
 @dataclasses.dataclass
@@ -50,6 +52,7 @@ class Scene:
       rng: decides when.
       lost: steps that each start had to do again.
       seconds: from each start again to the first new step.
+      kills_at: kind and step of each kill, and whether a checkpoint was half written.
       notes: what is worth telling.
     """
 
@@ -62,6 +65,7 @@ class Scene:
     rng: random.Random
     lost: list[int] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
+    kills_at: list[tuple[str, int, bool]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def start(self, count: int = 0, more: tuple[str, ...] = ()) -> Team:
@@ -76,10 +80,10 @@ class Scene:
         """
         reached = last_step(self.workdir)
         team = Team(self.setting, self.workdir, count or self.count)
-        before = _resumes(team)
-        if not team.until(lambda: len(_resumes(team)) > len(before), "resuming"):
+        before = len(_starts(team))
+        if not team.until(lambda: len(_starts(team)) > before, "resuming"):
             team.finish()  # tells why it ended
-        resumed = _resumes(team)[-1]
+        resumed = _starts(team)[-1]
         # Lines past the checkpoint are taken back, then the first one comes anew.
         if reached > resumed:
             team.until(lambda: last_step(self.workdir) < reached, "resuming")
@@ -110,37 +114,48 @@ def sigterm(scene: Scene) -> None:
 
 
 def sigkill(scene: Scene) -> None:
-    """All processes are killed at moments of chance."""
-    team = scene.start()
-    for kill in range(scene.kills):
-        low = kill * scene.steps // (scene.kills + 1)
-        high = (kill + 1) * scene.steps // (scene.kills + 1)
-        target = scene.rng.randint(low + 1, max(low + 1, high))
-        _struck(team, max(target, last_step(scene.workdir)))
-        time.sleep(scene.rng.uniform(0, 0.2))
-        if not team.alive:
-            team.finish()
-            return
-        team.kill()
-        team = scene.start_again()
-    team.finish()
+    """All processes are killed at moments of chance, also while they start or save."""
+    kill_often(scene, {"step": 6, "save": 3, "start": 1})
 
 
 def save_kill(scene: Scene) -> None:
     """All processes are killed while a checkpoint is half written."""
-    team, hits = scene.start(), 0
+    kill_often(scene, {"save": 1})
+
+
+def kill_often(scene: Scene, weights: dict[str, int]) -> None:
+    """Kills a run again and again, and lets it come to its end.
+
+    Args:
+      scene: of the run; kills are spread over its steps.
+      weights: of the kinds of moments: after a ``step``, in a ``save``, and in the
+        ``start`` of the processes.
+    """
+    team, kinds = scene.start(), list(weights)
     for kill in range(scene.kills):
-        saves = max(1, scene.steps // scene.every - 1)
-        after = scene.every * (1 + kill * saves // scene.kills)
-        reached = _at_save(team, scene.workdir, after)
-        time.sleep(scene.rng.uniform(0, SAVE_DELAY))
-        if not reached or not team.alive:
+        low, high = (n * scene.steps // (scene.kills + 1) for n in (kill, kill + 1))
+        target = scene.rng.randint(low + 1, max(low + 1, high))
+        (kind,) = scene.rng.choices(kinds, list(weights.values()))
+        if kind == "save":
+            team.until(lambda low=low: _saves_past(scene.workdir, low), "a save")
+            time.sleep(scene.rng.uniform(0, SAVE_DELAY))
+        elif kind == "step":
+            team.until_step(max(target, last_step(scene.workdir)))
+            time.sleep(scene.rng.uniform(0, STEP_DELAY))
+        elif team.alive:
+            team.kill()
+            team = scene.start()
+            time.sleep(scene.rng.uniform(0, max(scene.seconds, default=STEP_DELAY)))
+        if not team.alive:
+            scene.notes.append(f"the run had ended before kill {kill + 1}")
             break
         team.kill()
-        hits += is_saving(scene.workdir)
+        half = is_saving(scene.workdir)
+        scene.kills_at.append((kind, last_step(scene.workdir), half))
         team = scene.start_again()
     team.finish()
-    scene.notes.append(f"{hits} of {scene.kills} kills left a half written checkpoint")
+    hits = sum(half for *_, half in scene.kills_at)
+    scene.notes.append(f"{len(scene.kills_at)} kills, {hits} in the middle of a save")
 
 
 def truncated(scene: Scene) -> None:
@@ -155,7 +170,7 @@ def truncated(scene: Scene) -> None:
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
     again = scene.start_again()
-    resumed = _resumes(again)[-1]
+    resumed = _starts(again)[-1]
     if resumed != before:
         again.kill()
         raise GaveUp(f"resumed at step {resumed}, and not at {before}, which is whole")
@@ -260,22 +275,17 @@ def _struck(team: Team, step: int) -> None:
         raise GaveUp(f"the run had ended before the fault could strike at step {step}")
 
 
-def _at_save(team: Team, workdir: Path, after: int) -> bool:
-    """Waits until a checkpoint past some step is being written."""
-
-    def saving() -> bool:
-        return last_step(workdir) >= after and is_saving(workdir)
-
-    return team.until(saving, "a save")
+def _saves_past(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint past some step is half written."""
+    return last_step(workdir) > step and is_saving(workdir)
 
 
-def _resumes(team: Team) -> list[int]:
-    """The steps at which process 0 has resumed until now, 0 for a fresh start.
-
-    Known once a start is under way: from the line that it logs, or its first step.
-    """
+def _starts(team: Team) -> list[int]:
+    """The steps from which process 0 has gone on until now, 0 where it began anew."""
     text = team.log().read_text(errors="replace")
-    return [int(step) for step in re.findall(r"Resuming .* at step (\d+)\.", text)]
+    return [
+        int(step) for step in re.findall(r"(?:Resum|Beginn)ing .* at step (\d+)", text)
+    ]
 
 
 def _largest(folder: Path) -> Path:

@@ -198,8 +198,8 @@ def _environment(setting: Setting, count: int) -> dict[str, str]:
     return kept | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": (
-            f"--xla_force_host_platform_device_count={setting.devices // count} "
-            f"{setting.flags}"
+            f"{setting.flags} "
+            f"--xla_force_host_platform_device_count={setting.devices // count}"
         ),
         "JAX_COMPILATION_CACHE_DIR": str(setting.programs.absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -21,6 +21,8 @@ from snapvideo_jax.step import Params
 
 SHOWN = 64
 """Samples that a sheet shows where none are asked for: those of the largest losses."""
+TILE_WIDTH = 200
+"""Pixels of a sample's three clips on the sheet that labels need."""
 
 
 def run(arguments) -> None:
@@ -149,7 +151,8 @@ def _write_sheet(stem: Path, looks, about, sheets) -> None:
         for one in about
     ]
     columns = max(1, round((len(tiles) / 2) ** 0.5))
-    made = media.contact_sheet(np.stack(tiles), columns, labels, scale=sheets.scale)
+    scale = max(sheets.scale, TILE_WIDTH // tiles[0].shape[2])
+    made = media.contact_sheet(np.stack(tiles), columns, labels, scale=scale)
     media.write_gif(stem.with_suffix(".gif"), made, sheets.fps or 4.0)
     media.write_png(stem.with_suffix(".png"), made[len(made) // 2][None])
 
