@@ -19,6 +19,7 @@ from pathlib import Path
 
 from snapvideo_jax.ending import Preempted, SaveFailed
 from snapvideo_jax.rehearse.runner import (
+    LOOK_SECONDS,
     GaveUp,
     Setting,
     Team,
@@ -37,6 +38,8 @@ SAVE_DELAY = 0.02
 """Seconds that a kill comes at most after a save has begun."""
 STEP_DELAY = 0.2
 """The same after a step."""
+SHOWN = 600
+"""Letters that are told of what a run said last."""
 
 
 @dataclasses.dataclass
@@ -204,14 +207,16 @@ def full_disk(scene: Scene) -> None:
             raise GaveUp("the run ended before it had a checkpoint")
         kept = scene.workdir / "checkpoints" / str(kept_steps(scene.workdir)[-1])
         if resize:
-            resize(_used(scene.workdir) + _used(kept) // 2)
+            # It may be in the middle of a save, and no disk is smaller than its files.
+            while not resize(shutil.disk_usage(scene.workdir).used + _used(kept) // 2):
+                time.sleep(LOOK_SECONDS)
         else:
             team.limit_files(_largest(kept).stat().st_size // 2)
         codes = team.ends(GRACE_SECONDS + LOST_SECONDS)
         text = team.log().read_text(errors="replace").strip().splitlines()[-1]
         if SaveFailed.exit_code not in codes:
             raise GaveUp(f"exit codes {codes}, not {SaveFailed.exit_code}: {text}")
-        scene.notes.append(text[-200:])
+        scene.notes.append(text[:SHOWN])
         if resize:
             resize(0)
         scene.start_again().finish()
@@ -309,7 +314,7 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _small_disk(folder: Path) -> Iterator[Callable[[int], None] | None]:
+def _small_disk(folder: Path) -> Iterator[Callable[[int], bool] | None]:
     """A disk of its own at a folder, and what sets its size in bytes, 0 for ample.
 
     None where the user may not mount one; then the sizes of files are limited instead.

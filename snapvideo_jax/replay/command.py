@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import repeat
 
@@ -16,7 +17,6 @@ from snapvideo_jax.data import captions_of
 from snapvideo_jax.options import check_least
 from snapvideo_jax.replay import samples
 from snapvideo_jax.replay.rebuild import Rebuilt, agreement, rebuild
-from snapvideo_jax.sharding import on_host
 from snapvideo_jax.step import Params
 
 SHOWN = 64
@@ -125,7 +125,7 @@ def _nonfinite(params: Params) -> list[str]:
     return [
         jax.tree_util.keystr(path)
         for path, leaf in leaves
-        if not np.isfinite(on_host(leaf)).all()
+        if not jnp.isfinite(leaf).all()
     ]
 
 
