@@ -196,6 +196,7 @@ class _Tier:
         self._folder = folder.absolute()
         self._every = every_steps
         self._saving: _Saving | None = None
+        self._has_failed = False
         self.latest, self.broken = self._newest_whole()
         self._checkpointer = None
         if not every_steps:
@@ -250,8 +251,13 @@ class _Tier:
                 raise error from saving.error
 
     def close(self) -> None:
-        if self._checkpointer:
+        if not self._checkpointer:
+            return
+        try:
             self._checkpointer.close()
+        except Exception:
+            if not self._has_failed:  # Orbax raises again what was told before
+                raise
 
     def check_room(self, size: int, states: int, setting: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -288,6 +294,8 @@ class _Tier:
             if not wrong:
                 if first:
                     logger.error("Using the checkpoint of step %d in its place.", step)
+                if self._every and not manifest.is_listed(self.path(step)):
+                    self._list(step)
                 return step, first
             first = first or wrong
             logger.error("The checkpoint of step %d is damaged: %s.", step, wrong)
@@ -302,6 +310,17 @@ class _Tier:
             int(path.name) for path in self._folder.iterdir() if path.name.isdigit()
         ]
 
+    def _list(self, step: int) -> None:
+        """Lists the files of a checkpoint that an earlier run had no time to list."""
+        logger.warning(
+            "The files of checkpoint %d were not listed; now they are.", step
+        )
+        distributed.gather(f"snapvideo/list/{self._folder}", "")  # all have looked
+        if jax.process_index() == 0:
+            manifest.forget(self.path(step))
+        distributed.gather(f"snapvideo/listed/{self._folder}", "")
+        manifest.write(self.path(step), jax.process_index(), jax.process_count())
+
     def _put_aside(self, step: int) -> None:
         aside = self._folder.parent / DAMAGED
         if jax.process_index() == 0:
@@ -314,6 +333,7 @@ class _Tier:
 
     def _failed(self, step: int, error: BaseException, size: int) -> SaveFailed:
         """The error of a checkpoint, after what is half written was removed."""
+        self._has_failed = True
         self.latest = max((one for one in self._steps() if one != step), default=None)
         for path in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
