@@ -117,7 +117,11 @@ def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(runs):
 
     def record(workdir):
         return [
-            {name: value for name, value in line.items() if name not in timings}
+            {
+                name: value
+                for name, value in line.items()
+                if name not in timings and not name.startswith("goodput")
+            }
             for line in read_metrics(workdir)
         ]
 
@@ -131,5 +135,20 @@ def test_a_killed_run_leaves_only_whole_checkpoints(runs):
     names = {path.name for path in (killed / "checkpoints").iterdir()}
     assert names == {"20", "22", "24"}
     assert {path.name for path in killed.iterdir()} == {
-        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "logs")
+        *("config.json", "metrics.jsonl", "checkpoints", "tensorboard", "logs"),
+        "summary.json",
     }
+
+
+def test_the_time_of_all_starts_is_kept(runs):
+    whole, killed, _ = runs
+    summaries = [
+        json.loads((workdir / "summary.json").read_text())
+        for workdir in (whole, killed)
+    ]
+    for starts, summary in zip((1, KILLS + 1), summaries, strict=True):
+        assert summary["runs"] == starts and summary["ended"] == "finished"
+        assert sum(summary["seconds"].values()) == pytest.approx(
+            summary["wall_seconds"]
+        )
+        assert summary["step"] == summary["steps"] == STEPS
