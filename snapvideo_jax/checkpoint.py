@@ -11,6 +11,7 @@ the durable one in the workdir. Both are alike, and the newest checkpoint of eit
 the one that a run goes on from.
 """
 
+import json
 import logging
 import secrets
 import shutil
@@ -283,14 +284,17 @@ class _Tier:
     def _newest_whole(self) -> tuple[int | None, str]:
         """The step of the newest checkpoint that is whole; others are put aside."""
         first = ""
-        for step in sorted(self._steps(), reverse=True):
+        # A run in progress may add one meanwhile; all look at what process 0 sees.
+        steps = json.dumps(sorted(self._steps(), reverse=True))
+        (seen, *_) = distributed.gather(f"snapvideo/steps/{self._folder}", steps)
+        for step in json.loads(seen):
             said = distributed.gather(
                 f"snapvideo/whole/{self._folder}/{step}",
                 manifest.problem(
                     self.path(step), jax.process_index(), jax.process_count()
                 ),
             )
-            wrong = next(filter(None, said or ()), "")
+            wrong = next(filter(None, said), "")
             if not wrong:
                 if first:
                     logger.error("Using the checkpoint of step %d in its place.", step)
@@ -399,7 +403,7 @@ def _own_folder(workdir: Path, local: Path) -> Path:
     distributed.gather("snapvideo/local", "")
     folder = local / path.read_text()
     said = distributed.gather("snapvideo/local/seen", str(int(folder.is_dir())))
-    if "0" in (said or ()):
+    if "0" in said:
         raise ValueError(
             f"run.local_folder={local} is not shared by process {said.index('0')}; "
             "its checkpoints are whole only where all processes write to one folder."

@@ -203,7 +203,7 @@ def test_a_missing_config_file_is_named(file):
         ("run.stall_minutes=-1.0", "run.stall_minutes=-1.0 is below 0; use a time, or"),
         (
             "run.local_every_steps=5",
-            "run.local_folder='' and run.local_every_steps=5 do not go together; set bo",
+            "run.local_folder='' and run.local_every_steps=5 do not go together; set",
         ),
         ("optimizer.name=sgd", "optimizer.name='sgd' is unknown; use one of"),
         ("sampler.solver=rk4", "sampler.solver='rk4' is unknown; use one of"),
