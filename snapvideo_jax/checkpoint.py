@@ -11,6 +11,7 @@ the durable one in the workdir. Both are alike, and the newest checkpoint of eit
 the one that a run goes on from.
 """
 
+import json
 import logging
 import secrets
 import shutil
@@ -205,6 +206,7 @@ class _Tier:
         self._folder, self._until = folder.absolute(), until
         self._every = every_steps
         self._saving: _Saving | None = None
+        self._has_failed = False
         self.latest, self.broken = self._newest_whole()
         self._checkpointer = None
         if not every_steps:
@@ -259,8 +261,13 @@ class _Tier:
                 raise error from saving.error
 
     def close(self) -> None:
-        if self._checkpointer:
+        if not self._checkpointer:
+            return
+        try:
             self._checkpointer.close()
+        except Exception:
+            if not self._has_failed:  # Orbax raises again what was told before
+                raise
 
     def check_room(self, size: int, states: int, setting: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -286,17 +293,22 @@ class _Tier:
     def _newest_whole(self) -> tuple[int | None, str]:
         """The step of the newest checkpoint that is whole; others are put aside."""
         first = ""
-        for step in sorted(self._steps(), reverse=True):
+        # A run in progress may add one meanwhile; all look at what process 0 sees.
+        steps = json.dumps(sorted(self._steps(), reverse=True))
+        (seen, *_) = distributed.gather(f"snapvideo/steps/{self._folder}", steps)
+        for step in json.loads(seen):
             said = distributed.gather(
                 f"snapvideo/whole/{self._folder}/{step}",
                 manifest.problem(
                     self.path(step), jax.process_index(), jax.process_count()
                 ),
             )
-            wrong = next(filter(None, said or ()), "")
+            wrong = next(filter(None, said), "")
             if not wrong:
                 if first:
                     logger.error("Using the checkpoint of step %d in its place.", step)
+                if self._every and not manifest.is_listed(self.path(step)):
+                    self._list(step)
                 return step, first
             first = first or wrong
             logger.error("The checkpoint of step %d is damaged: %s.", step, wrong)
@@ -311,6 +323,17 @@ class _Tier:
         steps = [int(name) for name in names if name.isdigit()]
         return [x for x in steps if self._until is None or x <= self._until]
 
+    def _list(self, step: int) -> None:
+        """Lists the files of a checkpoint that an earlier run had no time to list."""
+        logger.warning(
+            "The files of checkpoint %d were not listed; now they are.", step
+        )
+        distributed.gather(f"snapvideo/list/{self._folder}", "")  # all have looked
+        if jax.process_index() == 0:
+            manifest.forget(self.path(step))
+        distributed.gather(f"snapvideo/listed/{self._folder}", "")
+        manifest.write(self.path(step), jax.process_index(), jax.process_count())
+
     def _put_aside(self, step: int) -> None:
         aside = self._folder.parent / DAMAGED
         if jax.process_index() == 0:
@@ -323,6 +346,7 @@ class _Tier:
 
     def _failed(self, step: int, error: BaseException, size: int) -> SaveFailed:
         """The error of a checkpoint, after what is half written was removed."""
+        self._has_failed = True
         self.latest = max((one for one in self._steps() if one != step), default=None)
         for path in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -388,7 +412,7 @@ def _own_folder(workdir: Path, local: Path) -> Path:
     distributed.gather("snapvideo/local", "")
     folder = local / path.read_text()
     said = distributed.gather("snapvideo/local/seen", str(int(folder.is_dir())))
-    if "0" in (said or ()):
+    if "0" in said:
         raise ValueError(
             f"run.local_folder={local} is not shared by process {said.index('0')}; "
             "its checkpoints are whole only where all processes write to one folder."

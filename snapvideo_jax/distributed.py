@@ -18,22 +18,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
 from snapvideo_jax import logs
 from snapvideo_jax.ending import Ending, Preempted
+from snapvideo_jax.places import ALONE, setting, settings, whole_number
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = {
-    "coordinator": "HOST:PORT of process 0, the same for all processes",
-    "process_count": "the number of processes, the same for all",
-    "process_index": "the number of this process, from 0",
-}
-"""Options, and in capitals after SNAPVIDEO_ variables, that tell of the processes."""
 TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 """Variables in which launchers tell how many processes they start."""
 CONNECT_SECONDS = 300
@@ -44,49 +39,6 @@ GRACE_SECONDS = 10
 """What a process that is told to end may take to finish what it can."""
 ENDING = "snapvideo/ending"
 """The key under which the coordinator keeps why the run ends."""
-
-
-class Place(NamedTuple):
-    """One process among those of a run, and where process 0 listens."""
-
-    coordinator: str
-    count: int
-    index: int
-
-
-ALONE = Place("", 1, 0)
-
-
-def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | None:
-    """The place that options (first) and variables ask for, None where none do.
-
-    One process needs no coordinator: ``SNAPVIDEO_PROCESS_COUNT=1`` alone makes a
-    process that runs by itself, also in the middle of a cluster.
-
-    Raises:
-      ValueError: names the setting that is wrong or missing.
-    """
-    found = {name: _setting(name, options, environ) for name in SETTINGS}
-    given = {name: setting for name, setting in found.items() if setting}
-    if not given:
-        return None
-    count, index = found["process_count"], found["process_index"]
-    size = _whole_number(count, least=1) if count else None
-    if size is not None and index and _whole_number(index, least=0) >= size:
-        raise ValueError(
-            f"{'='.join(index)} is none of the {size} processes; use 0 to {size - 1}."
-        )
-    if size == 1:
-        return ALONE
-    for name in SETTINGS:
-        if name not in given:
-            raise ValueError(
-                f"{'='.join(next(iter(given.values())))} is set, but "
-                f"SNAPVIDEO_{name.upper()} (or --{name}) is missing; set it to "
-                f"{SETTINGS[name]}."
-            )
-    _check_address(found["coordinator"])
-    return Place(found["coordinator"][1], size, int(index[1]))
 
 
 def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
@@ -101,8 +53,8 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
       ValueError: the settings are wrong, or the processes do not find each other.
     """
     place = settings(options, os.environ)
-    asked = _setting("connect_seconds", options, os.environ)
-    seconds = _whole_number(asked, least=1) if asked else CONNECT_SECONDS
+    asked = setting("connect_seconds", options, os.environ)
+    seconds = whole_number(asked, least=1) if asked else CONNECT_SECONDS
     if place == ALONE or jax.distributed.is_initialized():
         return
     tasks = {os.environ.get(name) for name in TASKS} - {None}
@@ -221,7 +173,10 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
       seconds: to wait for each of the others; None for as long as it takes.
 
     Returns:
-      None where some process says nothing.
+      None where some process says nothing within ``seconds``.
+
+    Raises:
+      RuntimeError: the coordinator is gone.
     """
     count = jax.process_count()
     if count == 1:
@@ -237,6 +192,8 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
             return said
         return json.loads(client.blocking_key_value_get(f"{key}/all", patience))
     except RuntimeError:
+        if seconds is None:
+            raise
         return None
 
 
@@ -351,39 +308,6 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _setting(
-    name: str, options: Mapping[str, Any], environ: Mapping[str, str]
-) -> tuple[str, str] | None:
-    """What the user calls a setting, and its text; None where it is not set."""
-    variable = f"SNAPVIDEO_{name.upper()}"
-    if options.get(name) is not None:
-        return f"--{name}", str(options[name])
-    return (variable, environ[variable]) if environ.get(variable) else None
-
-
-def _whole_number(setting: tuple[str, str], least: int) -> int:
-    name, text = setting
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(
-            f"{name}={text} is not a whole number of at least {least}; use {least} or "
-            "more."
-        )
-    return int(text)
-
-
-def _check_address(setting: tuple[str, str]) -> None:
-    name, text = setting
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        missing, example = ("host", f"10.0.0.1{text}") if colon else ("port", text)
-        example += "" if colon else ":8476"
-        raise ValueError(
-            f"{name}={text} has no {missing}; use HOST:PORT, for example {example}."
-        )
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"{name}={text} has the port {port}; use 1 to 65535.")
 
 
 def _check_port(address: str) -> None:

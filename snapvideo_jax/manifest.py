@@ -96,6 +96,12 @@ def is_listed(folder: Path) -> bool:
         return False
 
 
+def forget(folder: Path) -> None:
+    """Removes the lists of a checkpoint."""
+    for path in folder.glob(f"{PREFIX}*.json"):
+        path.unlink()
+
+
 def checksum(path: Path) -> tuple[int, int]:
     """Size in bytes and CRC-32 of a file."""
     size = crc = 0

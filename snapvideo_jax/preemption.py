@@ -56,8 +56,9 @@ class Stop:
     def begin(self, first: int, grace_seconds: float) -> None:
         """From now on there is a state of ``first`` updates, and more to come."""
         with self.changed:
-            self._first, self._started = first, max(first, self._started)
-            self._grace = grace_seconds
+            self._first, self._grace = first, grace_seconds
+            if not self.told:
+                self._started = first
 
     @property
     def told(self) -> bool:
@@ -127,10 +128,12 @@ class Stop:
         if self._told_at is not None:
             if time.monotonic() - self._told_at > SAME_SECONDS:
                 self._end("Told to stop a second time")
-        elif self._joined:
+            return
+        started = self._tell("")
+        if self._joined:
             distributed.tell(TOLD, f"process {jax.process_index()}")
         else:
-            self._agree(self._tell(""))
+            self._agree(started)
 
     def _hear(self) -> None:
         """Waits for the word of any process, and finds the step with the others."""
@@ -145,15 +148,16 @@ class Stop:
     def _tell(self, how: str) -> int:
         """Begins the grace period; returns the updates that were begun until now."""
         with self.changed:
+            if self._told_at is not None:
+                return self._started  # which has not changed since
             self._told_at = time.monotonic()
-            started = self._started
             self.changed.notify_all()
         logger.warning("Told to stop by SIGTERM%s.", how)
         over = f"The {self._grace:g} s of run.grace_seconds are over"
         timer = threading.Timer(self._grace, self._end, (over,))
         timer.daemon = True
         timer.start()
-        return started
+        return self._started
 
     def _agree(self, last: int) -> None:
         with self.changed:

@@ -19,7 +19,8 @@ from helpers import TINY_CONFIG, clips_folder, kept_steps, read_metrics, restore
 from PIL import Image
 
 from snapvideo_jax import distributed
-from snapvideo_jax.distributed import ALONE, Place, initialize, settings
+from snapvideo_jax.distributed import initialize
+from snapvideo_jax.places import ALONE, Place, settings
 
 HERE = pathlib.Path(__file__).parent
 STEPS, BATCH, PATIENCE_SECONDS = 6, 8, 240

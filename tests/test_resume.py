@@ -1,5 +1,6 @@
 """A run that is killed and started again ends where one that ran through ends."""
 
+import json
 import os
 import pathlib
 import random
@@ -96,3 +97,19 @@ def test_a_killed_run_leaves_only_whole_checkpoints(runs):
     files = {"config.json", "metrics.jsonl", "summary.json"}
     folders = {"checkpoints", "ledger", "logs", "tensorboard"}
     assert {path.name for path in killed.iterdir()} == files | folders
+
+
+def test_the_time_of_all_starts_is_kept(runs):
+    whole, killed, _ = runs
+    summaries = [
+        json.loads((workdir / "summary.json").read_text())
+        for workdir in (whole, killed)
+    ]
+    for starts, summary in zip((1, KILLS + 1), summaries, strict=True):
+        # One that was killed right after its first step may have no word in it.
+        assert starts - 1 <= summary["runs"] <= starts
+        assert summary["ended"] == "finished"
+        assert sum(summary["seconds"].values()) == pytest.approx(
+            summary["wall_seconds"]
+        )
+        assert summary["step"] == summary["steps"] == STEPS
