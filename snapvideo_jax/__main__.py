@@ -224,9 +224,10 @@ def _add_bench(verbs) -> None:
     verb.add_argument(
         "what",
         nargs="?",
-        choices=("step", "data"),
+        choices=("step", "data", "models"),
         default="step",
-        help="the train step (default), or the reading of data on the host's cores",
+        help="the train step (default), the reading of data on the host's cores, or "
+        "FIT, the U-Nets and DiTs beside each other",
     )
     verb.add_argument(
         "--step_seconds",
@@ -234,7 +235,15 @@ def _add_bench(verbs) -> None:
         metavar="S",
         help="of data: a step of the pod, where no --plan tells it",
     )
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="of step and data")
+    verb.add_argument("--only", metavar="NAME,NAME", help="of models: some of them")
+    verb.add_argument(
+        "--divide",
+        type=int,
+        metavar="N",
+        help="of models: make widths smaller (default: 8 on a CPU, else 1)",
+    )
+    verb.add_argument("--batch", type=int, help="of models: clips at once")
     verb.add_argument(
         "--steps", type=int, default=20, help="runs that are timed (default: 20)"
     )

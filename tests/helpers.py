@@ -17,10 +17,11 @@ from snapvideo_jax.sample import abstract_state
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
 
 
-def tiny_config(root, *overrides):
+def tiny_config(root, *overrides, model="fit"):
     """The tiny config on the records in ``root``, with overrides as for the CLI."""
     overrides = [f"--config.{override}" for override in overrides]
-    return configs.load(TINY_CONFIG, [f"--config.data.root={root}", *overrides])
+    path = f"{TINY_CONFIG}:model={model}"
+    return configs.load(path, [f"--config.data.root={root}", *overrides])
 
 
 def clips_folder(root, bad):
