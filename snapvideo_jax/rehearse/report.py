@@ -87,7 +87,7 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
 def describe(outcome: Outcome) -> str:
     """One line."""
     word = "survived" if outcome.survived else "NOT SURVIVED"
-    parts = [f"{outcome.fault:<13}{word:<13}"]
+    parts = [f"{outcome.fault:<13}{word}"]
     if outcome.seconds_to_resume:
         lost, seconds = outcome.steps_lost, outcome.seconds_to_resume
         parts.append(
