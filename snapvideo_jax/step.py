@@ -250,13 +250,10 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
 
 
 def outputs(params, batch, key, *, model, edm, training):
-    """What the network makes of a batch of one framework, with what it is made from.
+    """Clips in -1..1 of one framework, their noise, its level, and the output ``F``.
 
     Args:
       key: as for `sample_losses`.
-
-    Returns:
-      The clips in -1..1, their noise, its level, and the network's output ``F``.
     """
     run_key, step_key = key
     clip = constrain(pixels(batch["video"]), *CLIP_AXES)
