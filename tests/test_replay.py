@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -92,7 +93,7 @@ def test_numbers_agree_or_not():
 def test_losses_of_samples_are_in_order_and_make_the_loss(run_of_files, tmp_path):
     rebuilt = rebuild(run_of_files, 3, tmp_path)
     found, sigma = losses(rebuilt)
-    keys = sample_keys(rebuilt.key, rebuilt.rows["sample"])
+    keys = sample_keys(rebuilt.key, rebuilt.batch["sample"])
     expected = rebuilt.experiment.diffusion.training_sigma(purpose(keys, SIGMA))
     np.testing.assert_allclose(sigma, expected, rtol=1e-6)
     loss, _ = rebuilt.loss_and_norm()
@@ -195,7 +196,7 @@ def test_the_sample_that_made_a_loss_no_number_is_shown(root, tmp_path, run):
     report = json.loads((out / "replay.json").read_text())
     assert report["agreement"]["loss"] == "equal" and report["loss"]["replayed"] is None
     numbers = [one["sample"] for one in report["samples"]]
-    keys = sample_keys(jax.random.key(0), np.array(numbers, np.uint32))
+    keys = sample_keys(jax.random.key(0), jnp.asarray(numbers, jnp.uint32))
     dropped = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < 0.1
     for one, lost in zip(report["samples"], dropped, strict=True):
         assert one["finite"] == (one["caption"] != "3" or bool(lost)), one
