@@ -146,7 +146,7 @@ def _write_sheet(stem: Path, looks, about, sheets) -> None:
     ]
     labels = [
         f"{'' if one['finite'] else 'NOT FINITE '}row {one['row']} "
-        f"loss {one['loss']:.3g} grad {one['grad_norm']:.3g} sigma {one['sigma']:.2g} "
+        f"loss {one['loss']:.3g} grad {one['grad_norm']:.3g} sigma {one['sigma']:.2g}: "
         f"{one['caption']}"
         for one in about
     ]
