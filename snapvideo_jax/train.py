@@ -142,6 +142,7 @@ def train(
                     batch = embed(put_batch(batch, over_batch))
                     with goodput.doing("compile" if step == first else "step"):
                         state, metrics = update(state, batch, key)
+                    stop.compiled()
                     done = step + 1
                     watch.after_step(done, state, metrics)
                     watchdog.finished(done)

@@ -25,7 +25,7 @@ from snapvideo_jax.feed import Feed
 from snapvideo_jax.preemption import Stop
 
 HERE = pathlib.Path(__file__).parent
-STEPS, HANG_AT, PATIENCE_SECONDS = 12, 6, 240
+STEPS, HANG_AT, PATIENCE_SECONDS = 12, 6, 600
 """The sixth batch never comes, so five steps are done."""
 
 
@@ -241,6 +241,7 @@ def test_no_step_begins_after_the_word(ends):
     before = signal.getsignal(signal.SIGTERM)
     with Stop().listening() as stop:
         stop.begin(3, grace_seconds=60)
+        stop.compiled()
         assert not stop.told and stop.may_begin(3) and stop.may_begin(4)
         tell_this_process(stop)
         assert stop.told and not stop.may_begin(5)
@@ -249,10 +250,25 @@ def test_no_step_begins_after_the_word(ends):
     assert not ends
 
 
+def test_a_compilation_is_not_waited_for(ends):
+    with Stop().listening() as stop:
+        stop.begin(3, grace_seconds=60)
+        assert stop.may_begin(3)
+        tell_this_process(stop)
+        limit = time.monotonic() + PATIENCE_SECONDS
+        while not ends and time.monotonic() < limit:
+            time.sleep(0.01)
+    assert ends == [
+        "Told to stop before a step was done; the newest checkpoint stays. The same "
+        "command goes on."
+    ]
+
+
 def test_a_second_signal_ends_at_once_unless_it_is_the_same(ends, monkeypatch):
     with Stop().listening() as stop:
         stop.begin(0, grace_seconds=60)
         assert stop.may_begin(0)
+        stop.compiled()
         tell_this_process(stop)
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
         time.sleep(0.2)
@@ -320,6 +336,7 @@ def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
     batches, stop = Batches(), Stop()
     batches.number = 3
     stop.begin(0, grace_seconds=60)
+    stop.compiled()
     feed = Feed(batches, stop)
     batches.allowed.release()
     with pytest.raises(OSError, match="the worker died"):
