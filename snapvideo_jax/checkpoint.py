@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from snapvideo_jax import distributed, manifest
+from snapvideo_jax import distributed, manifest, memory
 from snapvideo_jax.ending import SaveFailed, is_full
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.step import TrainState
@@ -202,6 +202,7 @@ class _Tier:
         self._checkpointer = None
         if not every_steps:
             return
+        memory.keep_flat()
         policies = [_keep.LatestN(keep)]
         if keep_every:
             policies.append(_keep.EveryNSteps(keep_every))
