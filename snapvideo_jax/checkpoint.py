@@ -260,6 +260,8 @@ class _Tier:
         except Exception:
             if not self._has_failed:  # Orbax raises again what was told before
                 raise
+        if self._has_failed:  # only now nothing is written any more
+            self._remove_unfinished()
 
     def check_room(self, size: int, states: int, setting: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -336,12 +338,15 @@ class _Tier:
             logger.error("It is kept as %s.", aside / name)
         distributed.gather(f"snapvideo/aside/{self._folder}/{step}", "")
 
+    def _remove_unfinished(self) -> None:
+        """Removes what a save that failed has left."""
+        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def _failed(self, step: int, error: BaseException, size: int) -> SaveFailed:
-        """The error of a checkpoint, after what is half written was removed."""
+        """The error of a checkpoint; which one is kept."""
         self._has_failed = True
         self.latest = max((one for one in self._steps() if one != step), default=None)
-        for path in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
         kept = "no checkpoint is kept yet"
         if self.latest is not None:
             kept = f"the checkpoint of step {self.latest} is kept"
