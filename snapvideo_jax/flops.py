@@ -1,12 +1,12 @@
 """FLOPs of an experiment: of a forward pass, and of training on a sample."""
 
-from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.models.flops import train_factor
 
 
 def flops_forward(experiment) -> float:
     """FLOPs of one forward pass of one sample."""
-    tokens = experiment.text.tokens + experiment.model.context_numbers
-    return sum(fit_forward(experiment.model, tokens).values())
+    text = experiment.text
+    return sum(experiment.model.forward_flops(text.tokens, text.width).values())
 
 
 def flops_per_sample(experiment) -> float:

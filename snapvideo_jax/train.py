@@ -95,7 +95,9 @@ def train(
     )
 
     if experiment.sheets.every_steps:
-        experiment.text.check(experiment.sheets.prompts)
+        negative = experiment.guidance.negative_prompt
+        told = (negative,) if negative else ()
+        experiment.text.check((*experiment.sheets.prompts, *told))
 
     # --- State: shapes and places first, then the arrays ---------------------------
     boxed = sample.abstract_state(experiment)
