@@ -221,6 +221,8 @@ class _Saving(threading.Thread):
             manifest.write(self._path, jax.process_index(), jax.process_count())
         except Exception as error:
             self.error = error
+        del self._response  # and what it holds of the state
+        memory.give_back()
 
 
 def state_bytes(state: TrainState) -> int:
