@@ -372,15 +372,12 @@ def _add_rehearse(verbs) -> None:
 def _add_sampler(verb: argparse.ArgumentParser) -> None:
     """Options of every verb that samples; None is the config's own value."""
     verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
-    verb.add_argument("--solver", help="heun or euler (default: the config's)")
-    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
     verb.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
-        "papers' weight is 1 + g (default: the config's)",
+        "--solver",
+        help="heun, euler, dpmpp_2m or adams_bashforth (default: the config's)",
     )
+    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
+    _add_guidance(verb)
     verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument(
@@ -393,6 +390,51 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
         help="use the raw weights in place of their moving average",
     )
     _add_processes(verb)
+
+
+def _add_guidance(verb: argparse.ArgumentParser) -> None:
+    """Options of guidance; None is the config's own value."""
+    group = verb.add_argument_group("guidance")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
+        "papers' weight is 1 + g (default: the config's)",
+    )
+    group.add_argument(
+        "--oscillate",
+        action="store_true",
+        default=None,
+        help="after some steps alternate between a low weight and G "
+        "(config.guidance.after, .low)",
+    )
+    group.add_argument(
+        "--guidance_interval",
+        metavar="LOW,HIGH",
+        help="guide only at noise levels between these",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="Q",
+        help="dynamic thresholding at the quantile Q, as 0.995; 0 is none",
+    )
+    group.add_argument(
+        "--negative_prompt", metavar="TEXT", help="what is guided away from"
+    )
+    group.add_argument(
+        "--autoguide",
+        metavar="WORKDIR[@STEP]",
+        help="guide by the difference to a smaller or earlier model",
+    )
+    group.add_argument(
+        "--autoguidance",
+        type=float,
+        metavar="W",
+        help="weight w of D_1 + (w - 1) (D_1 - D_0), where D_0 is that model; 1 is "
+        "none, the g of --guidance would be w - 1 (default: the config's)",
+    )
 
 
 def _add_processes(verb: argparse.ArgumentParser) -> None:

@@ -38,7 +38,8 @@ TOLD = "snapvideo/told"
 class Stop:
     """Hears that the run is to stop, and agrees on the step after which it does.
 
-    Until `begin` there is nothing to save, and a run that is told to stop ends at once.
+    Until `compiled` there is nothing to save, and a run that is told to stop ends at
+    once.
     """
 
     def __init__(self):
@@ -49,7 +50,7 @@ class Stop:
         self._grace = GRACE_SECONDS
         self._told_at: float | None = None
         self._last: int | None = None
-        self._joined = self._finished = False
+        self._compiled = self._joined = self._finished = False
 
     # --- For the training loop ----------------------------------------------------
 
@@ -59,6 +60,10 @@ class Stop:
             self._first, self._grace = first, grace_seconds
             if not self.told:
                 self._started = first
+
+    def compiled(self) -> None:
+        """The first update is compiled, which may take longer than any grace."""
+        self._compiled = True
 
     @property
     def told(self) -> bool:
@@ -163,8 +168,8 @@ class Stop:
         with self.changed:
             self._last = last
             self.changed.notify_all()
-            first = self._first
-        if last <= (first or 0):
+            unsaved = last - (self._first or 0)
+        if unsaved <= (0 if self._compiled else 1):
             self._end("Told to stop before a step was done")
 
     def _end(self, why: str) -> None:

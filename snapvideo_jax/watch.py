@@ -34,6 +34,7 @@ class Watch:
       workdir: of the run.
       first: step that it begins from.
       is_writer: False on all processes but one, which then write nothing.
+      joint: the global sequence of samples.
       goodput: tells where the time goes.
     """
 
@@ -44,10 +45,11 @@ class Watch:
         mesh,
         first: int,
         is_writer: bool,
+        joint,
         goodput: Goodput,
     ):
         self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
-        self._goodput, self._done = goodput, first
+        self._joint, self._goodput, self._done = joint, goodput, first
         self._summary = Summary(workdir, goodput, first, experiment.optimizer.steps)
         self._writer = MetricWriter(workdir, is_writer, resume_step=first)
         self._is_writer = is_writer
@@ -127,6 +129,8 @@ class Watch:
         values |= {f"goodput/{part}": share for part, share in shares.items()}
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        if self._joint.filtered:
+            values["filtered_files"] = self._joint.filtered
         if self._is_writer:
             self._summary.write(done)
             skipped = gather(self._workdir)

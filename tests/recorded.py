@@ -2,9 +2,10 @@
 
     RECORD=FILE python tests/recorded.py train --config ...
 
-FILE gets, as JSON, the numbers of the samples of each step that this process loaded,
-and how often JAX asked its compilation cache for a program and found it. With
-FAIL_AT=N the N-th batch of this process is an error; with HANG_AT=N it never comes.
+FILE, if it has a name, gets, as JSON, the numbers of the samples of each step that
+this process loaded, and how often JAX asked its compilation cache for a program and
+found it. With FAIL_AT=N the N-th batch of this process is an error; with
+HANG_AT=N it never comes.
 """
 
 import collections
@@ -37,16 +38,16 @@ class Hanging:
 
 
 def hang(hang_at):
-    make_dataset = train.make_dataset
+    split_dataset = train.split_dataset
 
     class Dataset:
         def __init__(self, *arguments, **more):
-            self._dataset = make_dataset(*arguments, **more)
+            self._dataset = split_dataset(*arguments, **more)
 
         def __iter__(self):
             return Hanging(iter(self._dataset), hang_at)
 
-    train.make_dataset = Dataset
+    train.split_dataset = Dataset
 
 
 def main():
@@ -69,7 +70,8 @@ def main():
         "asked": events[EVENTS + "compile_requests_use_cache"],
         "found": events[EVENTS + "cache_hits"],
     }
-    pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
+    if os.environ["RECORD"]:
+        pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

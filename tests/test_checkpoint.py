@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import by_name, kept_steps
 
-from snapvideo_jax import checkpoint, manifest
+from snapvideo_jax import manifest, tier
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.ending import SaveFailed
 from snapvideo_jax.step import TrainState
@@ -176,6 +176,15 @@ def test_the_average_alone_is_restored_from_the_newest_whole_one(like, tmp_path)
     np.testing.assert_array_equal(ema["w"], state_of(1).ema["w"])
 
 
+def test_a_step_that_is_asked_for_is_checked_too(like, tmp_path):
+    save(tmp_path, 1, 2)
+    *_, step = Checkpoints(tmp_path).restore_params(like, ema=False, step=1)
+    assert step == 1
+    flip(largest(tmp_path / "checkpoints" / "1"))
+    with pytest.raises(ValueError, match="of step 1 is damaged: .* has other bytes"):
+        Checkpoints(tmp_path).restore_params(like, ema=False, step=1)
+
+
 # --- A disk that takes no more -------------------------------------------------------
 
 
@@ -223,7 +232,7 @@ def test_a_save_that_failed_is_told_of_at_the_next_step(tmp_path):
 
 def test_room_is_looked_for_before_anything_is_computed(tmp_path, monkeypatch, said):
     checkpoints = Checkpoints(tmp_path, every_steps=1, keep=2)
-    size = checkpoint.state_bytes(state_of(1))
+    size = tier.state_bytes(state_of(1))
     free = size - 1
 
     def usage(_):
@@ -250,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def refused(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoint.tempfile, "NamedTemporaryFile", refused)
+    monkeypatch.setattr(tier.tempfile, "NamedTemporaryFile", refused)
     with pytest.raises(ValueError, match="cannot be written to .*Permission denied"):
         checkpoints.check_room(state_of(1))
     checkpoints.close()

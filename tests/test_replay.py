@@ -164,7 +164,8 @@ def test_a_file_that_has_changed_is_named(root, run_of_files, tmp_path, run):
     assert code == 1 and report["agreement"] == {"digest": "different"}
     found = {each["row"]: each["file"] for each in report["differences"]}
     rebuilt = rebuild(run_of_files, 3, tmp_path / "out")
-    files = [rebuilt.joint.sample_caption(n)[0] for n in rebuilt.rows["sample"]]
+    numbers = rebuilt.rows["sample"].tolist()
+    files = [rebuilt.joint.sample_caption(number)[0] for number in numbers]
     expected = {row: "3.mp4" for row, file in enumerate(files) if file == "3.mp4"}
     assert expected and found == expected
     assert "its file, its caption" in report["differences"][0]["reason"]

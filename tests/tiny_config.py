@@ -9,7 +9,7 @@ import ml_collections
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
@@ -82,6 +82,7 @@ def get_config(arg=None):
     config.text = configs.section(configs.Text, tokens=4, width=8)
     config.mesh = configs.section(MeshConfig)
     config.sampler = configs.section(Sampler, steps=2)
+    config.guidance = configs.section(Guidance, after=1)
     config.sheets = configs.section(
         configs.Sheets,
         prompts=("a red cross moving left", "a green square"),
