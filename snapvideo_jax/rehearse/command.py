@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -21,6 +23,8 @@ CHECKPOINTS = 6
 
 def run(arguments) -> None:
     """`snapvideo rehearse`. Exits with 1 where a fault was not survived."""
+    # An ordinary exit ends the processes of runs, which the signal alone would not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with configs.user_errors():
         check_least(arguments, {"steps": 6, "processes": 1, "seed": 0, "kills": 1})
         names = _faults(arguments)

@@ -4,6 +4,7 @@ They meet over the loopback, as those of a pod meet over its network, on the CPU
 far they are is read from the run's ledger, which has a line for every step.
 """
 
+import atexit
 import dataclasses
 import os
 import resource
@@ -62,7 +63,8 @@ class Team:
         self.workdir, self.began = workdir, time.monotonic()
         coordinator = f"localhost:{_free_port()}"
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        self.processes = []
+        self.processes: list[subprocess.Popen] = []
+        atexit.register(self.kill)  # also where the rehearsal is stopped by hand
         for index in range(count):
             where = {"SNAPVIDEO_PROCESS_COUNT": str(count)}
             if count > 1:
@@ -100,11 +102,9 @@ class Team:
     def kill(self) -> None:
         """Ends all processes at once, and those that read for them."""
         for each in self.processes:
-            try:
+            if each.poll() is None:
                 os.killpg(each.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            each.wait()
+                each.wait()
 
     def limit_files(self, size: int) -> None:
         """From now on no file of the processes may grow past so many bytes."""
