@@ -8,6 +8,8 @@ import sys
 import absl.logging
 from absl import flags
 
+from snapvideo_jax.help import REHEARSE_HELP, REPLAY_HELP
+
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg); configs/ has one for every published
 model. What follows a colon is its argument, and any field can be changed:
@@ -27,7 +29,10 @@ guidance of the sampler are those of the config:
 
 """
 
-TAKE_OVERRIDES = ("train", "plan", "bench", "encode_text", "prepare")
+TAKE_OVERRIDES = (
+    *("train", "plan", "bench", "encode_text", "prepare"),
+    *("replay", "rehearse"),
+)
 """Verbs whose further arguments change fields of --config."""
 
 
@@ -78,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(verbs)
     _add_prepare(verbs)
     _add_encode_text(verbs)
+    _add_replay(verbs)
+    _add_rehearse(verbs)
     return parser
 
 
@@ -297,6 +304,51 @@ def _add_encode_text(verbs) -> None:
     )
     verb.add_argument("--json", action="store_true", help="print the plan as JSON")
     _add_processes(verb)
+
+
+def _add_replay(verbs) -> None:
+    verb = _add(
+        verbs, "replay", "Do a step of a run again, and look into it.", REPLAY_HELP
+    )
+    verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
+    verb.add_argument("--step", required=True, type=int, metavar="N", help="from 1")
+    verb.add_argument(
+        "--samples",
+        type=lambda text: [int(row) for row in text.split(",")],
+        metavar="I,J",
+        help="rows of the batch to look into (default: the 64 of the largest losses)",
+    )
+    verb.add_argument(
+        "--from_checkpoint",
+        action="store_true",
+        help="take the checkpoint's state as an approximation; nothing is done again",
+    )
+    verb.add_argument("--out", metavar="DIR", help="(default: replay/N in the workdir)")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_rehearse(verbs) -> None:
+    verb = _add(
+        verbs,
+        "rehearse",
+        "Let real runs of a config meet faults, and see whether they survive.",
+        REHEARSE_HELP,
+    )
+    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument("--out", required=True, metavar="DIR", help="made anew")
+    verb.add_argument("--steps", type=int, default=24, help="of a run (default: 24)")
+    verb.add_argument("--processes", type=int, default=2, help="of a run (default: 2)")
+    verb.add_argument("--seed", type=int, default=0, help="of when faults strike")
+    verb.add_argument(
+        "--faults",
+        type=lambda text: tuple(text.split(",")),
+        metavar="F,F",
+        help="some of those above (default: all)",
+    )
+    verb.add_argument(
+        "--kills", type=int, default=3, help="of sigkill and save_kill (default: 3)"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_sampler(verb: argparse.ArgumentParser) -> None:

@@ -230,11 +230,9 @@ def load(workdir: Path, ema: bool = True):
     Raises:
       ValueError: the folder holds no run, or the run has no checkpoint yet.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    config = configs.of_workdir(workdir)
     distributed.keep_compiled(workdir)
-    experiment = configs.build(configs.from_json(path.read_text()))
+    experiment = configs.build(config)
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     params, step = _restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh

@@ -242,6 +242,20 @@ def sample_losses(params, batch, key, *, model, edm, training):
 
 
 def _losses(params, batch, run_key, step_key, model, edm, training):
+    clip, eps, sigma, output = outputs(
+        params, batch, (run_key, step_key), model=model, edm=edm, training=training
+    )
+    losses = edm.loss(output, clip, eps, sigma)
+    return losses, sigma, batch["frame_interval"] == 0
+
+
+def outputs(params, batch, key, *, model, edm, training):
+    """Clips in -1..1 of one framework, their noise, its level, and the output ``F``.
+
+    Args:
+      key: as for `sample_losses`.
+    """
+    run_key, step_key = key
     clip = constrain(pixels(batch["video"]), *CLIP_AXES)
     keys = sample_keys(run_key, batch["sample"])
     sigma = edm.training_sigma(purpose(keys, SIGMA))
@@ -264,8 +278,7 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
         train=True,
         rngs={"dropout": step_key},
     )
-    losses = edm.loss(output, clip, eps, sigma)
-    return losses, sigma, batch["frame_interval"] == 0
+    return clip, eps, sigma, output
 
 
 def with_low_resolution(context, clip, keys, training) -> Context:

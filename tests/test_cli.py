@@ -76,6 +76,22 @@ def folder(path, *lines):
             + ["--shard_captions", "--dtype", "--plan", "--mean_tokens", "--json"]
             + ["--step_seconds", "--coordinator"],
         ),
+        (
+            "replay",
+            [
+                "--workdir",
+                "--step",
+                "--samples",
+                "--from_checkpoint",
+                "--out",
+                "--json",
+            ],
+        ),
+        (
+            "rehearse",
+            ["--config", "--out", "--steps", "--processes", "--seed", "--faults"]
+            + ["--kills", "--json"],
+        ),
     ],
 )
 def test_help_names_every_flag(run, verb, flags):
@@ -88,7 +104,7 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge", "plan"):
+    for verb in ("train", "sample", "judge", "plan", "replay", "rehearse"):
         assert f"\n    {verb} " in out
 
 
