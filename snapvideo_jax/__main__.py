@@ -27,7 +27,19 @@ guidance of the sampler are those of the config:
 
 """
 
-TAKE_OVERRIDES = ("train", "plan", "bench", "encode_text", "prepare")
+EMA_HELP = """\
+A run with optimizer.ema_widths=(0.05,0.1) and optimizer.ema_snapshot_steps keeps
+snapshots of two averages. An average of any other length is made of them, and sampled:
+
+  snapvideo ema --workdir DIR --length 0.075,0.15
+  snapvideo sample --workdir DIR --ema_profile DIR/ema_profiles/0.075-at-100000 ...
+
+--plan tells beforehand what snapshots take and which lengths they will give, of a run
+that is there (--workdir) or of one to come (--config, with --config.a.b=value).
+"""
+
+
+TAKE_OVERRIDES = ("train", "ema", "plan", "bench", "encode_text", "prepare")
 """Verbs whose further arguments change fields of --config."""
 
 
@@ -74,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_sample(verbs)
     _add_judge(verbs)
+    _add_ema(verbs)
     _add_plan(verbs)
     _add_bench(verbs)
     _add_prepare(verbs)
@@ -141,6 +154,55 @@ def _add_judge(verbs) -> None:
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--count", type=int, default=64, help="prompts (default: 64)")
     _add_sampler(verb)
+
+
+def _add_ema(verbs) -> None:
+    verb = _add(
+        verbs,
+        "ema",
+        "Make averages of other lengths from a run's snapshots (post-hoc EMA).",
+        EMA_HELP,
+    )
+    verb.add_argument("--workdir", metavar="DIR", help="of the run")
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="of a run to be planned")
+    verb.add_argument(
+        "--length",
+        "--lengths",
+        dest="lengths",
+        type=_numbers,
+        default=(),
+        metavar="L,L",
+        help="relative standard deviations of the averages' profiles, as 0.12",
+    )
+    verb.add_argument(
+        "--half_life",
+        type=_numbers,
+        default=(),
+        metavar="N,N",
+        help="lengths as the half-lives, in steps, of exponential averages as wide",
+    )
+    verb.add_argument("--step", type=int, help="of a snapshot (default: the newest)")
+    verb.add_argument(
+        "--out", metavar="DIR", help="of the averages (default: DIR/ema_profiles)"
+    )
+    verb.add_argument(
+        "--most_error",
+        type=float,
+        default=0.1,
+        metavar="E",
+        help="refuse averages whose profile would be further off (default: 0.1)",
+    )
+    verb.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the disk that snapshots take and the errors of lengths, and stop",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between."""
+    return tuple(map(float, text.split(",")))
 
 
 def _add_plan(verbs) -> None:
@@ -312,6 +374,11 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
         dest="ema",
         action="store_false",
         help="use the raw weights in place of their moving average",
+    )
+    verb.add_argument(
+        "--ema_profile",
+        metavar="DIR",
+        help="use an average that snapvideo ema wrote there",
     )
     _add_processes(verb)
 

@@ -19,7 +19,8 @@ def run(arguments) -> None:
     """`snapvideo judge`."""
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         check_least(arguments, sample.LEAST)
-        loaded = sample.load(Path(arguments.workdir), arguments.ema)
+        workdir = Path(arguments.workdir)
+        loaded = sample.load(workdir, arguments.ema, arguments.ema_profile)
         judge_clips(arguments, *loaded)
 
 
@@ -48,7 +49,8 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     shares["all"] = float(np.mean([row["obeyed"] for row in rows]))
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    result = settings | {"step": step, "shares": shares, "clips": rows}
+    about = {"step": step, "weights": sample.weights_of(arguments)}
+    result = settings | about | {"shares": shares, "clips": rows}
     (out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
     sample.write_sheet(out / "sheet", clips, labels, experiment.sheets)

@@ -28,6 +28,7 @@ from snapvideo_jax.sharding import (
     put_batch,
     put_key,
 )
+from snapvideo_jax.snapshots import Snapshots
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.watch import NonFiniteLoss, Watch
 
@@ -58,6 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     shared = "--workdir has to be a folder that all processes share"
     distributed.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
+    snapshots = Snapshots(experiment, workdir, first, is_writer)
     iterator = iter(
         make_dataset(
             experiment.data,
@@ -79,6 +81,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if first:
         state = checkpoints.restore(placed(nn.unbox(boxed), places))
         logger.info("Resuming %s at step %d.", workdir, first)
+        snapshots.catch_up(first, state)
         seek(iterator, first)  # for any number of processes, unlike a kept state
     else:
         fresh = functools.partial(sample.fresh_state, experiment)
@@ -93,7 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.
     steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
-    with closing(iterator), closing(watch), closing(checkpoints):
+    with closing(iterator), closing(watch), closing(checkpoints), closing(snapshots):
         for step in steps:
             with watch.waiting():
                 batch = next(iterator)
@@ -104,7 +107,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
             watch.after_step(done, state, metrics)
             if checkpoints.due(done) or done == last:
                 watch.check_finite()
+                snapshots.wait()  # a run that resumes here makes none of them again
                 checkpoints.save(done, state, data_state, force=done == last)
+            if snapshots.due(done):
+                watch.check_finite()
+                snapshots.save(done, state)
     distributed.barrier("trained")
     if is_writer:
         gather(workdir)
