@@ -57,34 +57,37 @@ def run(arguments) -> None:
 def make(reader: SnapshotReader, workdir: Path, arguments) -> list[dict[str, Any]]:
     """Writes the averages that the command line asks for, and tells of each.
 
-    A snapshot that cannot be read is named and left out, and the rest combined anew.
+    A snapshot that cannot be read is named and left out, and all is solved anew.
 
     Raises:
       ValueError: what is left cannot give a length, or the step has no snapshot.
     """
     steps = _present(reader)
-    made = []
-    out = Path(arguments.out or workdir / "ema_profiles")
-    for ask in _asked(arguments):
-        while True:
+    while True:
+        try:
             until = _until(steps, arguments.step)
-            wanted = Average(ask(until[-1]), until[-1])
-            averages = [Average(w, s) for s in until for w in reader.widths]
-            solution = _solved(averages, wanted, arguments.most_error)
-            weights: dict[int, dict[float, float]] = {}
-            for average, weight in zip(averages, solution.weights, strict=True):
-                weights.setdefault(average.step, {})[average.width] = float(weight)
-            try:
-                params = reader.combine(weights)
-                break
-            except UnreadableSnapshot as error:
-                logger.warning("%s It is left out.", error)
-                steps = [step for step in steps if step != error.step]
-        about = _about(wanted, solution, until)
-        folder = out / f"{wanted.width:.6g}-at-{wanted.step}"
+            return _made(reader, until, workdir, arguments)
+        except UnreadableSnapshot as error:
+            logger.warning("%s It is left out.", error)
+            steps = [step for step in steps if step != error.step]
+
+
+def _made(reader, steps: list[int], workdir: Path, arguments) -> list[dict[str, Any]]:
+    """The same of these snapshots, at the last of them."""
+    out, last = Path(arguments.out or workdir / "ema_profiles"), steps[-1]
+    averages = [Average(w, s) for s in steps for w in reader.widths]
+    wanted = [Average(length, last) for length in _lengths(arguments, last)]
+    solutions = [_solved(averages, each, arguments.most_error) for each in wanted]
+    made = []
+    for each, solution in zip(wanted, solutions, strict=True):
+        weights: dict[int, dict[float, float]] = {step: {} for step in steps}
+        for average, weight in zip(averages, solution.weights, strict=True):
+            weights[average.step][average.width] = float(weight)
+        about = _about(each, solution, steps)
+        folder = out / f"{each.width:.6g}-at-{last}"
         ocp.save_checkpointables(
             folder.absolute(),
-            {"params": params},
+            {"params": reader.combine(weights)},
             overwrite=True,
             custom_metadata=about,
         )
@@ -107,7 +110,7 @@ def plan(experiment, workdir: Path | None, arguments) -> dict[str, Any]:
     steps = _until(optimizer.snapshots(), arguments.step)
     averages = [Average(w, s) for s in steps for w in optimizer.ema_widths]
     last = steps[-1]
-    lengths = [ask(last) for ask in _asked(arguments)] or LENGTHS
+    lengths = _lengths(arguments, last) or LENGTHS
     wanted = [Average(length, last) for length in lengths]
     found = {"disk": budget(experiment), "step": last}
     if workdir is not None:
@@ -137,25 +140,28 @@ def _experiment(arguments):
 
 
 def _check_lengths(arguments) -> None:
+    """Refuses lengths of no average before anything is read.
+
+    Raises:
+      ValueError: there are none, or one cannot be.
+    """
     if not arguments.lengths and not arguments.half_life:
         raise ValueError("There is nothing to make; give --length, such as 0.1.")
     for length in arguments.lengths:
         profiles.check_width(length, "--length")
 
 
-def _asked(arguments) -> list:
-    """Functions from the step of an average to its length, one for each asked for."""
+def _lengths(arguments, step: int) -> list[float]:
+    """Lengths that the command line asks for, of averages at this step.
 
-    def of_half_life(half_life):
-        def length(step):
-            found = profiles.width_of(half_life, step)
-            profiles.check_width(found, f"--half_life={half_life:g} at step {step}")
-            return found
-
-        return length
-
-    lengths = [lambda step, length=length: length for length in arguments.lengths]
-    return lengths + [of_half_life(each) for each in arguments.half_life]
+    Raises:
+      ValueError: a half-life is too long for the step.
+    """
+    found = list(arguments.lengths)
+    for half_life in arguments.half_life:
+        found.append(profiles.width_of(half_life, step))
+        profiles.check_width(found[-1], f"--half_life={half_life:g} at step {step}")
+    return found
 
 
 def _present(reader: SnapshotReader) -> list[int]:
@@ -206,6 +212,7 @@ def _solved(averages, wanted: Average, most_error: float) -> profiles.Solution:
 
 
 def _about(wanted: Average, solution: profiles.Solution, steps) -> dict[str, Any]:
+    """What is told of an average, and kept with it."""
     return {
         "length": wanted.width,
         "step": wanted.step,

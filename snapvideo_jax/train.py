@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, sample
+from snapvideo_jax.bad_steps import NonFiniteLoss
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import make_dataset, seek
 from snapvideo_jax.data.skipped import gather, list_of
@@ -30,7 +31,7 @@ from snapvideo_jax.sharding import (
 )
 from snapvideo_jax.snapshots import Snapshots
 from snapvideo_jax.step import jit_train_step
-from snapvideo_jax.watch import NonFiniteLoss, Watch
+from snapvideo_jax.watch import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -72,12 +72,17 @@ def folder(path, *lines):
             "sample",
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
-            + ["--batch", "--raw"],
+            + ["--batch", "--raw", "--ema_profile"],
         ),
         (
             "judge",
             ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]
             + ["--coordinator", "--process_count"],
+        ),
+        (
+            "ema",
+            ["--workdir", "--config", "--length", "--half_life", "--step", "--out"]
+            + ["--most_error", "--plan", "--json"],
         ),
         (
             "plan",
@@ -102,7 +107,7 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge", "plan"):
+    for verb in ("train", "sample", "judge", "ema", "plan"):
         assert f"\n    {verb} " in out
 
 
