@@ -58,12 +58,12 @@ class Snapshots:
         self._list, self._is_writer = workdir / LIST, is_writer
         if is_writer:
             cut_back(self._list, first)
-        saving = ocp.options.ArrayOptions.Saving
-        stored = saving.StorageOptions(dtype=jnp.dtype(optimizer.ema_snapshot_dtype))
-        arrays = ocp.options.ArrayOptions(saving=saving(storage_options=stored))
+        context = ocp.Context()
+        stored = jnp.dtype(optimizer.ema_snapshot_dtype)
+        context.array.saving.storage_options.dtype = stored
         self._checkpointer = ocp.training.Checkpointer(
             (workdir / FOLDER).absolute(),
-            context=ocp.Context(array_options=arrays),
+            context=context,
             cleanup_tmp_directories=True,
         )
 
