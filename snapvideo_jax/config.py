@@ -8,7 +8,6 @@ the objects, once, and checks everything that can be checked before a device is 
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import json
 import math
@@ -21,9 +20,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
-from snapvideo_jax.models import FIT, MODELS
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
+from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
@@ -32,7 +32,10 @@ from snapvideo_jax.text import TextEncoder
 from snapvideo_jax.text.config import Text
 
 DERIVED = {
-    FIT: ("frames", "height", "width", "parent", "name"),
+    **dict.fromkeys(
+        MODELS.values(),
+        ("frames", "height", "width", "further_sizes", "parent", "name"),
+    ),
     Training: ("videos", "images"),
 }
 """Fields that `build` fills from the data section, so that no two can disagree."""
@@ -44,8 +47,9 @@ class Sheets:
 
     Attributes:
       prompts: what is sampled.
-      guidance: weight ``g`` of classifier-free guidance, 0 for none; also the default
-        of `snapvideo sample`.
+      guidance: weight ``g`` of classifier-free guidance, 0 for none (the weight of
+        other papers is 1 + g); also the default of `snapvideo sample`. How it is
+        applied is the section ``guidance``.
       fps: frame-rate the samples are conditioned on; 0 for images.
       resolution: height and width of the original the samples are conditioned on;
         (0, 0) for the size that the model makes.
@@ -96,13 +100,17 @@ SECTIONS = {
     "training": Training,
     "mesh": MeshConfig,
     "sampler": Sampler,
+    "guidance": Guidance,
     "sheets": Sheets,
     "run": Run,
 }
+NOT_ALWAYS_THERE = ("guidance",)
+"""Sections that a run begun before there were any lacks; it has their defaults."""
 MAY_CHANGE = (
     "run.",
     "sheets.",
     "sampler.",
+    "guidance.",
     "mesh.",
     "model.remat",
     "model.group_chunks",
@@ -117,6 +125,8 @@ MAY_CHANGE = (
     "data.cache_",
 )
 """What may differ from the config that a workdir was begun with."""
+MOVED = re.compile(r"data\.mixture\.\w+\.root")
+"""Likewise: data sets may be moved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +134,7 @@ class Experiment:
     """Everything a config file stands for, built and checked."""
 
     seed: int
-    model: Any
+    model: Network
     data: DataConfig
     text: TextEncoder
     diffusion: EDM
@@ -132,6 +142,7 @@ class Experiment:
     training: Training
     mesh: MeshConfig
     sampler: Sampler
+    guidance: Guidance
     sheets: Sheets
     run: Run
 
@@ -143,13 +154,13 @@ def section(kind: type, **overrides) -> ConfigDict:
       ValueError: a name is no field of ``kind``.
     """
     fields = {
-        field.name: field.default
+        field.name: ConfigDict() if "of" in field.metadata else field.default
         for field in dataclasses.fields(kind)
         if field.name not in DERIVED.get(kind, ())
     }
     for name in overrides:
         if name not in fields:
-            raise ValueError(_unknown(name, fields, kind.__name__))
+            raise ValueError(unknown(name, fields, kind.__name__))
     return ConfigDict(fields | overrides)
 
 
@@ -183,7 +194,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            raise ValueError(_unknown(name, defaults, "the config's argument"))
+            raise ValueError(unknown(name, defaults, "the config's argument"))
         kind = type(defaults[name])
         try:
             values[name] = _flag(text) if kind is bool else kind(text)
@@ -227,11 +238,11 @@ def build(config: ConfigDict) -> Experiment:
     expected = {"seed", "model", *SECTIONS}
     for name in config:
         if name not in expected:
-            raise ValueError(_unknown(name, expected, "config"))
-    for name in sorted(expected - set(config)):
+            raise ValueError(unknown(name, expected, "config"))
+    for name in sorted(expected - set(config) - set(NOT_ALWAYS_THERE)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
-        name: _construct(kind, config[name], name)
+        name: _construct(kind, config.get(name, ConfigDict()), name)
         for name, kind in SECTIONS.items()
         if name != "training"
     }
@@ -245,14 +256,15 @@ def build(config: ConfigDict) -> Experiment:
     if name not in MODELS:
         raise ValueError(f"model.name={name!r} is unknown; use {sorted(MODELS)}.")
     fields = {key: value for key, value in config.model.items() if key != "name"}
-    model = _construct(
-        MODELS[name],
-        ConfigDict(fields),
-        "model",
-        frames=data.frames,
-        height=data.height,
-        width=data.width,
-    )
+    size = dict(frames=data.frames, height=data.height, width=data.width)
+    if data.buckets:
+        if not hasattr(MODELS[name], "further_sizes"):
+            raise ValueError(
+                f"data.buckets={data.buckets}, but model.name={name!r} takes clips of "
+                "one size; use 'fit', or data.buckets=()."
+            )
+        size["further_sizes"] = data.buckets
+    model = _construct(MODELS[name], ConfigDict(fields), "model", **size)
     parts["text"] = parts["text"].encoder()
     experiment = Experiment(seed=config.seed, model=model, training=training, **parts)
     _check(experiment)
@@ -264,6 +276,7 @@ def _check(experiment: Experiment) -> None:
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed} is below 0; use 0 or more.")
     experiment.model.validate()
+    _check_latents(experiment)
     training, batch = experiment.training, experiment.data.batch
     period = training.self_conditioning_period
     unit = training.videos + training.images
@@ -292,6 +305,21 @@ def _check(experiment: Experiment) -> None:
             )
 
 
+def _check_latents(experiment: Experiment) -> None:
+    """That a network without latents is not asked for what takes them."""
+    training, mesh = experiment.training, experiment.mesh
+    if training.self_conditioning and not experiment.model.self_conditions:
+        raise ValueError(
+            f"training.self_conditioning={training.self_conditioning}: this network "
+            "has no latents to be conditioned on; use 0."
+        )
+    if mesh.context > 1 and experiment.model.guess().parts == 1:
+        raise ValueError(
+            f"mesh.context={mesh.context}: this network cannot divide a clip over "
+            "devices; use 1."
+        )
+
+
 def _check_low_resolution(experiment: Experiment) -> None:
     """That an upsampler has something to enlarge, and no other network has."""
     model, data = experiment.model, experiment.data
@@ -302,6 +330,11 @@ def _check_low_resolution(experiment: Experiment) -> None:
             f"{given} and model.in_channels={model.in_channels} do not go together; "
             "an upsampler has a size to enlarge and 6 channels, a first stage has "
             "(0, 0) and 3."
+        )
+    if model.is_upsampler and data.buckets:
+        raise ValueError(
+            f"data.buckets={data.buckets}: an upsampler takes clips of one size; use "
+            "data.buckets=()."
         )
     if model.is_upsampler and (data.height % height or data.width % width):
         raise ValueError(
@@ -335,7 +368,7 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
     differing = [
         f"{name}={value} (was {before})"
         for name, value, before in differences(ours, theirs)
-        if not name.startswith(MAY_CHANGE)
+        if not name.startswith(MAY_CHANGE) and not MOVED.fullmatch(name)
     ]
     if differing:
         raise ValueError(
@@ -375,39 +408,12 @@ def _check_override(item: str, config: Any) -> None:
         if not isinstance(config, ConfigDict):
             raise ValueError(f"{where}={config!r} is a value and has no {name!r}.")
         if name not in config:
-            raise ValueError(_unknown(name, config, where))
+            raise ValueError(unknown(name, config, where))
         config, where = config[name], f"{where}.{name}"
 
 
 def _construct(kind: type, config: ConfigDict, where: str, **derived):
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
-    fields = {field.name for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields - set(DERIVED.get(kind, ())):
-            raise ValueError(_unknown(name, fields, f"config.{where}"))
-        _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
-    return kind(**values, **derived)
-
-
-def _check_tuple(name: str, value: Any, default: Any) -> None:
-    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
-    if not isinstance(default, tuple) or not default:
-        return
-    kinds = [(int, type(number)) for number in default]
-    if len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
-        raise ValueError(
-            f"{name}={value} is not {len(default)} numbers of type "
-            f"{type(default[0]).__name__}; its default is {default}."
-        )
-
-
-def _unknown(name: str, known, where: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
-    return f"{where} has no field {name!r}; {hint}"
+    return construct(kind, config, where, DERIVED.get(kind, ()), **derived)
 
 
 def _flag(text: str) -> bool:

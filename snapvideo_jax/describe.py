@@ -29,16 +29,10 @@ def describe(config: ConfigDict) -> dict:
         for name in ("params", "opt_state", "ema", "powers")
         if jax.tree.leaves(getattr(shapes, name))
     }
-    model = experiment.model
     return {
         "config": json.loads(configs.to_json(config)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
-        "tokens": {
-            "patches": model.groups * model.patches_per_group,
-            "groups": model.groups,
-            "latents": model.latents,
-            "context": experiment.text.tokens + model.context_numbers,
-        },
+        "tokens": experiment.model.tokens(experiment.text.tokens),
         "forward_flops_per_sample": flops_forward(experiment),
         "batch": experiment.data.batch,
         "mesh": dict(mesh.shape),

@@ -33,6 +33,11 @@ from absl import flags  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain reads flags, which only absl's app.run parses.
 
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
+)
+
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
@@ -64,13 +69,20 @@ def trained(shapes_root, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def same_log():
+    """Takes back what a command did to the log: its handler writes to the standard
+    error of one test, which is closed when others log."""
+    logger = logging.getLogger("snapvideo_jax")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.level, logger.propagate, logger.handlers[:] = before
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a command in this process; gives its exit code, output and errors."""
     from snapvideo_jax import __main__ as cli
-
-    logger = logging.getLogger("snapvideo_jax")
-    before = logger.level, logger.propagate, list(logger.handlers)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["snapvideo", *map(str, arguments)])
@@ -81,5 +93,15 @@ def run(monkeypatch, capsys):
             code = end.code or 0
         return code, *capsys.readouterr()
 
-    yield call
-    logger.level, logger.propagate, logger.handlers[:] = before
+    return call
+
+
+@pytest.fixture
+def nothing_compiles():
+    """Fails a test in which a program is compiled for a device."""
+    before = len(COMPILED)
+    jax.jit(lambda: before)()
+    known = len(COMPILED)
+    assert known > before, "compilations are not noticed"
+    yield
+    assert len(COMPILED) == known

@@ -9,50 +9,29 @@ all latents attend to each other, so groups see each other only through latents.
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.attention import KEPT
+from snapvideo_jax.models import flops, guesses
 from snapvideo_jax.models.context import NUMBERS, UPSAMPLER_NUMBERS, ContextTokens
 from snapvideo_jax.models.layers import (
     Attention,
     Dense,
     FeedForward,
+    grid_waves,
     layer_norm,
     param_init,
     patchify,
-    sinusoid,
     unpatchify,
 )
+from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.remat import REMAT, check_known
+from snapvideo_jax.models.sizes import check_sizes
 from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
-DTYPES = ("float32", "bfloat16")
-_DOTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(KEPT),
-)
-REMAT = {
-    "none": None,
-    "block": None,
-    "layer": jax.checkpoint_policies.save_only_these_names(KEPT),
-    "latent_dots": _DOTS,
-    "dots": _DOTS,
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["block_input"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
-"""What the backward pass keeps, by name, with its policy: everything ("none"), what
-enters each block ("block", or on the host: "offload"), what enters each pair of
-attention and feed-forward and what its attention gave ("layer"), or that and all
-products with weights ("dots"), or only those of latents ("latent_dots": where patches
-are many, to make their products again is faster than to write and read them)."""
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
 """Those that go by pairs of attention and feed-forward."""
 
@@ -174,6 +153,8 @@ class FIT(nn.Module):
 
     Attributes:
       frames, height, width: the largest video it takes, before padding.
+      further_sizes: others that it takes, each frames, height and width. Those of a
+        height and width have a table of positions of their own, and share the rest.
       in_channels, out_channels: colour channels. [P] 3 and 3; an upsampler reads 6,
         the last three of the clip that it enlarges.
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
@@ -197,6 +178,7 @@ class FIT(nn.Module):
     frames: int = 16
     height: int = 36
     width: int = 64
+    further_sizes: tuple[tuple[int, int, int], ...] = ()
     in_channels: int = 3
     out_channels: int = 3
     pad_height: tuple[int, int] = (2, 2)
@@ -215,6 +197,31 @@ class FIT(nn.Module):
     remat: str = "none"
     group_chunks: int = 1
     unroll: int = 1
+
+    @property
+    def grids(self) -> "tuple[FIT, ...]":
+        """A network like this one for each height and width, of the most frames."""
+        longest = {(self.height, self.width): self.frames}
+        for frames, *size in self.further_sizes:
+            longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
+        return tuple(self.at(frames, *size) for size, frames in longest.items())
+
+    def at(self, frames: int, height: int, width: int) -> "FIT":
+        """A network like this one for clips of one size."""
+        size = dict(frames=frames, height=height, width=width, further_sizes=())
+        return self.clone(parent=None, **size)
+
+    def like(self, height: int, width: int) -> "FIT":
+        """That of `grids` for clips of a height and width.
+
+        Raises:
+          ValueError: the network takes none of this size.
+        """
+        for grid in self.grids:
+            if (grid.height, grid.width) == (height, width):
+                return grid
+        known = [(grid.height, grid.width) for grid in self.grids]
+        raise ValueError(f"a clip is {height}x{width}; the network takes {known}.")
 
     @property
     def padded_height(self) -> int:
@@ -239,73 +246,35 @@ class FIT(nn.Module):
         return len(UPSAMPLER_NUMBERS if self.is_upsampler else NUMBERS)
 
     @property
+    def self_conditions(self) -> bool:
+        return True
+
+    @property
     def is_upsampler(self) -> bool:
         """Whether it also reads the clip it is to enlarge, as more channels."""
         return self.in_channels > self.out_channels
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
-        for name, known in (("dtype", DTYPES), ("remat", tuple(REMAT))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r} is unknown; use one of "
-                    f"{known}."
-                )
-        if self.frames % self.patch[0]:
-            raise ValueError(
-                f"model.frames={self.frames} is not a multiple of "
-                f"model.patch[0]={self.patch[0]}."
-            )
-        rows = ("height + pad_height", self.padded_height, self.patch[1], self.group[0])
-        columns = ("width", self.width, self.patch[2], self.group[1])
-        for name, size, patch, group in (rows, columns):
-            if size % patch:
-                raise ValueError(
-                    f"model.{name}={size} px is not a multiple of the {patch} px of "
-                    f"a patch; change it to {size // patch * patch} or "
-                    f"{-(-size // patch) * patch}."
-                )
-            if (size // patch) % group:
-                cells = size // patch
-                fits = [n for n in range(1, cells + 1) if cells % n == 0]
-                raise ValueError(
-                    f"model.group={self.group}: {group} does not divide the {cells} "
-                    f"patches of model.{name}={size} px; use one of {fits}."
-                )
-        if self.in_channels not in (self.out_channels, 2 * self.out_channels):
-            raise ValueError(
-                f"model.in_channels={self.in_channels} is neither "
-                f"model.out_channels={self.out_channels} nor, for an upsampler, twice "
-                "that."
-            )
-        if self.latents % self.groups:
-            raise ValueError(
-                f"model.latents={self.latents} cannot be divided over {self.groups} "
-                f"groups; use a multiple of {self.groups}."
-            )
-        for name in ("patch", "latent"):
-            size = getattr(self, f"{name}_width")
-            per_head = getattr(self, f"{name}_head_width")
-            if size % per_head:
-                raise ValueError(
-                    f"model.{name}_width={size} is not a multiple of "
-                    f"model.{name}_head_width={per_head}."
-                )
-        if self.group_chunks < 1 or self.groups % self.group_chunks:
-            fits = [n for n in range(1, self.groups + 1) if self.groups % n == 0]
-            raise ValueError(
-                f"model.group_chunks={self.group_chunks} does not divide the "
-                f"{self.groups} groups; use one of {fits}."
-            )
-        heads = self.patch_width // self.patch_head_width
-        for name in ("patch_width", "context_width"):
-            inner = min(getattr(self, name), self.latent_width)
-            if inner % heads:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)} and model.latent_width="
-                    f"{self.latent_width}: the smaller cannot be divided over the "
-                    f"{heads} heads of patches; use multiples of {heads}."
-                )
+        check_known(self)
+        check_sizes(self)
+
+    def tokens(self, text_tokens: int) -> dict[str, int]:
+        """Patches, their groups, latents and context tokens."""
+        return {
+            "patches": self.groups * self.patches_per_group,
+            "groups": self.groups,
+            "latents": self.latents,
+            "context": text_tokens + self.context_numbers,
+        }
+
+    def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
+        """See `flops.fit_forward`; making context tokens takes next to nothing."""
+        return flops.fit_forward(self, text_tokens + self.context_numbers)
+
+    def guess(self) -> Guess:
+        """See `guesses.fit`."""
+        return guesses.fit(self)
 
     def no_latents(self, batch: int) -> Latents:
         """The carry of a first network call: no previous latents."""
@@ -331,13 +300,13 @@ class FIT(nn.Module):
           previous: latents of the previous call (self-conditioning).
           train: applies dropout; needs the rng "dropout".
         """
-        frames = noisy.shape[1]
+        frames, grid = noisy.shape[1], self.like(*noisy.shape[2:4])
         tokens, mask = ContextTokens(self.context_width, self.dtype, name="context")(
             c_noise, context
         )
         if self.is_upsampler:
             noisy = jnp.concatenate([noisy, context.low_resolution], axis=-1)
-        patches = self._embed(noisy)
+        patches = self._embed(noisy, grid)
         latents = self._initial_latents(previous)
         (patches, latents), _ = self._stack()(
             patch_heads=self.patch_width // self.patch_head_width,
@@ -349,11 +318,11 @@ class FIT(nn.Module):
             group_chunks=self.group_chunks,
             name="blocks",
         )((patches, latents), tokens, mask, train)
-        return self._pixels(patches, frames), Latents(
+        return self._pixels(patches, frames, grid), Latents(
             value=latents, known=jnp.ones(latents.shape[0], bool)
         )
 
-    def _embed(self, noisy):
+    def _embed(self, noisy, grid):
         """Patches -> linear -> LayerNorm -> + learned position."""
         above, below = self.pad_height
         noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
@@ -362,14 +331,26 @@ class FIT(nn.Module):
         axes = ("patch", "embed")
         patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
-        position = self.param(
-            "patch_position",
-            param_init(self._position_init, "table", None),
-            (self.groups * self.patches_per_group, self.patch_width),
-        )
+        position = self._positions()[grid.height, grid.width]
         position = for_every_sample(position.astype(self.dtype), len(patches))
-        position = rearrange(position, "b (g p) d -> b g p d", g=self.groups)
+        position = rearrange(position, "b (g p) d -> b g p d", g=grid.groups)
         return patches + position[:, :, : patches.shape[2]]
+
+    def _positions(self):
+        """The table of learned positions of each height and width, by these two.
+
+        All are there whatever the clip is, so that every batch trains the same state.
+        """
+        return {
+            (grid.height, grid.width): self.param(
+                f"patch_position_{grid.height}x{grid.width}"
+                if number
+                else "patch_position",
+                param_init(grid._position_init, "table", None),
+                (grid.groups * grid.patches_per_group, self.patch_width),
+            )
+            for number, grid in enumerate(self.grids)
+        }
 
     def _position_init(self, key, shape, dtype=jnp.float32):
         """Sines and cosines of frame, row and column, a third of the channels each [C].
@@ -380,13 +361,7 @@ class FIT(nn.Module):
         del key
         frames = self.frames // self.patch[0]
         rows = self.padded_height // self.patch[1]
-        axes = jnp.meshgrid(
-            *(jnp.arange(size) / size for size in (frames, rows, self.columns)),
-            indexing="ij",
-        )
-        third = -(-shape[-1] // 6) * 2
-        waves = [sinusoid(axis, third, 0.1, 4.0) for axis in axes]
-        grid = jnp.concatenate(waves, axis=-1)[None, ..., : shape[-1]]
+        grid = grid_waves((frames, rows, self.columns), shape[-1])[None]
         position = patchify(grid, (1, 1, 1), self.group)
         position = rearrange(position, "1 g p d -> (g p) d")
         return (2**0.5 * position).astype(dtype)
@@ -427,7 +402,7 @@ class FIT(nn.Module):
             metadata_params={nn.PARTITION_NAME: "blocks"},
         )
 
-    def _pixels(self, patches, frames):
+    def _pixels(self, patches, frames, grid):
         """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""
         patches = layer_norm("output_norm", dtype=self.dtype)(patches)
         pixels = Dense(
@@ -437,6 +412,6 @@ class FIT(nn.Module):
             init=nn.initializers.zeros,
             name="pixels",
         )(patches)
-        video = unpatchify(pixels, self.patch, self.group, frames, self.padded_height)
+        video = unpatchify(pixels, self.patch, self.group, frames, grid.padded_height)
         above = self.pad_height[0]
-        return video[:, :, above : above + self.height].astype(jnp.float32)
+        return video[:, :, above : above + grid.height].astype(jnp.float32)
