@@ -58,7 +58,7 @@ class TrainState:
     params: Params
     opt_state: Any
     ema: Params
-    powers: tuple[Params, ...] = ()
+    powers: Any = ()
     norms: Any = ()
 
 
