@@ -34,6 +34,7 @@ from snapvideo_jax.sharding import (
     put_batch,
     put_key,
 )
+from snapvideo_jax.snapshots import Snapshots
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.watch import Watch
 from snapvideo_jax.watchdog import Watchdog
@@ -83,6 +84,7 @@ def train(
     shared = "--workdir has to be a folder that all processes share"
     distributed.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
+    snapshots = Snapshots(experiment, workdir, first, is_writer)
     skipped_path = list_of(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
     experiment.text.check(joint.captions())
@@ -111,6 +113,7 @@ def train(
             state = checkpoints.restore(placed(nn.unbox(boxed), places))
             seek(iterator, first)  # for any number of processes, unlike a kept state
         logger.info("Resuming %s at step %d.", workdir, first)
+        snapshots.catch_up(first, state)
     else:
         fresh = functools.partial(sample.fresh_state, experiment)
         with goodput.doing("compile"):
@@ -127,7 +130,7 @@ def train(
     )
     feed = Feed(iterator, stop)
     ledger = Ledger(workdir, experiment.data.batch, first, run.ledger_steps)
-    save = functools.partial(_save, checkpoints, watch, ledger, goodput)
+    save = functools.partial(_save, checkpoints, snapshots, watch, ledger, goodput)
 
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.
@@ -137,7 +140,7 @@ def train(
     goodput.started()
     with closing(ledger), closing(watch), closing(watchdog), closing(feed):
         try:
-            with _finished(checkpoints, goodput):
+            with _finished(checkpoints, snapshots, goodput):
                 for step in steps:
                     with goodput.doing("data"):
                         fetched = feed.next(step)
@@ -158,6 +161,10 @@ def train(
                     ending = done == last
                     if ending or checkpoints.due(done):
                         save(done, state, data_state, force=ending)
+                    if snapshots.due(done):
+                        watch.check_finite()
+                        with goodput.doing("save"):
+                            snapshots.save(done, state)
                 if first < done < last:
                     save(done, state, data_state, force=True)
         except BaseException as error:
@@ -175,23 +182,28 @@ def train(
         gather(workdir)
 
 
-def _save(checkpoints, watch, ledger, goodput, done: int, *kept, force: bool) -> None:
+def _save(
+    checkpoints, snapshots, watch, ledger, goodput, done: int, *kept, force: bool
+) -> None:
     """Saves a state whose loss is finite."""
     watch.check_finite()
     with goodput.doing("save"):
         ledger.flush()
+        snapshots.wait()  # a run that resumes here makes none of them again
         checkpoints.save(done, *kept, force=force)
     watch.saved(done)
 
 
 @contextmanager
-def _finished(checkpoints: Checkpoints, goodput: Goodput) -> Iterator[None]:
-    """Waits at the end for the checkpoints that are being written."""
+def _finished(
+    checkpoints: Checkpoints, snapshots: Snapshots, goodput: Goodput
+) -> Iterator[None]:
+    """Waits at the end for what is being written."""
     try:
         yield
     finally:
-        with goodput.doing("save"):
-            checkpoints.close()
+        with goodput.doing("save"), closing(checkpoints):
+            snapshots.close()
 
 
 def keep_config(

@@ -9,21 +9,16 @@ import jax
 import numpy as np
 
 from snapvideo_jax import sample
+from snapvideo_jax.bad_steps import BadSteps
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data.skipped import check_share, gather, list_of
-from snapvideo_jax.ending import Ending
 from snapvideo_jax.flops import flops_per_sample
 from snapvideo_jax.goodput import Goodput, Summary
 from snapvideo_jax.metrics import MetricWriter
 from snapvideo_jax.step import BIN_EDGES
+from snapvideo_jax.update import GOOD
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(Ending):
-    """The loss of a step was infinite or not a number."""
-
-    exit_code = 3
 
 
 class Watch:
@@ -56,6 +51,7 @@ class Watch:
         self._flops = flops_per_sample(experiment)
         device = jax.devices()[0]
         self._peak = experiment.run.peak_tflops or peak_tflops(device.device_kind)
+        self._bad = BadSteps(experiment.optimizer, workdir, first, is_writer)
         self._pending: list = []
         self._generator = None
         self._begin()
@@ -78,10 +74,10 @@ class Watch:
                 self._sheet(done, state)
 
     def check_finite(self) -> None:
-        """Waits for the last step and looks at its loss."""
+        """Waits for the last step and looks at what it was found to be."""
         with self._goodput.doing("step"):
             for step, metrics in self._pending[-1:]:
-                self._check(step, metrics)
+                self._bad.look_at(step, metrics)
 
     def saved(self, done: int) -> None:
         """A checkpoint is being written; from it the run would go on."""
@@ -99,31 +95,26 @@ class Watch:
     def close(self) -> None:
         self._writer.close()
 
-    def _check(self, step: int, metrics) -> None:
-        loss = float(metrics["loss"])
-        if not np.isfinite(loss):
-            raise NonFiniteLoss(
-                f"The loss of step {step} is {loss}. The newest checkpoint is kept; "
-                f"lower optimizer.learning_rate or look at the data of that step."
-            )
-
     def _log(self, done: int) -> None:
-        steps = [metrics for _, metrics in self._pending]
         self.check_finite()
+        steps = [metrics for _, metrics in self._pending]
+        good = [metrics for metrics in steps if int(metrics["verdict"]) == GOOD]
         spent = self._goodput.seconds()
         spent = {part: spent[part] - self._before[part] for part in spent}
         seconds = self._goodput.wall() - self._began - spent["evaluation"]
         clips = len(steps) * self._experiment.data.batch
         rate = self._flops * clips / seconds
         values = {
-            "loss": np.mean([float(m["loss"]) for m in steps]),
-            "grad_norm": np.mean([float(m["grad_norm"]) for m in steps]),
+            "loss": np.mean([float(m["loss"]) for m in good or steps]),
+            "grad_norm": np.mean([float(m["grad_norm"]) for m in good or steps]),
             "learning_rate": float(self._experiment.optimizer.schedule()(done - 1)),
             "clips_per_second": clips / seconds,
             "seconds_per_step": seconds / len(steps),
             "data_wait_share": spent["data"] / seconds,
             "model_tflops_per_second": rate / 1e12,
-        } | _bin_means(steps)
+        } | _bin_means(good or steps)
+        if self._bad.skips:
+            values["skipped_updates"] = self._bad.count
         shares = self._summary.shares()
         values["goodput"] = shares["step"]
         values |= {f"goodput/{part}": share for part, share in shares.items()}

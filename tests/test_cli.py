@@ -58,12 +58,17 @@ def folder(path, *lines):
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
             + ["--batch", "--raw", "--oscillate", "--guidance_interval", "--threshold"]
-            + ["--negative_prompt", "--autoguide", "--autoguidance"],
+            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"],
         ),
         (
             "judge",
             ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]
             + ["--coordinator", "--process_count"],
+        ),
+        (
+            "ema",
+            ["--workdir", "--config", "--length", "--half_life", "--step", "--out"]
+            + ["--most_error", "--plan", "--json"],
         ),
         (
             "plan",
@@ -104,7 +109,7 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge", "plan", "replay", "rehearse"):
+    for verb in ("train", "sample", "judge", "ema", "plan", "replay", "rehearse"):
         assert f"\n    {verb} " in out
 
 

@@ -23,9 +23,9 @@ from tensorboardX.proto import event_pb2
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample, train
+from snapvideo_jax.bad_steps import NonFiniteLoss
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
-from snapvideo_jax.watch import NonFiniteLoss
 
 STEPS, BATCH = 12, 8
 
