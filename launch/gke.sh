@@ -31,11 +31,15 @@ need_storage "gs://BUCKET or claim:NAME"
 need_number restarts 0 "how often the run begins again after a failure that is no preemption"
 need_train
 
+for text in "${given[@]}" "${rest[@]}"; do
+  [[ $text != *[[:cntrl:]]* ]] ||
+    fail "$(quoted "$text") holds a character that no manifest should."
+done
+
 # string TEXT: as JSON, which is YAML too.
 string() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"}
-  [[ $text != *[[:cntrl:]]* ]] || fail "$(quoted "$1") holds a character that no manifest should."
   echo "\"$text\""
 }
 
@@ -65,7 +69,7 @@ manifest() {
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: ${names[0]}
+  name: "${names[0]}"
   annotations:
     # A slice is a node pool: no two Jobs in one.
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
@@ -99,6 +103,7 @@ spec:
               - action: FailJob
                 onPodConditions:
                   - type: DisruptionTarget
+                    status: "True"
               - action: FailJob
                 onExitCodes:
                   containerName: train

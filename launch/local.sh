@@ -9,7 +9,8 @@
 #   --devices N     make each have so many CPU devices (what is there)
 #   --dry-run       print what would be done, and do nothing
 #
-# SIGTERM and Ctrl-C reach all processes. Ends with the exit code of process 0.
+# `train` goes through launch/train_pod.sh, as on a pod. SIGTERM and Ctrl-C reach all
+# processes. Ends with the exit code of process 0, or of the first that failed.
 set -euo pipefail
 here=$PWD
 # shellcheck source=launch/_cloud.sh
@@ -21,6 +22,10 @@ need_number processes 1 "the number of processes"
 ((${#rest[@]})) || fail "The command after -- is missing; wanted -- train --config FILE --workdir DIR."
 if [[ -n ${given[devices]:-} ]]; then
   need_number devices 1 "the number of CPU devices of each process"
+fi
+entry=(snapvideo "${rest[@]}")
+if [[ ${rest[0]} == train ]]; then
+  entry=("$PWD/launch/train_pod.sh" "${rest[@]:1}")
 fi
 cd "$here" # paths of the command are those of the caller
 
@@ -39,7 +44,7 @@ fi
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((index = 0; index < given[processes]; index++)); do
-  command=(env "${common[@]}" "SNAPVIDEO_PROCESS_INDEX=$index" snapvideo "${rest[@]}")
+  command=(env "${common[@]}" "SNAPVIDEO_PROCESS_INDEX=$index" "${entry[@]}")
   echo "+ $(quoted "${command[@]}") &"
   if ! is_dry; then
     "${command[@]}" &
@@ -48,11 +53,12 @@ for ((index = 0; index < given[processes]; index++)); do
 done
 code=0
 for index in "${!pids[@]}"; do
+  ended=0
+  wait "${pids[index]}" || ended=$?
   # A trapped signal ends `wait` early, with a code above 128, while the process goes on.
-  while true; do
+  while ((ended > 128)) && kill -0 "${pids[index]}" 2>/dev/null; do
     ended=0
     wait "${pids[index]}" || ended=$?
-    ((ended > 128)) && kill -0 "${pids[index]}" 2>/dev/null || break
   done
   if ((index == 0 || code == 0)); then
     code=$ended

@@ -47,7 +47,8 @@ fi
 
 where=("--project=${given[project]:-}" "--zone=${given[zone]:-}")
 delete=(launch/delete_pod.sh "$name" "${where[@]}")
-all=("${where[@]}" --node=all --worker=all)
+# By default 64 hosts at a time: the others would wait for ones that wait for them.
+all=("${where[@]}" --node=all --worker=all --batch-size=all)
 if [[ -n ${given[internal-ips]:-} ]]; then
   all+=(--tunnel-through-iap)
 fi
@@ -62,18 +63,21 @@ archive=${TMPDIR:-/tmp}/$folder.tar.gz
 wait_for_pod() {
   local state asked=""
   while true; do
-    state=$("${list[@]}")
+    if ! state=$("${list[@]}"); then
+      echo "gcloud cannot tell the state of $name; why is above." >&2
+      return 1
+    fi
     case $state in
       ACTIVE) return ;;
       "")
         [[ -z $asked ]] || return 1
-        "${create[@]}"
+        "${create[@]}" || exit # gcloud said why; nothing is there that costs
         asked=yes
         ;;
       FAILED | SUSPENDED)
         [[ -z $asked ]] || return 1
         echo "$(date +%H:%M:%S) $name is $state; it is deleted, and asked for again."
-        "${delete[@]}"
+        "${delete[@]}" || return 1
         ;;
       *)
         echo "$(date +%H:%M:%S) $name is $state."
@@ -83,13 +87,28 @@ wait_for_pod() {
   done
 }
 
+# follow COMMAND...: runs it and shows its output. 0 only where a host says that the
+# training ended with 0: gcloud's own is 0 too where it reached no host at all.
+follow() {
+  local codes
+  if is_dry; then
+    run "$@"
+    return
+  fi
+  run "$@" | awk '{ print; fflush() } /^The training ended with code 0\.$/ { ended = 1 }
+    END { exit !ended }'
+  codes=("${PIPESTATUS[@]}")
+  ((codes[0] == 0)) || return "${codes[0]}"
+  ((codes[1] == 0)) || return 75
+}
+
 # Installs this commit on every host, and follows the run to its end.
 train() {
   run git archive --format=tar.gz "--prefix=$folder/" -o "$archive" HEAD &&
     run gcloud compute tpus queued-resources scp "$archive" "$name:" "${all[@]}" &&
     run gcloud compute tpus queued-resources ssh "$name" "${all[@]}" \
       --command="tar xzf $folder.tar.gz && $(quoted "$folder/launch/setup_host.sh" --storage "${given[storage]}")" &&
-    run gcloud compute tpus queued-resources ssh "$name" "${all[@]}" \
+    follow gcloud compute tpus queued-resources ssh "$name" "${all[@]}" \
       --command="$(quoted "$folder/launch/start_host.sh" -- "${rest[@]}")"
 }
 
@@ -115,8 +134,9 @@ for ((left = given[restarts]; ; left--)); do
   if wait_for_pod; then
     code=0
     train || code=$?
-    # ssh ends with 255 where a host is gone, and where only the connection is.
-    if ((code == 255)); then
+    # ssh ends with 255 where a host is gone, and where only the connection is. What
+    # fails while a pod is being taken away, says little of the run.
+    if ((code == 255)) || { ((code != 0)) && [[ $("${list[@]}") != ACTIVE ]]; }; then
       code=75
     fi
   fi

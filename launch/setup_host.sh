@@ -34,7 +34,7 @@ if [[ $storage =~ ^gs://([a-z0-9][-a-z0-9_.]+[a-z0-9])/?$ ]]; then
 elif [[ $storage =~ ^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]*$ ]]; then
   install="run sudo apt-get -qq install -y nfs-common"
   program=mount.nfs
-  mount=(sudo mount -t nfs -o hard,noac "$storage" "$STORAGE")
+  mount=(sudo mount -t nfs -o "hard,noac" "$storage" "$STORAGE")
 else
   fail "--storage is '$storage'; wanted gs://BUCKET or SERVER:/SHARE."
 fi
