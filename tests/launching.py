@@ -35,7 +35,8 @@ case $4 in
     esac
     cd "$WORLD/host" && tar xzf ./*.tar.gz
     export END HOME=$WORLD/host
-    command=${*##*--command=}
+    all=$*
+    command=${all##*--command=}
     exec bash -c "$command"
     ;;
 esac
