@@ -4,6 +4,7 @@ No cloud is here. Dry runs print the commands; `gcloud` is played by a script th
 the states of a queued resource; processes on this machine are real.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -400,14 +401,12 @@ def host(tmp_path):
 
     start.state = state
     yield start
-    for process in started:
+    if (state / "pid").exists():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int((state / "pid").read_text()), signal.SIGKILL)
+    for process in started:  # Those that follow a log end with what writes it.
         process.kill()
         process.communicate()
-    if (state / "pid").exists():
-        try:
-            os.killpg(int((state / "pid").read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def test_a_host_trains_once_however_often_it_is_asked_to(host):
