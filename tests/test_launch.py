@@ -571,10 +571,10 @@ def test_two_processes_train_until_they_are_told_to_stop(shapes_root, tmp_path):
     about["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     process = subprocess.Popen(
         [
-            *(LAUNCH / "local.sh", "--processes", "2", "--devices", "4"),
+            *(LAUNCH / "local.sh", "--processes", "2", "--devices", "1"),
             *("--", "train", "--config", f"{TINY_CONFIG}:steps=100000"),
             *("--workdir", workdir, f"--config.data.root={shapes_root}"),
-            *("--config.mesh.fsdp=8", "--config.run.checkpoint_every_steps=100000"),
+            *("--config.mesh.fsdp=2", "--config.run.checkpoint_every_steps=100000"),
         ],
         cwd=tmp_path,
         env=about,
