@@ -7,6 +7,13 @@ import subprocess
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 
+WORKDIR = "/mnt/snapvideo/runs/1"
+TRAIN = ["--", "train", "--config", "configs/fit.py", "--workdir", WORKDIR]
+WHERE = ["--project", "p", "--zone", "z"]
+SLICE = ["--topology", "v5p:4x4x8"]
+CREATE = [*SLICE, "--capacity", "spot", "--queue-for", "6h", *WHERE]
+RUN = [*CREATE, "--storage", "gs://bucket", "--afterwards", "delete", "--restarts", "0"]
+
 GCLOUD = """\
 #!/usr/bin/env bash
 # Plays gcloud beside one pod with one host, which is the folder $WORLD/host. Lines of
