@@ -8,6 +8,8 @@ import sys
 import absl.logging
 from absl import flags
 
+from snapvideo_jax.pages import arguments as pages_arguments
+
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg); configs/ has one for every published
 model. What follows a colon is its argument, and any field can be changed:
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(verbs)
     _add_prepare(verbs)
     _add_encode_text(verbs)
+    pages_arguments.add_verbs(verbs, _add)
     return parser
 
 
