@@ -1,27 +1,22 @@
-"""Options of the verbs `study` and `gallery`; imports nothing heavy."""
+"""Options of the verbs `study` and `gallery`."""
 
-from collections.abc import Callable
+from snapvideo_jax.cli.shared import add
 
 
-def add_verbs(verbs, add: Callable) -> None:
-    """Adds the verbs to a command line.
-
-    Args:
-        verbs: those it has, as argparse keeps them.
-        add: makes a parser of verbs, a verb's name, help and epilog.
-    """
+def add_verbs(verbs) -> None:
+    """Adds the verbs to a command line."""
     study = add(
         verbs,
         "study",
         "A user study: its page made (build), its votes counted (tally).",
     )
     actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _add_build(actions, add)
-    _add_tally(actions, add)
-    _add_gallery(verbs, add)
+    _add_build(actions)
+    _add_tally(actions)
+    _add_gallery(verbs)
 
 
-def _add_build(actions, add: Callable) -> None:
+def _add_build(actions) -> None:
     build = add(
         actions,
         "build",
@@ -58,7 +53,7 @@ def _add_build(actions, add: Callable) -> None:
     )
 
 
-def _add_tally(actions, add: Callable) -> None:
+def _add_tally(actions) -> None:
     tally = add(actions, "tally", "Count the votes of a study, as the paper's Tab. 6.")
     tally.add_argument("votes", nargs="+", metavar="FILE", help="as raters send them")
     tally.add_argument("--key", required=True, metavar="FILE", help="of the study")
@@ -69,7 +64,7 @@ def _add_tally(actions, add: Callable) -> None:
     tally.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_gallery(verbs, add: Callable) -> None:
+def _add_gallery(verbs) -> None:
     verb = add(
         verbs,
         "gallery",
