@@ -29,7 +29,7 @@ SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 pytestmark = [
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
-        reason="no chromium and chromedriver here; CONTRIBUTING.md tells how to get them",
+        reason="chromium and chromedriver are missing; see CONTRIBUTING.md",
     ),
     pytest.mark.timeout(900),  # The browser starts slowly on a busy machine.
 ]
