@@ -32,7 +32,8 @@ def test_runs_lie_beside_each_other_by_prompt(run, tmp_path):
     assert clip["about"] == {"number": 2, "step": 10, "guidance": 2.0}
     source = tmp_path / "run/step_20/00002.mp4"
     assert (out / f"{clip['file']}.mp4").read_bytes() == source.read_bytes()
-    assert Image.open(out / f"{clip['file']}.webp").size == (16, 16)
+    with Image.open(out / f"{clip['file']}.webp") as still:
+        assert still.size == (16, 16)
     assert HOSTILE not in (out / "index.html").read_text()
 
 
@@ -48,7 +49,7 @@ def test_what_cannot_be_used_is_named_and_left_out(run, tmp_path):
     assert code == 0 and printed.startswith("3 clips of 1 runs, 4 left out")
     assert err.count("left out: ") == 4
     for part in (
-        "00001.mp4: truncated file",
+        "00001.mp4: not a video file",
         "00002.json is unusable (prompt is no text)",
         "its 00003.json is missing",
         "metrics.jsonl: unusable metrics",

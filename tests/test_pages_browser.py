@@ -24,6 +24,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 OPTIONS = """headless no-sandbox disable-gpu disable-quic no-first-run disable-sync
 disable-background-networking disable-component-update"""
+LOG = "performance"
+"""Of the browser: also tells what pages ask for."""
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 
 pytestmark = [
@@ -41,6 +43,7 @@ def browser(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {LOG: "ALL"})
     for option in OPTIONS.split():
         options.add_argument(f"--{option}")
     options.add_argument(f"--user-data-dir={root / 'profile'}")
@@ -109,10 +112,15 @@ def assert_fits(browser):
 
 
 def assert_from_files(browser):
-    """All that was loaded lies in the file system."""
-    script = "return performance.getEntriesByType('resource').map((one) => one.name)"
-    names = browser.execute_script(script)
-    assert names and all(name.startswith(("file://", "data:")) for name in names)
+    """All that was asked for since the last look lies in the file system."""
+    messages = [json.loads(one["message"])["message"] for one in browser.get_log(LOG)]
+    names = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert any(name.endswith(".css") for name in names)
+    assert all(name.startswith(("file://", "data:", "blob:")) for name in names)
 
 
 # --- The study ------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def info_of(frames, fps, height, width):
         (["--method", "third=none"], ["none is not a folder"]),
         (["--prompts", "none.txt"], ["--prompts=none.txt", "no such file"]),
         (["--prompts", "more.txt"], ["ours (ours) has no clip for 'a blue dog'"]),
-        (["--prompts", "twice.txt"], ["'a blue cat' come twice"]),
+        (["--prompts", "twice.txt"], ["'a blue cat': twice among the prompts"]),
         (["--prompts", "blank.txt"], ["There is no prompt"]),
     ],
 )

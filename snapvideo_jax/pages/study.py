@@ -165,7 +165,7 @@ def _clips_of(
     if not prompts:
         raise ValueError("There is no prompt; name a file with one a line, --prompts.")
     again = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
-    _refuse([repr(prompt) for prompt in again], "come twice among the prompts")
+    _refuse([repr(prompt) for prompt in again], "twice among the prompts")
     found, wrong = {}, []
     for method, folder in methods.items():
         samples, unusable = read_samples(folder)
