@@ -112,12 +112,14 @@ def assert_fits(browser):
 
 
 def assert_from_files(browser):
-    """All that was asked for since the last look lies in the file system."""
+    """All that pages asked for since the last look lies in the file system."""
     messages = [json.loads(one["message"])["message"] for one in browser.get_log(LOG)]
     names = [
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
+        # The browser itself shows another page first.
+        and message["params"]["documentURL"].startswith("file://")
     ]
     assert any(name.endswith(".css") for name in names)
     assert all(name.startswith(("file://", "data:", "blob:")) for name in names)
