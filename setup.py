@@ -18,6 +18,7 @@ setup(
     description="Snap Video (arXiv 2402.14797) in JAX: text-to-video diffusion.",
     license="Apache-2.0",
     packages=find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+    package_data={"snapvideo_jax.pages": ["static/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5.1,<3",
@@ -49,6 +50,7 @@ setup(
         ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
         "prepare": ["apache-beam>=2.77,<2.78"],
         "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
+        "pages": ["selenium>=4.51,<5"],  # tests of pages in a Chromium that is there
         "dev": [
             "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",

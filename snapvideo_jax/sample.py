@@ -34,7 +34,7 @@ from snapvideo_jax.diffusion import (
 )
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
-from snapvideo_jax.options import check_least
+from snapvideo_jax.options import check_least, read_prompts
 from snapvideo_jax.sharding import (
     batch_sharding,
     filled_up,
@@ -436,11 +436,7 @@ def _prompts(arguments) -> list[str]:
     """
     prompts = list(arguments.prompt or ())
     if arguments.prompts:
-        path = Path(arguments.prompts)
-        if not path.is_file():
-            raise ValueError(f"--prompts={path}: there is no such file.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
+        prompts += read_prompts(Path(arguments.prompts))
     if not prompts:
         raise ValueError(
             'There is nothing to sample; give --prompt "..." or --prompts.'
