@@ -1,12 +1,15 @@
 """The command line: ``snapvideo VERB ...``, the same as ``python -m snapvideo_jax``."""
 
 import argparse
+import functools
 import importlib
 import logging
 import sys
 
 import absl.logging
 from absl import flags
+
+from snapvideo_jax.evaluate import arguments as evaluate_arguments
 
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg); configs/ has one for every published
@@ -78,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(verbs)
     _add_prepare(verbs)
     _add_encode_text(verbs)
+    evaluate_arguments.add_verbs(functools.partial(_add, verbs), _add_processes)
     return parser
 
 
