@@ -1,8 +1,8 @@
 """Weights of others made into files of ours, and those read again.
 
-A converted file is a .safetensors of our parameters, whose header tells the network, the
-file that it was made from and that file's SHA-256, which results then name. Whatever is
-wrong with a checkpoint is said here, once, and not met as a strange score later.
+A converted file is a .safetensors of our parameters, whose header tells the network,
+the file that it was made from and that file's SHA-256, which results then name.
+Whatever is wrong with a checkpoint is said here, once, and not met as a strange score.
 """
 
 import hashlib
@@ -218,8 +218,8 @@ def _listed(names) -> str:
 def _check_i3d(path: Path, found: Checkpoint) -> None:
     """Refuses DeepMind's released networks, which give another FVD.
 
-    They have the names and shapes of the one that FVD is defined by. Their files say so,
-    or lack the counters that every later state dict of PyTorch has.
+    They have the names and shapes of the one that FVD is defined by. Their files say
+    so, or lack the counters that every later state dict of PyTorch has.
     """
     names = found.tensors.keys()
     is_named = any(part in path.name for part in OTHER_I3D)

@@ -39,7 +39,7 @@ class Moments:
         features: Float[np.ndarray, "b d"],
         mask: Bool[np.ndarray, "b"] | None = None,
     ) -> Self:
-        """With more samples; those where ``mask`` is False fill a batch and are none."""
+        """With more samples; where ``mask`` is False, a row only fills a batch."""
         features = np.asarray(features, np.float64)
         if mask is not None:
             features = features[mask]

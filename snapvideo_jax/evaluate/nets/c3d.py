@@ -1,8 +1,8 @@
 """C3D fine-tuned on UCF-101: the classifier of the videos' Inception score.
 
-The network of Tran et al. (arXiv 1412.0767) as TGAN's score uses it (Saito et al., arXiv
-1811.09245). It was trained on frames in BGR from which their mean was subtracted, and
-pools with windows that may hang over the end, so that 7 x 7 becomes 4 x 4.
+The network of Tran et al. (arXiv 1412.0767) as TGAN's score uses it (Saito et al.,
+arXiv 1811.09245). It was trained on frames in BGR from which their mean was subtracted,
+and pools with windows that may hang over the end, so that 7 x 7 becomes 4 x 4.
 """
 
 import flax.linen as nn
