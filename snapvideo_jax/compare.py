@@ -11,7 +11,7 @@ def run(arguments) -> None:
     with configs.user_errors():
         one, other = Path(arguments.one), Path(arguments.other)
         rows = compare(one, other)
-        is_comparable = all(read_result(x)["comparable"] for x in (one, other))
+        is_comparable = all(read_result(x).get("comparable") for x in (one, other))
     print(f"{'metric':<10}{'A':>12}{'B':>12}{'B - A':>12}  samples")
     for name, ours, theirs in rows:
         a, b = ours["value"], theirs["value"]

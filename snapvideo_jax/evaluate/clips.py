@@ -15,7 +15,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -54,14 +54,18 @@ class Item:
     row: int | None = None
     prompt: str | None = None
 
-    def stamp(self) -> list:
-        """Changes where the clip does, as far as its file system knows."""
+    def stamp(self, with_time: bool) -> list:
+        """Changes where the clip does, as far as its file system knows.
+
+        Args:
+          with_time: else a copy of the clip has the same.
+        """
         try:
             status = self.path.stat()
-            found = [status.st_size, status.st_mtime_ns]
         except OSError:
-            found = []
-        return [self.name, self.prompt, *found]
+            return [self.name, self.prompt]
+        time = [status.st_mtime_ns] if with_time else []
+        return [self.name, self.prompt, status.st_size, *time]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Selection:
             raise ValueError(
                 f"--position={self.position!r} is unknown; use one of {POSITIONS}."
             )
+
+    def described(self) -> dict[str, Any]:
+        """All of it that changes a number."""
+        fields = dataclasses.asdict(self)
+        return fields if self.position == "random" else fields | {"seed": None}
 
     def begin(self, room: float, name: str) -> float:
         """Where to begin, from 0 to ``room``."""
@@ -130,11 +139,11 @@ def find(path: Path) -> list[Item]:
     return found
 
 
-def digest(items: Sequence[Item]) -> str:
-    """Tells sets of clips apart, by their names, sizes and times."""
+def digest(items: Sequence[Item], with_time: bool) -> str:
+    """Tells sets of clips apart, by their names, prompts, sizes and, maybe, times."""
     whole = hashlib.sha256()
     for item in items:
-        whole.update(json.dumps(item.stamp()).encode())
+        whole.update(json.dumps(item.stamp(with_time)).encode())
     return whole.hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -102,96 +102,123 @@ def evaluate(arguments) -> None:
     """Scores, merges, and writes and prints the result in process 0."""
     scoring, out = scoring_of(arguments), Path(arguments.out)
     items = clips.find(Path(arguments.clips))
-    _check_prompts(scoring, items)
     real = Path(arguments.against) if arguments.against else None
     known = _known_statistics(scoring, real)
     real_items = clips.find(real) if real and not known else None
+    _check_clips(scoring, items, real_items)
     weights, tokenizer = networks_of(arguments, scoring)
-    protocols = {
-        metric: scoring.protocol(
-            metric,
-            weights[NETWORK_OF[metric]].sha256,
-            tokenizer.sha256 if tokenizer else "",
-        )
-        for metric in scoring.metrics
-    }
+    tokens = tokenizer.sha256 if tokenizer else ""
+    protocols = {}
+    for metric in scoring.metrics:
+        sha256 = weights[NETWORK_OF[metric]].sha256
+        protocols[metric] = scoring.protocol(metric, sha256, tokens)
     for metric, found in known.items():
         _check_known(protocols[metric], found, metric)
     threads = arguments.threads or os.cpu_count() or 1
     scorer = Scorer(scoring, weights, tokenizer, arguments.batch, threads)
-    splits = (scoring.splits, scoring.seed) if "is" in scoring.metrics else None
-    sums = score_set(
-        *("generated", items, scoring.selection, protocols, scorer, splits),
-        *(arguments.shards, out),
-    )
-    real_sums = None
-    if real_items and set(scoring.metrics) & set(FRECHET):
-        chosen = {m: p for m, p in protocols.items() if m in FRECHET}
-        real_sums = score_set(
-            *("real", real_items, scoring.against, chosen, scorer, None),
-            *(arguments.shards, out),
+
+    def score(name, items, selection, splits=None) -> Scored | None:
+        chosen = {
+            metric: protocols[metric] for metric in scorer.metrics(name == "real")
+        }
+        sums = score_set(
+            name, items, selection, chosen, scorer, splits, arguments.shards, out
         )
-    if sums is not None:
-        finish(scoring, protocols, sums, real_sums, known, arguments)
+        return sums and Scored(sums, _about(selection, items, sums))
+
+    splits = (scoring.splits, scoring.seed) if "is" in scoring.metrics else None
+    generated = score("generated", items, scoring.selection, splits)
+    real_scored = None
+    if real_items and scorer.metrics(is_real=True):
+        real_scored = score("real", real_items, scoring.against)
+    if generated is not None:
+        reals = known | _statistics(protocols, real_scored, out / "real_statistics")
+        metrics = _results(protocols, generated, reals, out)
+        _report(arguments, metrics, generated, real_scored, weights)
 
 
-def finish(
-    scoring: Scoring,
+class Scored(NamedTuple):
+    """A set of clips: its sums, and what is to be known of it."""
+
+    sums: Sums
+    about: dict[str, Any]
+
+    def skipped(self) -> list[dict[str, str]]:
+        return [{"file": file, "reason": why} for file, why in self.sums.skipped]
+
+
+def _statistics(
+    protocols: dict[str, dict], scored: Scored | None, folder: Path
+) -> dict[str, Gaussian]:
+    """Means and covariances of a set, which are written too."""
+    found = {}
+    for metric, moments in scored.sums.by_metric.items() if scored else ():
+        if metric in FRECHET:
+            found[metric] = results.gaussian_of(
+                moments, protocols[metric], scored.about
+            )
+            results.write_statistics(folder / f"{metric}.npz", found[metric])
+    return found
+
+
+def _results(
     protocols: dict[str, dict],
-    sums: Sums,
-    real_sums: Sums | None,
-    known: dict[str, Gaussian],
-    arguments,
-) -> None:
-    """Writes statistics and the result, and prints it."""
-    out = Path(arguments.out)
-    about = _about(scoring.selection, sums)
-    reals = dict(known)
-    if real_sums is not None:
-        real_about = _about(scoring.against, real_sums)
-        for metric, moments in real_sums.by_metric.items():
-            reals[metric] = results.gaussian_of(moments, protocols[metric], real_about)
-            path = out / "real_statistics" / f"{metric}.npz"
-            results.write_statistics(path, reals[metric])
-    metrics = {}
-    for metric, found in sums.by_metric.items():
-        protocol = protocols[metric]
+    generated: Scored,
+    reals: dict[str, Gaussian],
+    out: Path,
+) -> dict[str, dict]:
+    """The numbers, each with what it depends on, by metric."""
+    sums, about = generated
+    statistics = _statistics(protocols, generated, out / "statistics")
+    found = {}
+    for metric, protocol in protocols.items():
+        of_metric = sums.by_metric[metric]
         if metric == "is":
-            metrics[metric] = results.inception_score_result(found, protocol, about)
+            found[metric] = results.inception_score_result(of_metric, protocol, about)
         elif metric == "clipsim":
-            metrics[metric] = {
-                **{"value": found.mean(), "n": found.n, "protocol": protocol},
-                **{"generated": about, "warnings": _cut_warnings(sums)},
-            }
-        else:
-            generated = results.gaussian_of(found, protocol, about)
-            results.write_statistics(out / "statistics" / f"{metric}.npz", generated)
-            if metric in reals:
-                metrics[metric] = results.frechet_result(
-                    generated, reals[metric], metric
-                )
-    described = {
+            found[metric] = results.clipsim_result(of_metric, protocol, about, sums.cut)
+        elif metric in reals:
+            found[metric] = results.frechet_result(
+                statistics[metric], reals[metric], metric
+            )
+    return found
+
+
+def _report(
+    arguments,
+    metrics: dict[str, dict],
+    generated: Scored,
+    real: Scored | None,
+    weights: dict[str, Weights],
+) -> None:
+    """Writes and prints the result."""
+    path = Path(arguments.out) / "result.json"
+    is_random = any(each.is_random for each in weights.values())
+    about = {
+        "comparable": not is_random,
         "clips": arguments.clips,
         "against": arguments.against,
-        "skipped": [{"file": file, "reason": why} for file, why in sums.skipped],
-        "skipped_real": [
-            {"file": file, "reason": why}
-            for file, why in (real_sums.skipped if real_sums else ())
-        ],
+        "skipped": generated.skipped(),
+        "skipped_real": real.skipped() if real else [],
+        "weights": {
+            network: {"source": each.source, "sha256": each.sha256}
+            for network, each in weights.items()
+        },
         "code": {"snapvideo_jax": __version__, "jax": jax.__version__},
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
     }
-    result = results.write_result(out / "result.json", metrics, described)
-    print(results.describe(metrics) or "Statistics only: no --against was given.")
-    if not result["comparable"]:
+    results.write_result(path, metrics, about)
+    if metrics:
+        print(results.describe(metrics))
+    for metric in arguments.metrics.split(","):
+        if metric not in metrics:
+            print(f"{metric:<9}statistics only; --against gives a distance")
+    if is_random:
         print("RANDOM FEATURES: these numbers are not comparable with any others.")
-    for side, lost in (
-        ("generated", result["skipped"]),
-        ("real", result["skipped_real"]),
-    ):
-        if lost:
-            print(f"{len(lost)} {side} clips were skipped; result.json names them.")
-    print(out / "result.json")
+    for side in ("skipped", "skipped_real"):
+        if count := len(about[side]):
+            print(f"{count} clips cannot be read: {side} in {path}")
+    print(path)
 
 
 def networks_of(
@@ -265,7 +292,14 @@ def _check_known(protocol: dict, real: Gaussian, metric: str) -> None:
     results.frechet_result(empty, real, metric)
 
 
-def _check_prompts(scoring: Scoring, items: list[Item]) -> None:
+def _check_clips(
+    scoring: Scoring, items: list[Item], real_items: list[Item] | None
+) -> None:
+    """Refuses clips without what the metrics need, before any is read.
+
+    Raises:
+      ValueError: prompts are missing, or there are too few clips.
+    """
     lacking = [item.name for item in items if item.prompt is None]
     if "clipsim" in scoring.metrics and lacking:
         raise ValueError(
@@ -273,15 +307,21 @@ def _check_prompts(scoring: Scoring, items: list[Item]) -> None:
             f"have none, as {lacking[0]}: use a manifest or captions.jsonl, or leave "
             "clipsim out."
         )
+    for option, found in (("clips", items), ("against", real_items)):
+        if found is not None and "fvd" in scoring.metrics and len(found) < 2:
+            raise ValueError(
+                f"--{option} has {len(found)} clip, of which there is no covariance; "
+                "fvd needs 2 or more, and better more than its 400 channels."
+            )
 
 
-def _about(selection: Selection, sums: Sums) -> dict[str, Any]:
-    return {"clips": sums.clips, "selection": dict(vars(selection))}
-
-
-def _cut_warnings(sums: Sums) -> list[str]:
-    cut = f"{sums.cut} captions were longer than CLIP reads, and were cut"
-    return [cut] if sums.cut else []
+def _about(selection: Selection, items: list[Item], sums: Sums) -> dict[str, Any]:
+    """What is to be known of a set of clips."""
+    return {
+        "clips": sums.clips,
+        "digest": clips.digest(items, with_time=False),
+        "selection": selection.described(),
+    }
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def frechet_distance(
     mean1: Float[np.ndarray, "d"],
     covariance1: Float[np.ndarray, "d d"],
-    mean2: Float[np.ndarray, "d"],
-    covariance2: Float[np.ndarray, "d d"],
+    mean2: Float[np.ndarray, "e"],
+    covariance2: Float[np.ndarray, "e e"],
 ) -> float:
     """The squared distance, 0 or more.
 

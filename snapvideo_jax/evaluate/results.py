@@ -16,7 +16,7 @@ import numpy as np
 
 from snapvideo_jax.evaluate.frechet import frechet_distance
 from snapvideo_jax.evaluate.settings import DDOF
-from snapvideo_jax.evaluate.stats import Marginals, Moments
+from snapvideo_jax.evaluate.stats import Average, Marginals, Moments
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.settings import differences
 
@@ -154,23 +154,29 @@ def inception_score_result(
     }
 
 
-def write_result(path: Path, metrics: Mapping[str, dict], about: Mapping) -> dict:
-    """Writes a result.
+def clipsim_result(
+    sums: Average, protocol: Protocol, about: dict, cut: int
+) -> dict[str, Any]:
+    """CLIPSIM: the mean over clips of the mean over frames of the cosine.
 
     Args:
-      path: of the JSON.
-      metrics: by name.
-      about: what holds for all of them.
+      sums, protocol, about: as of the others.
+      cut: captions that were longer than CLIP reads.
     """
-    is_random = any(
-        found["protocol"]["weights_sha256"].startswith("random:")
-        for found in metrics.values()
-    )
-    result = {"comparable": not is_random, **about, "metrics": dict(metrics)}
-    if is_random:
-        result["note"] = "random features: not comparable with any other number"
+    warning = f"{cut} captions were longer than CLIP reads, and were cut"
+    return {
+        "value": sums.mean(),
+        "n": sums.n,
+        "protocol": dict(protocol),
+        "generated": about,
+        "warnings": [warning] if cut else [],
+    }
+
+
+def write_result(path: Path, metrics: Mapping[str, dict], about: Mapping) -> None:
+    """Writes a result: the metrics by name, and what holds for all of them."""
+    result = {**about, "metrics": dict(metrics)}
     write_whole(path, json.dumps(result, indent=2).encode())
-    return result
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -180,9 +186,11 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no result of evaluate ({error}).") from error
     found = result.get("metrics") if isinstance(result, dict) else None
+    kinds = {"value": float, "n": int, "protocol": dict}
     if not isinstance(found, dict) or not all(
-        isinstance(each, dict) and isinstance(each.get("protocol"), dict)
+        isinstance(each, dict) and isinstance(each.get(name), kind)
         for each in found.values()
+        for name, kind in kinds.items()
     ):
         raise ValueError(f"{path} is no result of evaluate: it has no metrics.")
     return result

@@ -101,7 +101,7 @@ def merged(out: Path, name: str, shards: int, metrics: Sequence[str]) -> Sums:
 
 def _begin(name, items, selection, protocol, shards, out: Path) -> None:
     """Notes what is scored; checks it where that was begun before."""
-    digest = clips.digest(items)
+    digest = clips.digest(items, with_time=True)
     distributed.agree(
         f"The list of {name} clips", digest, "give all processes the same folder"
     )
@@ -109,10 +109,9 @@ def _begin(name, items, selection, protocol, shards, out: Path) -> None:
         "clips": len(items),
         "digest": digest,
         "shards": shards,
-        "selection": vars(selection) | {},
+        "selection": selection.described(),
         "protocol": protocol,
     }
-    settings = json.loads(json.dumps(settings))
     path = out / f"{name}.json"
     if jax.process_index() == 0:
         if path.is_file():

@@ -9,7 +9,6 @@ again, so that processes exchange files.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,15 +29,15 @@ class Moments:
     mean: Float[np.ndarray, "d"]
     scatter: Float[np.ndarray, "d d"]
 
-    @classmethod
-    def empty(cls, width: int) -> Self:
-        return cls(0, np.zeros(width), np.zeros((width, width)))
+    @staticmethod
+    def empty(width: int) -> "Moments":
+        return Moments(0, np.zeros(width), np.zeros((width, width)))
 
     def update(
         self,
         features: Float[np.ndarray, "b d"],
         mask: Bool[np.ndarray, "b"] | None = None,
-    ) -> Self:
+    ) -> "Moments":
         """With more samples; where ``mask`` is False, a row only fills a batch."""
         features = np.asarray(features, np.float64)
         if mask is not None:
@@ -47,9 +46,9 @@ class Moments:
             return self
         mean = features.mean(axis=0)
         centred = features - mean
-        return self.merge(type(self)(len(features), mean, centred.T @ centred))
+        return self.merge(Moments(len(features), mean, centred.T @ centred))
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Moments") -> "Moments":
         """Of the samples of both (Chan, Golub and LeVeque 1983)."""
         n = self.n + other.n
         if not n:
@@ -57,7 +56,7 @@ class Moments:
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.n / n)
         between = np.outer(apart, apart) * (self.n * other.n / n)
-        return type(self)(n, mean, self.scatter + other.scatter + between)
+        return Moments(n, mean, self.scatter + other.scatter + between)
 
     def covariance(self, ddof: int = 1) -> Float[np.ndarray, "d d"]:
         """Divided by ``n - ddof``.
@@ -73,11 +72,11 @@ class Moments:
         return self.scatter / (self.n - ddof)
 
     def arrays(self) -> Arrays:
-        return {"n": np.int64(self.n), "mean": self.mean, "scatter": self.scatter}
+        return {"n": np.array(self.n), "mean": self.mean, "scatter": self.scatter}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        return cls(int(arrays["n"]), arrays["mean"], arrays["scatter"])
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray]) -> "Moments":
+        return Moments(int(arrays["n"]), arrays["mean"], arrays["scatter"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +92,14 @@ class Marginals:
     p: Float[np.ndarray, "s c"]
     p_log_p: Float[np.ndarray, "s"]
 
-    @classmethod
-    def empty(cls, splits: int, classes: int) -> Self:
+    @staticmethod
+    def empty(splits: int, classes: int) -> "Marginals":
         zeros = np.zeros((splits, classes))
-        return cls(np.zeros(splits, np.int64), zeros, np.zeros(splits))
+        return Marginals(np.zeros(splits, np.int64), zeros, np.zeros(splits))
 
     def update(
         self, logits: Float[np.ndarray, "b c"], splits: Int[np.ndarray, "b"]
-    ) -> Self:
+    ) -> "Marginals":
         """With more samples, each of which counts for its split."""
         log_p = _log_softmax(np.asarray(logits, np.float64))
         p = np.exp(log_p)
@@ -110,10 +109,10 @@ class Marginals:
         # A class without any probability adds nothing, though its logarithm is -inf.
         terms = np.where(p > 0, p * np.where(p > 0, log_p, 0.0), 0.0)
         np.add.at(entropies, splits, terms.sum(axis=1))
-        return type(self)(n, sums, entropies)
+        return Marginals(n, sums, entropies)
 
-    def merge(self, other: Self) -> Self:
-        return type(self)(
+    def merge(self, other: "Marginals") -> "Marginals":
+        return Marginals(
             self.n + other.n, self.p + other.p, self.p_log_p + other.p_log_p
         )
 
@@ -134,9 +133,9 @@ class Marginals:
         entropy = np.where(seen, marginal * log_marginal, 0.0).sum(axis=1)
         return np.exp(self.p_log_p / self.n - entropy)
 
-    def whole(self) -> Self:
+    def whole(self) -> "Marginals":
         """All samples in one split."""
-        return type(self)(
+        return Marginals(
             self.n.sum(keepdims=True),
             self.p.sum(axis=0, keepdims=True),
             self.p_log_p.sum(keepdims=True),
@@ -145,9 +144,9 @@ class Marginals:
     def arrays(self) -> Arrays:
         return {"n": self.n, "p": self.p, "p_log_p": self.p_log_p}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        return cls(arrays["n"], arrays["p"], arrays["p_log_p"])
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray]) -> "Marginals":
+        return Marginals(arrays["n"], arrays["p"], arrays["p_log_p"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +156,12 @@ class Average:
     n: int = 0
     total: float = 0.0
 
-    def update(self, values: Float[np.ndarray, "b"]) -> Self:
+    def update(self, values: Float[np.ndarray, "b"]) -> "Average":
         values = np.asarray(values, np.float64)
-        return self.merge(type(self)(len(values), float(values.sum())))
+        return self.merge(Average(len(values), float(values.sum())))
 
-    def merge(self, other: Self) -> Self:
-        return type(self)(self.n + other.n, self.total + other.total)
+    def merge(self, other: "Average") -> "Average":
+        return Average(self.n + other.n, self.total + other.total)
 
     def mean(self) -> float:
         """Raises ValueError where there is no sample."""
@@ -171,11 +170,11 @@ class Average:
         return self.total / self.n
 
     def arrays(self) -> Arrays:
-        return {"n": np.int64(self.n), "total": np.float64(self.total)}
+        return {"n": np.array(self.n), "total": np.array(self.total)}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        return cls(int(arrays["n"]), float(arrays["total"]))
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray]) -> "Average":
+        return Average(int(arrays["n"]), float(arrays["total"]))
 
 
 def splits_of(samples: int, splits: int, seed: int) -> Int[np.ndarray, "n"]:

@@ -1,0 +1,20 @@
+"""Checkpoints of metric networks as others keep them, with random tensors."""
+
+import numpy as np
+
+from snapvideo_jax.evaluate.layouts import LAYOUTS
+from snapvideo_jax.evaluate.nets import NETWORKS
+
+
+def foreign(network, layout, seed=0):
+    """Random tensors by the names and in the shapes of a layout."""
+    (layout,) = [each for each in LAYOUTS[network] if each.name == layout]
+    rng = np.random.default_rng(seed)
+    shapes = NETWORKS[network].shapes()
+    tensors = {}
+    for path, source in layout.sources(shapes).items():
+        if source.name is not None:
+            shape = source.turn.shape(shapes[path])
+            shape = [120 if size is None else size for size in shape]
+            tensors[source.name] = rng.normal(size=shape).astype(np.float32)
+    return tensors
