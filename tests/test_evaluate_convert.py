@@ -17,7 +17,15 @@ from safetensors.numpy import save_file
 from snapvideo_jax.evaluate import convert as module
 from snapvideo_jax.evaluate import nets
 from snapvideo_jax.evaluate.convert import convert, load, random_weights
-from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes, flat, nested
+from snapvideo_jax.evaluate.nets import (
+    C3D,
+    CLIP,
+    NETWORKS,
+    CLIPSizes,
+    c3d,
+    flat,
+    nested,
+)
 
 SMALL = CLIPSizes(
     size=64, patch=32, width=16, layers=2, heads=2, text_width=8, text_layers=2,
@@ -141,16 +149,18 @@ def test_inception_of_pytorch_fid(tmp_path):
     )
 
 
-def without_classifier(tensors):
-    """Of C3D's tensors all but the two that are most of its bytes are kept as drawn."""
-    return {
-        name: np.broadcast_to(np.float32(0.5), x.shape) if x.size > 1e7 else x
-        for name, x in tensors.items()
-    }
+@pytest.fixture
+def narrow_c3d(monkeypatch):
+    """C3D of the same structure with few channels."""
+    stages = tuple(tuple((name, 4) for name, _ in stage) for stage in c3d.STAGES)
+    monkeypatch.setattr(c3d, "STAGES", stages)
+    monkeypatch.setattr(c3d, "HIDDEN", 8)
+    network = dataclasses.replace(NETWORKS["c3d"], module=lambda: C3D())
+    monkeypatch.setitem(NETWORKS, "c3d", network)
 
 
-def test_c3d_of_tgan_with_its_mean_clip(tmp_path):
-    tensors = without_classifier(foreign("c3d", "chainer"))
+def test_c3d_of_tgan_with_its_mean_clip(tmp_path, narrow_c3d):
+    tensors = foreign("c3d", "chainer")
     mean = np.random.default_rng(1).uniform(80, 130, (3, 16, 128, 171))
     del tensors["mean"]
     path = write(tmp_path / "conv3d_deepnetA_ucf.npz", tensors)
@@ -164,10 +174,17 @@ def test_c3d_of_tgan_with_its_mean_clip(tmp_path):
     np.testing.assert_array_equal(params["fc8/kernel"], tensors["fc8/W"].T)
 
 
+def test_c3d_of_magvit_has_its_mean_clip_inside(tmp_path, narrow_c3d):
+    tensors = foreign("c3d", "magvit")
+    _, params = converted("c3d", write(tmp_path / "c3d_ucf101.flax", tensors))
+    assert params["gain"].ravel() == 1
+    np.testing.assert_array_equal(params["offset"], tensors["x_offset"])
+
+
 def test_clip_of_hugging_face_openai_and_flax_agree(tmp_path, small_clip):
     """The same numbers under three sets of names, written out by hand here."""
     hf = foreign("clip", "Hugging Face")
-    hf["logit_scale"] = np.float32(4.6) * np.ones((), np.float32)
+    hf["logit_scale"] = np.full((), 4.6, np.float32)
     (tmp_path / "config.json").write_text(
         json.dumps({"text_config": {"hidden_act": "quick_gelu"}, "vision_config": {}})
     )

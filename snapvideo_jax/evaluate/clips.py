@@ -299,7 +299,9 @@ def _first(held: int, selection: Selection, name: str) -> int:
     return int(selection.begin(held - selection.frames + 1, name))
 
 
-def _pick(frames: Sequence, selection: Selection, name: str) -> np.ndarray:
+def _pick(
+    frames: np.ndarray | list[Path], selection: Selection, name: str
+) -> np.ndarray:
     """Frames one after the other, of those without presentation times."""
     if selection.fps is not None:
         raise UnusableClip("has no presentation times, which --fps needs")

@@ -16,6 +16,7 @@ from snapvideo_jax.evaluate.results import Gaussian
 from snapvideo_jax.evaluate.scoring import Scorer, Sums
 from snapvideo_jax.evaluate.settings import FRECHET, NETWORK_OF, Scoring
 from snapvideo_jax.evaluate.shards import score_set
+from snapvideo_jax.evaluate.stats import splits_of
 from snapvideo_jax.evaluate.tokenizer import (
     Tokenizer,
     openai_vocabulary,
@@ -307,6 +308,8 @@ def _check_clips(
             f"have none, as {lacking[0]}: use a manifest or captions.jsonl, or leave "
             "clipsim out."
         )
+    if "is" in scoring.metrics:
+        splits_of(len(items), scoring.splits, scoring.seed)
     for option, found in (("clips", items), ("against", real_items)):
         if found is not None and "fvd" in scoring.metrics and len(found) < 2:
             raise ValueError(

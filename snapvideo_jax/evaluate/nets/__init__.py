@@ -1,6 +1,7 @@
 """The networks that metrics are made with, and what there is to know of each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,9 +36,14 @@ class Network:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter, by its path."""
-        examples = [jax.ShapeDtypeStruct(*each) for each in self.inputs]
-        tree = jax.eval_shape(self.module().init, jax.random.key(0), *examples)
-        return {path: leaf.shape for path, leaf in flat(tree["params"]).items()}
+        return dict(_shapes(self))
+
+
+@functools.cache
+def _shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    examples = [jax.ShapeDtypeStruct(*each) for each in network.inputs]
+    tree = jax.eval_shape(network.module().init, jax.random.key(0), *examples)
+    return tuple((path, leaf.shape) for path, leaf in flat(tree["params"]).items())
 
 
 NETWORKS = {

@@ -100,7 +100,7 @@ class Language(nn.Module):
         sizes, normal = self.sizes, nn.initializers.normal(0.02)
         table = self.param("table", normal, (sizes.vocabulary, sizes.text_width))
         positions = self.param("positions", normal, (sizes.context, sizes.text_width))
-        x = table[tokens] + positions[None, : tokens.shape[1]]
+        x = jnp.take(table, tokens, axis=0) + positions[None, : tokens.shape[1]]
         for layer in range(sizes.text_layers):
             x = Block(sizes.text_heads, True, name=f"block{layer}")(x)
         x = _norm("norm_after")(x)
