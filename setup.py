@@ -48,8 +48,8 @@ setup(
             "matplotlib>=3.11.2,<4",
             "torch>=2.15,<3",
             "transformers>=5.23,<6",
-        ],  # for benchmarks/, beside plain PyTorch, and T5 and CLIP beside the originals;
-        # CONTRIBUTING.md adds those of I3D and Inception, which want --no-deps
+        ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
+        # adds those of I3D and Inception, which are installed with --no-deps
         "prepare": ["apache-beam>=2.77,<2.78"],
         "convert": [
             "torch>=2.13,<3"

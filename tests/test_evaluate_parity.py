@@ -5,19 +5,22 @@ with would hide a wrong order or epsilon. CONTRIBUTING.md tells how the original
 installed.
 """
 
+import dataclasses
 import sys
 import types
 import warnings
+import zipfile
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from metric_files import foreign
 from safetensors.numpy import save_file
 
 from snapvideo_jax.evaluate import nets
+from snapvideo_jax.evaluate.checkpoints import read
 from snapvideo_jax.evaluate.convert import convert, load
 from snapvideo_jax.evaluate.preprocess import VARIANTS
 from snapvideo_jax.evaluate.tokenizer import Tokenizer, openai_vocabulary
@@ -324,10 +327,11 @@ def test_captions_that_are_too_long_end_like_those_of_transformers(tokenizers):
 
 
 class Named(torch.nn.Module):
-    """Holds parameters under the names of an archive."""
+    """Holds tensors under the names of an archive, and calls an activation."""
 
-    def __init__(self, tensors):
+    def __init__(self, tensors, activation):
         super().__init__()
+        self.activation = activation
         for name, array in tensors.items():
             *parents, leaf = name.split(".")
             place = self
@@ -338,20 +342,67 @@ class Named(torch.nn.Module):
             place.register_buffer(leaf, torch.from_numpy(array))
 
     def forward(self, x):
-        return x * 1.702
+        return self.activation(x)
 
 
-def test_an_archive_of_torchscript_is_read_without_running_it(tmp_path):
-    from metric_files import foreign
+class QuickGELU(torch.nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
 
-    tensors = foreign("i3d", "hassony2")
-    path = Path(tmp_path / "i3d_torchscript.pt")
+
+def save_archive(path, tensors, activation):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(Named(tensors)).save(path)
+        torch.jit.script(Named(tensors, activation)).save(path)
+    return path
+
+
+def test_i3d_of_an_archive_of_torchscript(tmp_path):
+    tensors = foreign("i3d", "hassony2")
+    path = save_archive(tmp_path / "i3d_torchscript.pt", tensors, QuickGELU())
     header = convert("i3d", path, tmp_path / "i3d.safetensors")
     assert header["layout"] == "hassony2, torchscript"
     params = load(tmp_path / "i3d.safetensors", "i3d").params
     kernel = tensors["mixed_4b.branch_1.1.conv3d.weight"]
     found = params["mixed4b"]["b1b"]["unit"]["conv"]["kernel"]
     np.testing.assert_array_equal(found, kernel.transpose(2, 3, 4, 1, 0))
+
+
+def test_clip_of_an_archive_in_half_precision(tmp_path, monkeypatch):
+    sizes = nets.CLIPSizes(
+        width=16, layers=1, heads=2, text_width=8, text_layers=1, text_heads=2,
+        vocabulary=600, embedding=8,
+    )  # fmt: skip
+    small = dataclasses.replace(nets.NETWORKS["clip"], module=lambda: nets.CLIP(sizes))
+    monkeypatch.setitem(nets.NETWORKS, "clip", small)
+    tensors = foreign("clip", "OpenAI")
+    halves = {name: x.astype(np.float16) for name, x in tensors.items()}
+    path = save_archive(tmp_path / "ViT-B-32.pt", halves, QuickGELU())
+    out = tmp_path / "clip.safetensors"
+    convert("clip", path, out)
+    found = load(out, "clip").params["language"]["block0"]["key"]["kernel"]
+    whole = halves["transformer.resblocks.0.attn.in_proj_weight"]
+    np.testing.assert_array_equal(found, whole[8:16].T.astype(np.float32))
+    path = save_archive(tmp_path / "gelu.pt", halves, torch.nn.GELU())
+    with pytest.raises(ValueError, match="trained with gelu, expected was quick_gelu"):
+        convert("clip", path, out)
+
+
+def test_an_archive_cannot_run_anything_nor_read_beyond_its_tensors(tmp_path):
+    path = save_archive(tmp_path / "a.pt", {"x": np.zeros(3, np.float32)}, QuickGELU())
+    for name, (old, new), reason in (
+        ("evil.pt", (b"_rebuild_tensor_v2", b"_import_dotted_name"), "it asks for"),
+        ("far.pt", (b"(K\x03", b"(K\x7f"), "outside of its storage"),
+    ):
+        with (
+            zipfile.ZipFile(path) as whole,
+            zipfile.ZipFile(tmp_path / name, "w") as changed,
+        ):
+            for member in whole.namelist():
+                data = whole.read(member)
+                if member.endswith("/data.pkl"):
+                    assert old in data
+                    data = data.replace(old, new)
+                changed.writestr(member, data)
+        with pytest.raises(ValueError, match=reason):
+            read(tmp_path / name)
