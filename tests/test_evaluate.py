@@ -171,6 +171,9 @@ def test_statistics_stand_in_for_the_real_clips(run, small_clip, sets, tmp_path)
     foreign = tmp_path / "foreign.npz"
     code, printed, _ = run(*arguments(generated, foreign, tmp_path / "4", *metric))
     assert code == 0 and "do not tell how they were made" in printed
+    np.savez(foreign, mu=held.mean[:9], sigma=held.covariance[:9, :9])
+    code, _, log = run(*arguments(generated, foreign, three, *metric))
+    assert code == 2 and "of 9 channels; clip_fid has 512" in log
 
 
 def test_real_clips_alone_make_statistics(run, small_clip, sets, tmp_path):

@@ -13,7 +13,7 @@ from snapvideo_jax.evaluate import clips, results
 from snapvideo_jax.evaluate.clips import Item, Selection
 from snapvideo_jax.evaluate.convert import Weights, load, random_weights
 from snapvideo_jax.evaluate.results import Gaussian
-from snapvideo_jax.evaluate.scoring import Scorer, Sums
+from snapvideo_jax.evaluate.scoring import WIDTHS, Scorer, Sums
 from snapvideo_jax.evaluate.settings import FRECHET, NETWORK_OF, Scoring
 from snapvideo_jax.evaluate.shards import score_set
 from snapvideo_jax.evaluate.stats import splits_of
@@ -288,9 +288,13 @@ def _known_statistics(scoring: Scoring, real: Path | None) -> dict[str, Gaussian
 
 
 def _check_known(protocol: dict, real: Gaussian, metric: str) -> None:
-    """Refuses statistics of other settings before anything is scored."""
-    empty = Gaussian(real.mean * 0, real.covariance * 0, None, protocol, {})
-    results.frechet_result(empty, real, metric)
+    """Refuses statistics of other settings, before anything is scored."""
+    results.check_alike(metric, protocol, real)
+    if len(real.mean) != WIDTHS[metric]:
+        raise ValueError(
+            f"--against has statistics of {len(real.mean)} channels; {metric} has "
+            f"{WIDTHS[metric]}."
+        )
 
 
 def _check_clips(

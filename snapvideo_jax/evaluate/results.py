@@ -99,24 +99,35 @@ def is_statistics(path: Path) -> bool:
 # --- Results ------------------------------------------------------------------------
 
 
+def check_alike(name: str, protocol: Protocol, real: Gaussian) -> list[str]:
+    """Refuses real statistics that were made in another way.
+
+    Returns:
+      Warnings.
+
+    Raises:
+      ValueError: names the fields that differ, and both values.
+    """
+    if real.protocol is None:
+        return [
+            "the real statistics do not tell how they were made; nothing was checked"
+        ]
+    unlike = differences(protocol, real.protocol)
+    if unlike:
+        raise ValueError(
+            f"Statistics of {name} cannot be compared: {_fields(unlike)}; make both "
+            "with the same settings."
+        )
+    return []
+
+
 def frechet_result(generated: Gaussian, real: Gaussian, name: str) -> dict[str, Any]:
     """A Frechet distance with all that it depends on.
 
     Raises:
-      ValueError: the statistics were not made alike; names the fields.
+      ValueError: as `check_alike`.
     """
-    warnings = []
-    if real.protocol is None:
-        warnings.append(
-            "the real statistics do not tell how they were made; nothing was checked"
-        )
-    else:
-        unlike = differences(generated.protocol or {}, real.protocol)
-        if unlike:
-            raise ValueError(
-                f"Statistics of {name} cannot be compared: {_fields(unlike)}; make "
-                "both with the same settings."
-            )
+    warnings = check_alike(name, generated.protocol or {}, real)
     width = len(generated.mean)
     for whose, n in (("generated", generated.n), ("real", real.n)):
         if n is not None and n <= width:
