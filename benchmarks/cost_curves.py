@@ -23,8 +23,8 @@ from torch_parity import narrow_config  # noqa: E402
 
 from snapvideo_jax import config as configs  # noqa: E402
 from snapvideo_jax.bench import PROGRAMS, interleaved  # noqa: E402
+from snapvideo_jax.flops import flops_forward  # noqa: E402
 from snapvideo_jax.sharding import make_mesh  # noqa: E402
-from snapvideo_jax.train import flops_forward  # noqa: E402
 
 FRAMES, LATENTS, BLOCKS = 16, 512, 2
 PATCHES_A_FRAME = 160

@@ -50,6 +50,9 @@ class Llama:
         makes its MFU and its tokens per second agree.
       tokens_per_second: per chip, as published.
       options: of the compiler.
+      loss_parts: of the batch, whose logits are made one after the other and again for
+        their gradient; else 21 GB of them keep the compiler busy for hours with making
+        room.
       compiled: two smaller numbers of layers that are compiled in place of all; what
         one more of them costs, the others do too. Empty compiles all.
     """
@@ -64,6 +67,7 @@ class Llama:
     counted: float
     tokens_per_second: float
     options: tuple[str, ...]
+    loss_parts: int = 1
     compiled: tuple[int, ...] = ()
     layers: int = 80
     width: int = 8192
@@ -157,6 +161,7 @@ RUNS = {
         counted=1.0,
         tokens_per_second=960,
         options=OVERLAP + DENSE,
+        loss_parts=8,
         compiled=(2, 4),
     ),
 }
@@ -238,10 +243,23 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
     x = jax.nn.one_hot(tokens, model.vocabulary, dtype=jnp.bfloat16)
     x = jax.lax.with_sharding_constraint(x @ weights["embedding"], by_batch)
     x, _ = jax.lax.scan(jax.checkpoint(layer, policy=policy), x, layers)
-    logits = norm(x, weights["norm"]) @ weights["logits"]
-    logits = jax.lax.with_sharding_constraint(logits, by_batch).astype(jnp.float32)
-    chosen = jax.nn.one_hot(jnp.roll(tokens, -1, 1), model.vocabulary)
-    return jnp.mean(jax.nn.logsumexp(logits, -1) - jnp.sum(logits * chosen, -1))
+
+    def token_losses(x, following):
+        logits = norm(x, weights["norm"]) @ weights["logits"]
+        logits = jax.lax.with_sharding_constraint(logits, by_batch).astype(jnp.float32)
+        chosen = jax.nn.one_hot(following, model.vocabulary)
+        return jax.nn.logsumexp(logits, -1) - jnp.sum(logits * chosen, -1)
+
+    def parts(y):
+        # Of every sequence some tokens, so that all chips have their share of a part.
+        split = y.reshape(len(y), model.loss_parts, -1, *y.shape[2:])
+        return jnp.moveaxis(split, 1, 0)
+
+    following = jnp.roll(tokens, -1, 1)
+    if model.loss_parts == 1:
+        return jnp.mean(token_losses(x, following))
+    part_losses = jax.checkpoint(lambda pair: token_losses(*pair))
+    return jnp.mean(jax.lax.map(part_losses, (parts(x), parts(following))))
 
 
 def compile_step(model: Llama):

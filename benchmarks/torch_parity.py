@@ -6,9 +6,11 @@
 FIT 500M with its widths divided by 8 and all of its tokens, in float32. The weights
 are the same, so outputs have to agree before anything is timed. Then both do a whole
 training step (noise, the pass for self-conditioning on 9 of 10 samples, loss,
-gradients, clipping, AdamW, EMA) and the forward pass alone, in turns, in as many
-threads. Heads are as wide as in FIT 500M and there are fewer of them: a head of 6
-channels would measure the softmax and little else.
+gradients, clipping, AdamW, EMA) and the forward pass alone, in turns, in one process
+and on all cores: PyTorch's operators have a thread for each, and our batch is shared by
+a mesh with a device for each, since XLA runs much of a program in one thread a device.
+Heads are as wide as in FIT 500M and there are fewer of them: a head of 6 channels would
+measure the softmax and little else.
 """
 
 import argparse
@@ -37,11 +39,11 @@ from snapvideo_jax.bench import (  # noqa: E402
     synthetic_batch,
 )
 from snapvideo_jax.diffusion import EDM  # noqa: E402
+from snapvideo_jax.flops import flops_forward, flops_per_sample  # noqa: E402
 from snapvideo_jax.optim import Optimizer  # noqa: E402
 from snapvideo_jax.sample import abstract_state  # noqa: E402
 from snapvideo_jax.sharding import make_mesh  # noqa: E402
 from snapvideo_jax.step import context_of  # noqa: E402
-from snapvideo_jax.train import flops_forward, flops_per_sample  # noqa: E402
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TOLERANCE = 1e-4
@@ -226,13 +228,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--divisor", type=int, default=8, help="of widths: 8")
     parser.add_argument("--repeats", type=int, default=7, help="counted turns: 7")
-    arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--devices", type=int, default=threads, help="of the mesh: one for each core"
+    )
+    arguments = parser.parse_args()
     torch.set_num_threads(threads)
+    jax.config.update("jax_num_cpu_devices", arguments.devices)
     experiment = configs.build(narrow_config(arguments.divisor))
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     apart = difference(experiment, synthetic_batch(experiment, mesh))
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {threads} threads")
+    print(
+        f"jax {jax.__version__} on {mesh.size} devices, torch {torch.__version__}, "
+        f"{threads} threads"
+    )
     print(f"outputs of equal weights differ by {apart:.1e} at most")
     if apart > TOLERANCE:
         sys.exit(f"The two networks are not the same: wanted {TOLERANCE:g} at most.")

@@ -13,7 +13,7 @@ import ml_collections
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
@@ -71,6 +71,7 @@ def get_config(arg=None):
     config.text = configs.section(configs.Text, tokens=32, width=64)
     config.mesh = configs.section(MeshConfig, data=-1, fsdp=1)
     config.sampler = configs.section(Sampler, steps=32)
+    config.guidance = configs.section(Guidance)
     config.sheets = configs.section(
         configs.Sheets,
         prompts=(

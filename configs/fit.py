@@ -14,7 +14,7 @@ import ml_collections
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
@@ -105,6 +105,7 @@ def get_config(arg=None):
     config.text = configs.section(configs.Text, tokens=128, width=1024)
     config.mesh = configs.section(MeshConfig, data=-1, fsdp=pod.get("fsdp", 1))
     config.sampler = configs.section(Sampler, steps=256, solver="heun")
+    config.guidance = configs.section(Guidance)
     config.sheets = configs.section(configs.Sheets, guidance=0.0, fps=24.0, scale=2)
     config.run = configs.section(
         configs.Run, checkpoint_every_steps=1000, keep=3, keep_every_steps=50_000

@@ -203,9 +203,10 @@ def _add_bench(verbs) -> None:
     verb.add_argument(
         "what",
         nargs="?",
-        choices=("step", "data"),
+        choices=("step", "data", "models"),
         default="step",
-        help="the train step (default), or the reading of data on the host's cores",
+        help="the train step (default), the reading of data on the host's cores, or "
+        "FIT, the U-Nets and DiTs beside each other",
     )
     verb.add_argument(
         "--step_seconds",
@@ -213,7 +214,15 @@ def _add_bench(verbs) -> None:
         metavar="S",
         help="of data: a step of the pod, where no --plan tells it",
     )
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="of step and data")
+    verb.add_argument("--only", metavar="NAME,NAME", help="of models: some of them")
+    verb.add_argument(
+        "--divide",
+        type=int,
+        metavar="N",
+        help="of models: make widths smaller (default: 8 on a CPU, else 1)",
+    )
+    verb.add_argument("--batch", type=int, help="of models: clips at once")
     verb.add_argument(
         "--steps", type=int, default=20, help="runs that are timed (default: 20)"
     )
@@ -297,15 +306,12 @@ def _add_encode_text(verbs) -> None:
 def _add_sampler(verb: argparse.ArgumentParser) -> None:
     """Options of every verb that samples; None is the config's own value."""
     verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
-    verb.add_argument("--solver", help="heun or euler (default: the config's)")
-    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
     verb.add_argument(
-        "--guidance",
-        type=float,
-        metavar="G",
-        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
-        "papers' weight is 1 + g (default: the config's)",
+        "--solver",
+        help="heun, euler, dpmpp_2m or adams_bashforth (default: the config's)",
     )
+    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
+    _add_guidance(verb)
     verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument(
@@ -318,6 +324,51 @@ def _add_sampler(verb: argparse.ArgumentParser) -> None:
         help="use the raw weights in place of their moving average",
     )
     _add_processes(verb)
+
+
+def _add_guidance(verb: argparse.ArgumentParser) -> None:
+    """Options of guidance; None is the config's own value."""
+    group = verb.add_argument_group("guidance")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
+        "papers' weight is 1 + g (default: the config's)",
+    )
+    group.add_argument(
+        "--oscillate",
+        action="store_true",
+        default=None,
+        help="after some steps alternate between a low weight and G "
+        "(config.guidance.after, .low)",
+    )
+    group.add_argument(
+        "--guidance_interval",
+        metavar="LOW,HIGH",
+        help="guide only at noise levels between these",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="Q",
+        help="dynamic thresholding at the quantile Q, as 0.995; 0 is none",
+    )
+    group.add_argument(
+        "--negative_prompt", metavar="TEXT", help="what is guided away from"
+    )
+    group.add_argument(
+        "--autoguide",
+        metavar="WORKDIR[@STEP]",
+        help="guide by the difference to a smaller or earlier model",
+    )
+    group.add_argument(
+        "--autoguidance",
+        type=float,
+        metavar="W",
+        help="weight w of D_1 + (w - 1) (D_1 - D_0), where D_0 is that model; 1 is "
+        "none, the g of --guidance would be w - 1 (default: the config's)",
+    )
 
 
 def _add_processes(verb: argparse.ArgumentParser) -> None:

@@ -82,22 +82,28 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return self._checkpointer.load_checkpointables(latest, {"state": like})["state"]
 
-    def restore_params(self, like: TrainState, ema: bool) -> tuple[Any, int]:
-        """The (EMA) parameters of the newest checkpoint, and its step.
+    def restore_params(
+        self, like: TrainState, ema: bool, step: int | None = None
+    ) -> tuple[Any, int]:
+        """The (EMA) parameters of a checkpoint, the newest if not told, and its step.
 
         Raises:
-          ValueError: the workdir has no checkpoint.
+          ValueError: the workdir has no checkpoint, or none of ``step``.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
+        folder = Path(self._checkpointer.directory).parent
+        kept = {each.step: each for each in self._checkpointer.checkpoints}
+        if not kept:
+            raise ValueError(f"--workdir={folder} has no checkpoint; train first.")
+        if step is not None and step not in kept:
             raise ValueError(
-                f"--workdir={Path(self._checkpointer.directory).parent} has no "
-                "checkpoint; train first."
+                f"{folder} has no checkpoint of step {step}; it has those of "
+                f"{list(kept)}."
             )
+        found = kept[max(kept) if step is None else step]
         skip = jax.tree.map(lambda _: ocp.PLACEHOLDER, like)
         wanted = skip.replace(ema=like.ema) if ema else skip.replace(params=like.params)
-        loaded = self._checkpointer.load_checkpointables(latest, {"state": wanted})
-        return (loaded["state"].ema if ema else loaded["state"].params), latest.step
+        loaded = self._checkpointer.load_checkpointables(found, {"state": wanted})
+        return (loaded["state"].ema if ema else loaded["state"].params), found.step
 
     def close(self) -> None:
         """Waits for the checkpoint that is being written."""

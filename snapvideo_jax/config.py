@@ -22,8 +22,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from snapvideo_jax.data import DataConfig
-from snapvideo_jax.diffusion import EDM, Sampler
-from snapvideo_jax.models import FIT, MODELS
+from snapvideo_jax.diffusion import EDM, Guidance, Sampler
+from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
@@ -32,7 +32,7 @@ from snapvideo_jax.text import TextEncoder
 from snapvideo_jax.text.config import Text
 
 DERIVED = {
-    FIT: ("frames", "height", "width", "parent", "name"),
+    **dict.fromkeys(MODELS.values(), ("frames", "height", "width", "parent", "name")),
     Training: ("videos", "images"),
 }
 """Fields that `build` fills from the data section, so that no two can disagree."""
@@ -44,8 +44,9 @@ class Sheets:
 
     Attributes:
       prompts: what is sampled.
-      guidance: weight ``g`` of classifier-free guidance, 0 for none; also the default
-        of `snapvideo sample`.
+      guidance: weight ``g`` of classifier-free guidance, 0 for none (the weight of
+        other papers is 1 + g); also the default of `snapvideo sample`. How it is
+        applied is the section ``guidance``.
       fps: frame-rate the samples are conditioned on; 0 for images.
       resolution: height and width of the original the samples are conditioned on;
         (0, 0) for the size that the model makes.
@@ -96,13 +97,17 @@ SECTIONS = {
     "training": Training,
     "mesh": MeshConfig,
     "sampler": Sampler,
+    "guidance": Guidance,
     "sheets": Sheets,
     "run": Run,
 }
+NOT_ALWAYS_THERE = ("guidance",)
+"""Sections that a run begun before there were any lacks; it has their defaults."""
 MAY_CHANGE = (
     "run.",
     "sheets.",
     "sampler.",
+    "guidance.",
     "mesh.",
     "model.remat",
     "model.group_chunks",
@@ -121,7 +126,7 @@ class Experiment:
     """Everything a config file stands for, built and checked."""
 
     seed: int
-    model: Any
+    model: Network
     data: DataConfig
     text: TextEncoder
     diffusion: EDM
@@ -129,6 +134,7 @@ class Experiment:
     training: Training
     mesh: MeshConfig
     sampler: Sampler
+    guidance: Guidance
     sheets: Sheets
     run: Run
 
@@ -225,10 +231,10 @@ def build(config: ConfigDict) -> Experiment:
     for name in config:
         if name not in expected:
             raise ValueError(_unknown(name, expected, "config"))
-    for name in sorted(expected - set(config)):
+    for name in sorted(expected - set(config) - set(NOT_ALWAYS_THERE)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
-        name: _construct(kind, config[name], name)
+        name: _construct(kind, config.get(name, ConfigDict()), name)
         for name, kind in SECTIONS.items()
         if name != "training"
     }
@@ -261,6 +267,7 @@ def _check(experiment: Experiment) -> None:
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed} is below 0; use 0 or more.")
     experiment.model.validate()
+    _check_latents(experiment)
     training, batch = experiment.training, experiment.data.batch
     period = training.self_conditioning_period
     unit = training.videos + training.images
@@ -287,6 +294,21 @@ def _check(experiment: Experiment) -> None:
                 f"training.microbatches={training.microbatches}, as it has to be "
                 "where diffusion.images_as_videos=False."
             )
+
+
+def _check_latents(experiment: Experiment) -> None:
+    """That a network without latents is not asked for what takes them."""
+    training, mesh = experiment.training, experiment.mesh
+    if training.self_conditioning and not experiment.model.self_conditions:
+        raise ValueError(
+            f"training.self_conditioning={training.self_conditioning}: this network "
+            "has no latents to be conditioned on; use 0."
+        )
+    if mesh.context > 1 and experiment.model.guess().parts == 1:
+        raise ValueError(
+            f"mesh.context={mesh.context}: this network cannot divide a clip over "
+            "devices; use 1."
+        )
 
 
 def _check_low_resolution(experiment: Experiment) -> None:
@@ -381,11 +403,14 @@ def _construct(kind: type, config: ConfigDict, where: str, **derived):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config.items()
     }
-    fields = {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
-        if name not in fields - set(DERIVED.get(kind, ())):
+        if name not in set(fields) - set(DERIVED.get(kind, ())):
             raise ValueError(_unknown(name, fields, f"config.{where}"))
-        _check_tuple(f"{where}.{name}", values[name], getattr(kind, name, None))
+        default = getattr(kind, name, None)
+        if fields[name] == tuple[int, ...]:  # as many as there are
+            default = default[:1] * len(values[name])
+        _check_tuple(f"{where}.{name}", values[name], default)
     return kind(**values, **derived)
 
 

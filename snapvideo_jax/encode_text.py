@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
 from snapvideo_jax.data import captions_in, make_sources
+from snapvideo_jax.flops import flops_per_sample
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
 from snapvideo_jax.options import check_least, check_step_seconds
@@ -28,7 +29,6 @@ from snapvideo_jax.text import cache, files
 from snapvideo_jax.text.encoder import is_blank
 from snapvideo_jax.text.plan import TextPlan, padded_length
 from snapvideo_jax.text.t5 import T5Text
-from snapvideo_jax.train import flops_per_sample
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """The verb `snapvideo judge`: does a model trained on shapes do what prompts say?"""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import held_out_prompts
+from snapvideo_jax.guiding import about_guidance, guidance_of
 from snapvideo_jax.options import check_least
 
 FIELDS = ("colour", "shape", "direction")
@@ -34,7 +36,9 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     settings = sample.settings_of(experiment, arguments)
     asked = held_out_prompts(arguments.count)
     prompts = [prompt for prompt, _ in asked]
-    generator = sample.Generator(experiment, sampler, mesh)
+    experiment = guidance_of(experiment, arguments, settings["guidance"])
+    guide = sample.load_guide(experiment, arguments, mesh)
+    generator = sample.Generator(experiment, sampler, mesh, guide)
     clips = np.concatenate(
         [
             generator(params, request)
@@ -48,7 +52,9 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     shares["all"] = float(np.mean([row["obeyed"] for row in rows]))
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    result = settings | {"step": step, "shares": shares, "clips": rows}
+    result = settings | about_guidance(experiment, arguments, settings["guidance"])
+    result |= {"sampler": dataclasses.asdict(sampler)}
+    result |= {"step": step, "shares": shares, "clips": rows}
     (out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
     sample.write_sheet(out / "sheet", clips, labels, experiment.sheets)

@@ -147,9 +147,13 @@ def orthogonalize(iterations: int = 5) -> optax.GradientTransformation:
         x = x if rows <= columns else x.T
         return 0.2 * max(rows, columns) ** 0.5 * x
 
+    def each(update):
+        if update.ndim == 4:  # a convolution: all that meets a pixel are its rows
+            return one(update.reshape(-1, update.shape[-1])).reshape(update.shape)
+        return one(update) if update.ndim == 2 else jax.vmap(one)(update)
+
     def update(updates, state, params=None):
-        apply = lambda u: one(u) if u.ndim == 2 else jax.vmap(one)(u)  # noqa: E731
-        return jax.tree.map(apply, updates), state
+        return jax.tree.map(each, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -24,12 +24,14 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.diffusion import (
     EDM,
+    Guidance,
     Sampler,
-    classifier_free_guidance,
     initial_noise,
+    pairs,
     sample,
-    twice,
+    with_guidance,
 )
+from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least
 from snapvideo_jax.sharding import (
@@ -61,7 +63,7 @@ class Request:
       prompts: a caption for each sample; "" is unconditional.
       numbers: number of each sample under ``seed``; its noise depends on no other.
       seed: of the noise.
-      guidance: weight ``g``; 0 is the plain conditional model.
+      guidance: weight ``g``; 0 is the plain conditional model (1 + g in other papers).
       fps: frame-rate the clips are conditioned on; 0 for images.
       resolution: height and width of the original that they are conditioned on.
     """
@@ -74,23 +76,45 @@ class Request:
     resolution: tuple[int, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """A smaller or earlier model that guides another (autoguidance).
+
+    Attributes:
+      model, edm: network and preconditioning, of its own run.
+      params: of the network.
+    """
+
+    model: Any
+    edm: EDM
+    params: Any
+
+
 class Generator:
-    """A sampler of clips, compiled once for a batch size and a guidance weight.
+    """A sampler of clips, compiled once for a batch size, with guidance and without.
 
     Args:
-      experiment: gives model, diffusion, text encoder.
+      experiment: gives model, diffusion, text encoder, and how it is guided.
       sampler: steps, solver, churn.
       mesh: whose devices the samples are divided over.
+      guide: the guiding model, if there is one.
 
     Raises:
       ValueError: as `jit_generate`.
     """
 
-    def __init__(self, experiment: "configs.Experiment", sampler: Sampler, mesh):
+    def __init__(
+        self,
+        experiment: "configs.Experiment",
+        sampler: Sampler,
+        mesh,
+        guide: Guide | None = None,
+    ):
         self._experiment = experiment
         self._mesh = mesh
         self._embed = experiment.text.on_devices(mesh)
-        self._generate = jit_generate(experiment, sampler, mesh)
+        self._guide = guide
+        self._generate = jit_generate(experiment, sampler, mesh, guide)
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
         """The clips of a request, in 0..255; all of them in every process."""
@@ -113,12 +137,26 @@ class Generator:
             numbers,
             put_key(request.seed, self._mesh),
             request.guidance,
+            negative=self._negative(filled) if request.guidance else None,
+            guide_params=self._guide.params if self._guide else None,
             guided=bool(request.guidance),
         )
         return on_host(clips)[:count]
 
+    def _negative(self, batch: int):
+        """The text of the unconditional pass; None where it is told nothing."""
+        prompt = self._experiment.guidance.negative_prompt
+        if not prompt:
+            return None
+        text, mask = self._experiment.text.encode([prompt])
+        both = {"text": text, "text_mask": mask}
+        both = {name: np.repeat(each, batch, axis=0) for name, each in both.items()}
+        return self._embed(jax.device_put(both, batch_sharding(self._mesh)))
 
-def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
+
+def jit_generate(
+    experiment: "configs.Experiment", sampler: Sampler, mesh, guide: Guide | None = None
+):
     """`_generate` of an experiment on a mesh, jitted; ``guided`` is static.
 
     Raises:
@@ -130,7 +168,12 @@ def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
             "a prompt alone; use a first stage."
         )
     generate = functools.partial(
-        _generate, model=experiment.model, edm=experiment.diffusion, sampler=sampler
+        _generate,
+        model=experiment.model,
+        edm=experiment.diffusion,
+        sampler=sampler,
+        guidance=experiment.guidance,
+        guide=guide,
     )
     return jax.jit(
         laid_out(generate, mesh),
@@ -140,7 +183,20 @@ def jit_generate(experiment: "configs.Experiment", sampler: Sampler, mesh):
 
 
 def _generate(
-    params, inputs, numbers, key, weight, *, guided, model, edm: EDM, sampler
+    params,
+    inputs,
+    numbers,
+    key,
+    weight,
+    negative=None,
+    guide_params=None,
+    *,
+    guided,
+    model,
+    edm: EDM,
+    sampler,
+    guidance: Guidance,
+    guide: Guide | None = None,
 ):
     """Noise to pixels, for one batch of samples."""
     batch = numbers.shape[0]
@@ -150,15 +206,20 @@ def _generate(
     )
     keep = jnp.zeros(batch, bool)
     context = Context(**inputs, drop_text=keep)
+    worse, carry = None, model.no_latents(2 * batch if guided else batch)
+    if guide is not None:
+        worse = make_denoise(guide.model, guide_params, guide.edm, context)
+        carry = (carry, guide.model.no_latents(batch))
     if guided:
-        drop = jnp.concatenate([keep, ~keep])
-        denoise = make_denoise(
-            model, params, edm, twice(context).replace(drop_text=drop)
-        )
-        denoise = classifier_free_guidance(denoise, weight)
-    else:
-        denoise = make_denoise(model, params, edm, context)
-    carry = model.no_latents(2 * batch if guided else batch)
+        other = context.replace(**negative or {"drop_text": ~keep})
+        context = pairs(context, other)
+    denoise = with_guidance(
+        make_denoise(model, params, edm, context),
+        guidance,
+        sampler.steps,
+        weight if guided else None,
+        worse,
+    )
     clips, _ = sample(denoise, start, carry, keys, edm, sampler)
     return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
@@ -175,13 +236,32 @@ def load(workdir: Path, ema: bool = True):
     distributed.keep_compiled(workdir)
     experiment = configs.build(configs.from_json(path.read_text()))
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
-    shapes = abstract_state(experiment)
-    shardings = state_shardings(shapes, mesh)
-    like = placed(nn.unbox(shapes), shardings)
-    checkpoints = Checkpoints(workdir)
-    params, step = checkpoints.restore_params(like, ema)
-    checkpoints.close()
+    params, step = _restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
+
+
+def load_guide(experiment: "configs.Experiment", arguments, mesh) -> Guide | None:
+    """The guiding model that the command line asks for, if it does.
+
+    Raises:
+      ValueError: as `guide_of`, or the checkpoint is not there.
+    """
+    if (found := guide_of(experiment, arguments)) is None:
+        return None
+    theirs, workdir, step = found
+    params, _ = _restored(workdir, theirs, mesh, arguments.ema, step)
+    return Guide(theirs.model, theirs.diffusion, params)
+
+
+def _restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
+    """Parameters of a workdir's checkpoint on a mesh, and its step."""
+    shapes = abstract_state(experiment)
+    like = placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore_params(like, ema, step)
+    finally:
+        checkpoints.close()
 
 
 def abstract_state(experiment: "configs.Experiment"):
@@ -232,7 +312,9 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
     out, sampler = Path(arguments.out), sampler_of(experiment, arguments)
     is_writer = jax.process_index() == 0
     settings = settings_of(experiment, arguments)
-    generator = Generator(experiment, sampler, mesh)
+    experiment = guidance_of(experiment, arguments, settings["guidance"])
+    guide = load_guide(experiment, arguments, mesh)
+    generator = Generator(experiment, sampler, mesh, guide)
     began, clips = time.monotonic(), []
     requests = list(chunks(prompts, arguments.batch, **settings))
     for request in progress(requests, len(requests), name="batch", is_writer=is_writer):
@@ -248,7 +330,7 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
             about = settings | {
                 "prompt": prompt,
                 "number": number,
-                "guidance_1_plus_g": 1 + settings["guidance"],
+                **about_guidance(experiment, arguments, settings["guidance"]),
                 "sampler": dataclasses.asdict(sampler),
                 "workdir": arguments.workdir,
                 "step": step,

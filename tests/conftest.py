@@ -33,6 +33,11 @@ from absl import flags  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain reads flags, which only absl's app.run parses.
 
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
+)
+
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
@@ -83,3 +88,14 @@ def run(monkeypatch, capsys):
 
     yield call
     logger.level, logger.propagate, logger.handlers[:] = before
+
+
+@pytest.fixture
+def nothing_compiles():
+    """Fails a test in which a program is compiled for a device."""
+    before = len(COMPILED)
+    jax.jit(lambda: before)()
+    known = len(COMPILED)
+    assert known > before, "compilations are not noticed"
+    yield
+    assert len(COMPILED) == known

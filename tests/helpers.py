@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
@@ -17,10 +18,11 @@ from snapvideo_jax.sample import abstract_state
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
 
 
-def tiny_config(root, *overrides):
+def tiny_config(root, *overrides, model="fit"):
     """The tiny config on the records in ``root``, with overrides as for the CLI."""
     overrides = [f"--config.{override}" for override in overrides]
-    return configs.load(TINY_CONFIG, [f"--config.data.root={root}", *overrides])
+    path = f"{TINY_CONFIG}:model={model}"
+    return configs.load(path, [f"--config.data.root={root}", *overrides])
 
 
 def clips_folder(root, bad):
@@ -92,3 +94,18 @@ def kept_plan(name):
             f"{name} was made with {found['made_with']}, not with {golden.versions()}"
         )
     return found["plan"]
+
+
+def assert_one_line(result, *parts):
+    """Exit code 2 and one line on stderr that holds all ``parts``."""
+    code, out, err = result
+    assert (code, out) == (2, ""), err
+    assert err.startswith("snapvideo: error: ") and err.count("\n") == 1, err
+    for part in parts:
+        assert part in err
+
+
+def strip(out, number):
+    """The frames of a clip that `snapvideo sample` wrote as PNG, side by side."""
+    with Image.open(out / f"{number:05d}.png") as picture:
+        return np.asarray(picture).astype(int)

@@ -50,6 +50,8 @@ def test_the_spread_is_that_of_the_middle_half():
 
 BLOCK = "jit(train_step)/transpose(jvp(FIT))/while/body/closed_call/blocks"
 
+OF_UNET = "jit(train_step)/jvp(UNet)"
+
 
 @pytest.mark.parametrize(
     "op_name, part",
@@ -67,6 +69,16 @@ BLOCK = "jit(train_step)/transpose(jvp(FIT))/while/body/closed_call/blocks"
         ("jit(f)/jvp(FIT)/context/text/dot_general", "context tokens"),
         ("jit(f)/FIT/self_conditioning/out/add", "self-conditioning"),
         ("jit(train_step)/optimizer/mul", "optimizer"),
+        (f"{OF_UNET}/down_1_0/conv_out/add", "residual blocks"),
+        (f"{OF_UNET}/middle_1/norm/mul", "residual blocks"),
+        (f"{OF_UNET}/halve_2/conv/conv_general_dilated", "resampling blocks"),
+        (f"{OF_UNET}/up_3_2_space/text_key/dot_general", "spatial attention"),
+        (f"{OF_UNET}/middle_0_time/checkpoint/exp", "temporal attention"),
+        (f"{OF_UNET}/stem/conv_general_dilated", "patches and pixels"),
+        ("jit(f)/jvp(DiT)/while/body/blocks/attention/out/dot", "self-attention"),
+        ("jit(f)/DiT/while/body/blocks/text_attention/key/dot", "attention to text"),
+        ("jit(f)/DiT/while/body/blocks/feed_forward/hidden/add", "feed-forward"),
+        ("jit(f)/DiT/DiT._pixels/modulation/add", "patches and pixels"),
         ("jit(train_step)/jvp()/random_bits", traces.OTHER),
         ("", traces.UNNAMED),
     ],
@@ -80,6 +92,7 @@ def test_passes_of_a_step_are_told_apart():
         traces.pass_of(f"jit(train_step)/{scope}/mul")
         for scope in ("jvp(first_pass)/FIT", "jvp(FIT)", "transpose(jvp(FIT))", "x")
     ]
+    assert traces.pass_of("jit(train_step)/jvp(UNet)/mul") == "forward"
     assert passes == ["self-conditioning", "forward", "backward", passes[-1]]
     assert len(set(passes)) == 4
 

@@ -10,7 +10,7 @@ import av
 import jax
 import numpy as np
 import pytest
-from helpers import TINY_CONFIG, kept_steps
+from helpers import TINY_CONFIG, assert_one_line, kept_steps, strip
 from PIL import Image
 
 from snapvideo_jax import sample
@@ -18,21 +18,6 @@ from snapvideo_jax.sharding import MeshConfig, make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIT = str(ROOT / "configs" / "fit.py")
-COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: COMPILED.append(name) if "backend_compile" in name else None
-)
-
-
-@pytest.fixture
-def nothing_compiles():
-    """Fails a test in which a program is compiled for a device."""
-    before = len(COMPILED)
-    jax.jit(lambda: before)()
-    known = len(COMPILED)
-    assert known > before, "compilations are not noticed"
-    yield
-    assert len(COMPILED) == known
 
 
 @pytest.fixture
@@ -72,7 +57,8 @@ def folder(path, *lines):
             "sample",
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
-            + ["--batch", "--raw"],
+            + ["--batch", "--raw", "--oscillate", "--guidance_interval", "--threshold"]
+            + ["--negative_prompt", "--autoguide", "--autoguidance"],
         ),
         (
             "judge",
@@ -148,15 +134,6 @@ def test_a_dry_run_for_people_tells_the_same(run):
 
 
 # --- Errors --------------------------------------------------------------------------
-
-
-def assert_one_line(result, *parts):
-    """Exit code 2 and one line on stderr that holds all ``parts``."""
-    code, out, err = result
-    assert (code, out) == (2, ""), err
-    assert err.startswith("snapvideo: error: ") and err.count("\n") == 1, err
-    for part in parts:
-        assert part in err
 
 
 @pytest.mark.parametrize(
@@ -237,7 +214,12 @@ def test_an_error_of_a_process_has_no_traceback():
         ([], ["nothing to sample", "--prompt"]),
         (["--prompts", "none.txt"], ["--prompts=none.txt", "no such file"]),
         (["--prompt", "a", "--solver", "rk4"], ["'rk4'", "heun"]),
-        (["--prompt", "a", "--steps", "1"], ["steps=1 must be at least 2"]),
+        (["--prompt", "a", "--solver", "dpmpp"], ["'dpmpp'", "'dpmpp_2m'"]),
+        (
+            ["--prompt", "a", "--solver", "dpmpp_2m", "--churn", "3"],
+            ["sampler.churn=3.0", "'heun'"],
+        ),
+        (["--prompt", "a", "--steps", "0"], ["steps=0 must be at least 1"]),
         (["--prompt", "a", "--num_samples", "0"], ["--num_samples=0", "use 1 or more"]),
         (["--prompt", "a", "--batch", "0"], ["--batch=0", "use 1 or more"]),
         (["--prompt", "a", "--fps", "-1"], ["--fps=-1", "use 0 or more"]),
@@ -306,18 +288,13 @@ def test_sampling_writes_clips_and_how_they_were_made(run, trained, tmp_path):
     assert about["step"] == 12 and about["weights"] == "ema"
     assert about["workdir"] == str(trained) and about["resolution"] == [64, 64]
 
-    strip = np.asarray(Image.open(out / "00000.png"))
-    assert strip.shape == (14, 2 * 16, 3)
+    picture = np.asarray(Image.open(out / "00000.png"))
+    assert picture.shape == (14, 2 * 16, 3)
     with av.open(str(out / "00000.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
         assert float(film.streams.video[0].average_rate) == 4
     assert len(frames) == 2 and frames[0].shape == (14, 16, 3)
     assert kept_steps(trained) == [4, 8, 10, 12]
-
-
-def strip(out, number):
-    with Image.open(out / f"{number:05d}.png") as picture:
-        return np.asarray(picture).astype(int)
 
 
 def test_a_clip_does_not_depend_on_the_batch(run, one_device, trained, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import EDM, Sampler
-from snapvideo_jax.models import FIT
+from snapvideo_jax.models import FIT, MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.step import Training
 
@@ -24,6 +24,14 @@ DOCUMENTED = [
     "fit.py:ablation=iv",
     "fit.py:size=3p9b,ablation=ii",
     "fit_upsampler.py",
+    "unet.py",
+    "unet.py:size=85m",
+    "unet.py:size=284m",
+    "unet.py:pod=v5p:4x4x8",
+    "dit.py",
+    "dit.py:match=parameters",
+    "dit.py:match=flops",
+    "dit.py:match=parameters,pod=v5p:4x4x8",
     "demo.py",
     "demo.py:quick",
     "demo.py:quick=True",
@@ -86,9 +94,9 @@ def test_a_section_has_the_defaults_of_what_it_configures():
 
 def test_a_section_leaves_out_what_follows_from_the_data():
     assert not {"videos", "images"} & set(configs.section(Training))
-    assert not {"frames", "height", "width", "parent"} & set(
-        configs.model_section("fit")
-    )
+    for name in MODELS:
+        derived = {"frames", "height", "width", "parent"}
+        assert not derived & set(configs.model_section(name))
 
 
 def test_a_section_refuses_a_name_it_does_not_have():
@@ -107,7 +115,7 @@ def test_a_row_that_a_table_lacks_is_refused():
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_every_config_and_documented_argument_builds(name):
     experiment = build(name)
-    assert experiment.model.latents % experiment.model.groups == 0
+    assert isinstance(experiment.model, Network)
     assert experiment.data.frames == experiment.model.frames
 
 
@@ -229,6 +237,44 @@ def test_a_value_that_cannot_work_is_refused_by_name(override, message):
 def test_an_upsampler_without_a_fitting_small_clip_is_refused(override, message):
     with pytest.raises(ValueError, match=message):
         build("fit_upsampler.py", f"--config.{override}")
+
+
+@pytest.mark.parametrize("name", ["unet.py", "dit.py"])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (
+            "training.self_conditioning=0.9",
+            "self_conditioning=0.9: this network has no latents .*; use 0",
+        ),
+        ("training.low_resolution=(9,16)", "model.in_channels=3 do not go together"),
+        ("model.in_channels=6", "is a first stage; use 3 and 3"),
+        ("model.remat=foo", "model.remat='foo' is unknown; use one of"),
+    ],
+)
+def test_a_network_without_latents_is_not_asked_for_what_takes_them(
+    name, override, message
+):
+    with pytest.raises(ValueError, match=message):
+        build(name, f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("mesh.context=2", "mesh.context=2: this network cannot divide a clip"),
+        ("model.multiples=(1,2,3,4.0)", r"multiples=\(1, 2, 3, 4.0\) is not 4 numbers"),
+        ("model.channels=100", "model.channels=100 is not a multiple of model.norm_gr"),
+        ("data.height=30", "height \\+ pad_height=34 px cannot be halved 3 times"),
+    ],
+)
+def test_a_u_net_that_cannot_be_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        build("unet.py", f"--config.{override}")
+
+
+def test_a_u_net_may_have_fewer_levels():
+    assert build("unet.py", "--config.model.multiples=(1,2)").model.multiples == (1, 2)
 
 
 def test_a_section_that_is_missing_or_unknown_is_refused():

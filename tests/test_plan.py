@@ -116,7 +116,8 @@ def test_the_time_of_a_clip_is_its_share_of_the_batch():
     assert result["clips_per_second"] == pytest.approx(62 / seconds["batch"])
     text = plan.describe(result)
     assert (
-        "sampler       batch 62, 24 steps of heun, guidance 2: 47 evaluations" in text
+        "sampler       batch 62, 24 steps of heun, guidance 2 (1 + g = 3): "
+        "47 evaluations" in text
     )
 
 

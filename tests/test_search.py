@@ -7,7 +7,7 @@ import logging
 import pytest
 from helpers import tiny_config
 
-from snapvideo_jax.models.fit import REMAT
+from snapvideo_jax.models.remat import REMAT
 from snapvideo_jax.plan import Question, Target, cache, nearest, search
 from snapvideo_jax.plan.estimate import REMATS, Choice, Estimator
 

@@ -40,6 +40,10 @@ CONFIGS = [
     "fit.py:size=3p9b",
     "fit_upsampler.py",
     *(f"fit.py:ablation={name}" for name in ("edm", "ii", "iii", "iv")),
+    "unet.py:size=85m",
+    "unet.py:size=284m",
+    "dit.py:match=parameters",
+    "dit.py:match=flops",
     "demo.py",
     "clips.py",
     "clips.py:subset=8",
@@ -423,7 +427,7 @@ def test_guidance_of_the_network_compares_with_the_dropped_caption():
 
     with_text = denoised(about)
     without = denoised(about.replace(drop_text=jnp.ones(2, bool)))
-    drop = jnp.array([False, False, True, True])
+    drop = jnp.array([False, True, False, True])
     both = make_denoise(model, params, edm, twice(about).replace(drop_text=drop))
     guided = jax.jit(classifier_free_guidance(both, 2.0))
     got, carry = guided(x, sigma, model.no_latents(4))

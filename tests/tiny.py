@@ -1,4 +1,4 @@
-"""The smallest FIT with every mechanism, and inputs for it; the configs, built."""
+"""The smallest networks with every mechanism, and inputs for them; configs, built."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.models import FIT
+from snapvideo_jax.models import FIT, DiT, UNet
 from snapvideo_jax.types import Context, Latents
 
 TOKENS, TEXT_WIDTH = 3, 5
@@ -31,6 +31,26 @@ def fit(**changes):
         dtype="float32",
     )  # fmt: skip
     return FIT(**sizes | changes)
+
+
+def unet(**changes):
+    """Levels of 8x8 and, with attention, 4x4 px; 6 rows are padded to 8."""
+    sizes = dict(
+        frames=3, height=6, width=8, pad_height=(1, 1), channels=8, multiples=(1, 2),
+        blocks=1, head_width=4, context_width=8, norm_groups=4, dropout=0.0,
+        dtype="float32",
+    )  # fmt: skip
+    return UNet(**sizes | changes)
+
+
+def dit(**changes):
+    """32 patches of 1x2x2 px in 2 frames; 6 rows are padded to 8."""
+    sizes = dict(
+        frames=2, height=6, width=8, pad_height=(1, 1), patch=(1, 2, 2), patch_width=12,
+        patch_head_width=6, context_width=8, number_width=8, blocks=2, dropout=0.0,
+        dtype="float32",
+    )  # fmt: skip
+    return DiT(**sizes | changes)
 
 
 def normal(seed, *shape):

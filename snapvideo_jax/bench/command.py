@@ -8,7 +8,7 @@ import jax
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
-from snapvideo_jax.bench import data, traces
+from snapvideo_jax.bench import data, models, traces
 from snapvideo_jax.bench.measure import bench
 from snapvideo_jax.options import check_least
 from snapvideo_jax.plan import Question, Target, cached
@@ -16,11 +16,17 @@ from snapvideo_jax.plan import Question, Target, cached
 
 def run(arguments) -> None:
     """`snapvideo bench`."""
+    if arguments.what == "models":
+        with configs.user_errors():
+            models.run(arguments)
+        return
     if arguments.what == "data":
         with configs.user_errors():
+            _check_what_is_measured(arguments)
             data.run(arguments)
         return
     with configs.user_errors(), distributed.processes(vars(arguments), None):
+        _check_what_is_measured(arguments)
         config = configs.load(arguments.config, arguments.overrides)
         target = _target(arguments)
         asked = {"forward pass": arguments.forward, "sampler": arguments.sampler}
@@ -32,6 +38,19 @@ def run(arguments) -> None:
         result["plan"] = planned
     if jax.process_index() == 0:
         print(json.dumps(result) if arguments.json else describe(result))
+
+
+def _check_what_is_measured(arguments) -> None:
+    """Refuses what only `bench models` takes, and a missing config, which it has.
+
+    Raises:
+      ValueError: names the option.
+    """
+    for name in ("only", "divide", "batch"):
+        if getattr(arguments, name):
+            raise ValueError(f"--{name} is for bench models only; leave it out.")
+    if not arguments.config:
+        raise ValueError("--config is missing; it says what is measured.")
 
 
 def _target(arguments) -> Target | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
+from snapvideo_jax.flops import flops_forward, flops_per_sample
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import (
     batch_sharding,
@@ -32,7 +33,6 @@ from snapvideo_jax.step import (
     sample_keys,
     with_low_resolution,
 )
-from snapvideo_jax.train import flops_forward, flops_per_sample
 
 
 @dataclasses.dataclass(frozen=True)

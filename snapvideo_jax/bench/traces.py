@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax.forecast import hlo
+from snapvideo_jax.models import MODELS
 
 MATRIX, COLLECTIVE, MEMORY = "matrix products", "collectives", "copies and layout"
 RANDOM, KERNEL, REST = "random bits", "kernels", "elementwise and sums"
@@ -29,21 +30,36 @@ _MOVING = frozenset(
 _CONTAINERS = frozenset("while call conditional async-start async-done".split())
 """What only runs other instructions, whose time is counted already."""
 
-# Names of submodules of a FIT's block, and what of the rest has a name of its own.
+NETWORKS = "(?:" + "|".join(kind.__name__ for kind in MODELS.values()) + ")"
+"""As scopes name them."""
+
+# Names of submodules of networks' blocks, and what of the rest has a name of its own.
 _PARTS = (
+    ("spatial attention", r"\w+_space"),
+    ("temporal attention", r"\w+_time"),
+    ("resampling blocks", r"(?:halve|double)_\d+"),
+    ("residual blocks", r"(?:down|up)_\d+_\d+|middle_\d+"),
     ("context read", "context_read"),
     ("read", "read"),
     ("global", r"global_\d+"),
     ("write attention", r"write/(?:[^/]+/)*?(?:attention|norm|source_norm)"),
     ("write feed-forward", "write"),
     ("self-conditioning", r"self_conditioning(?:_norm)?"),
-    ("context tokens", "context"),
-    ("patches and pixels", r"FIT\._(?:embed|pixels)|patch_\w+|pixels|output_norm"),
+    ("context tokens", "context|numbers|text"),
+    (
+        "patches and pixels",
+        rf"{NETWORKS}\._(?:embed|pixels)|patch_\w+|pixels|output_norm|stem",
+    ),
     ("optimizer", "optimizer"),
-    ("scan over blocks", r"FIT(?:\.\w+)?"),
+    ("attention to text", r"text_(?:attention|norm)"),
+    ("self-attention", r"blocks/(?:[^/]+/)*?attention"),
+    ("feed-forward", "feed_forward"),
+    ("scales, shifts and gates", "modulation"),
+    ("scan over blocks", rf"{NETWORKS}(?:\.\w+)?"),
 )
 _PATTERNS = tuple(
-    (part, re.compile(rf"(?:^|[/(]){pattern}(?:$|[/)])")) for part, pattern in _PARTS
+    (part, re.compile(rf"(?:^|[/(])(?:{pattern})(?:$|[/)])"))
+    for part, pattern in _PARTS
 )
 OTHER = "noise, loss and the rest"
 UNNAMED = "unnamed by the compiler"
@@ -106,7 +122,9 @@ def pass_of(op_name: str) -> str:
         return "self-conditioning"
     if "transpose(" in op_name:
         return "backward"
-    return "forward" if "FIT" in op_name else "outside of the network"
+    if re.search(rf"\b{NETWORKS}\b", op_name):
+        return "forward"
+    return "outside of the network"
 
 
 def category(

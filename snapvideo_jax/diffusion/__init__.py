@@ -1,25 +1,50 @@
 """The rescaled EDM, its samplers and guidance: pure functions over a denoiser."""
 
 from snapvideo_jax.diffusion.edm import EDM, broadcast
-from snapvideo_jax.diffusion.guidance import classifier_free_guidance, twice
+from snapvideo_jax.diffusion.guidance import (
+    Guidance,
+    autoguidance,
+    classifier_free_guidance,
+    dynamic_thresholding,
+    oscillation,
+    pairs,
+    twice,
+    with_guidance,
+)
+from snapvideo_jax.diffusion.reconstruction import (
+    Reconstruction,
+    is_known,
+    reconstruct,
+)
 from snapvideo_jax.diffusion.samplers import (
-    SOLVERS,
     Denoise,
     Sampler,
+    Stepwise,
     initial_noise,
     sample,
     sigma_schedule,
 )
+from snapvideo_jax.diffusion.solvers import SOLVERS
 
 __all__ = [
     "EDM",
     "SOLVERS",
     "Denoise",
+    "Guidance",
+    "Reconstruction",
     "Sampler",
+    "Stepwise",
+    "autoguidance",
     "broadcast",
     "classifier_free_guidance",
+    "dynamic_thresholding",
     "initial_noise",
+    "is_known",
+    "oscillation",
+    "pairs",
+    "reconstruct",
     "sample",
     "sigma_schedule",
     "twice",
+    "with_guidance",
 ]

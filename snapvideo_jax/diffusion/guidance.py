@@ -1,14 +1,109 @@
-"""Guidance: wrappers that turn a denoiser into a guided one of the same signature."""
+"""Guidance: wrappers that turn a denoiser into a guided one of the same signature.
+
+They compose: each takes a ``denoise`` and gives one. `with_guidance` puts those of a
+run together: classifier-free guidance, autoguidance, thresholding, from the inside out.
+Where frames are known, `snapvideo_jax.diffusion.reconstruction` goes around them all.
+
+A weight is written in two ways. ``g`` of Fig. 5 counts from the plain conditional
+model, ``D_c + g (D_c - D_u)``, and is used here; others write ``w D_c + (1 - w) D_u``,
+where ``w = 1 + g``. Autoguidance has its paper's ``w``, so its ``g`` is ``w - 1``.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
-from snapvideo_jax.diffusion.samplers import Denoise
+from snapvideo_jax.diffusion.edm import broadcast
+from snapvideo_jax.diffusion.samplers import Denoise, Stepwise
+
+Weight = float | Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """How an estimate is guided, but for the weight ``g``, which comes with a request.
+
+    Attributes:
+      oscillate: whether the weight alternates between ``g`` and ``low``; see
+        `oscillation`.
+      after: first steps of the sampler that keep ``g`` where it does.
+      low: the lower weight, as ``g`` (0 is the plain conditional model; other papers'
+        weight is 1 + low).
+      interval: noise levels between which the weight holds; outside it is 0. Those of
+        ``x / sigma_in + sigma eps``: a level of EDM's, whose data have a deviation of
+        0.5, is here ``2 sigma_data / sigma_in`` times as much.
+      threshold: quantile ``q`` of dynamic thresholding; 0 for none.
+      negative_prompt: what the unconditional pass is told; "" for nothing.
+      autoguidance: ``w`` of the guiding model, where there is one; 1 is none. [P of
+        arXiv 2406.02507: 1.2 to 3].
+    """
+
+    oscillate: bool = False
+    after: int = 10
+    low: float = 0.0
+    interval: tuple[float, float] = (0.0, float("inf"))
+    threshold: float = 0.0
+    negative_prompt: str = ""
+    autoguidance: float = 2.0
+
+    def __post_init__(self):
+        if self.after < 0:
+            raise ValueError(f"guidance.after={self.after} is below 0; use 0 or more.")
+        low, high = self.interval
+        if not 0 <= low <= high:
+            raise ValueError(
+                f"guidance.interval={self.interval} is no range of noise levels; use "
+                "two from 0 on, the smaller one first."
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"guidance.threshold={self.threshold} is no quantile; use one above 0 "
+                "and up to 1, as 0.995, or 0 for no thresholding."
+            )
+
+
+def with_guidance(
+    denoise: Denoise,
+    guidance: Guidance,
+    steps: int,
+    weight: Weight | None = None,
+    guide: Denoise | None = None,
+) -> Denoise | Stepwise:
+    """``denoise`` with all that ``guidance`` asks for.
+
+    Args:
+      denoise: of ``2 b`` clips, as `classifier_free_guidance` wants it, where there is
+        a ``weight``; else of ``b``.
+      guidance: what is asked for.
+      steps: of the sampler.
+      weight: ``g``; None is no classifier-free guidance.
+      guide: the guiding model, of ``b`` clips. The carry is then of both, as
+        `autoguidance` wants it.
+    """
+
+    def guided(weight: Weight | None) -> Denoise:
+        result = denoise
+        if weight is not None:
+            result = classifier_free_guidance(result, weight, guidance.interval)
+        if guide is not None:
+            result = autoguidance(result, guide, guidance.autoguidance)
+        if guidance.threshold:
+            result = dynamic_thresholding(result, guidance.threshold)
+        return result
+
+    if weight is None or not guidance.oscillate:
+        return guided(weight)
+    weights = oscillation(weight, guidance.low, guidance.after, steps)
+    return Stepwise(lambda index: guided(weights[index]))
 
 
 def classifier_free_guidance(
-    denoise: Denoise, weight: float | Float[Array, ""]
+    denoise: Denoise,
+    weight: Weight,
+    interval: tuple[float, float] = (0.0, float("inf")),
 ) -> Denoise:
     """``D_c + g (D_c - D_u)``: the conditional estimate, pushed off the unconditional.
 
@@ -16,20 +111,91 @@ def classifier_free_guidance(
     write ``w D_c + (1 - w) D_u`` have ``w = 1 + g``.
 
     Args:
-      denoise: a denoiser of ``2 b`` clips whose context holds the ``b`` conditional
-        samples first and then the same ones unconditionally, so that both estimates
-        come from one network call. Its carry is of ``2 b`` samples too.
+      denoise: a denoiser of ``2 b`` clips whose context holds every sample twice, side
+        by side as of `pairs`: conditionally, then unconditionally (or under a negative
+        prompt), so that both estimates come from one network call and no clip leaves
+        its device. Its carry is of ``2 b`` samples too.
       weight: ``g``.
+      interval: noise levels between which it holds (arXiv 2404.07724); 0 elsewhere.
+    """
+    low, high = interval
+
+    def guide(x, sigma, carry):
+        both, carry = denoise(*twice((x, sigma)), carry)
+        conditional, unconditional = rearrange(both, "(b two) ... -> two b ...", two=2)
+        inside = (sigma >= low) & (sigma <= high)
+        g = broadcast(jnp.where(inside, weight, 0.0).astype(x.dtype), x)
+        return conditional + g * (conditional - unconditional), carry
+
+    return guide
+
+
+def oscillation(
+    high: Weight, low: Weight, after: int, steps: int
+) -> Float[Array, "steps"]:
+    """Weights of all steps: ``high`` in the first ``after``, then low, high, low, ...
+
+    Imagen Video (arXiv 2210.02303, Sec. 2.6): a high weight throughout saturates, and a
+    low step in between brings the clip back.
+    """
+    index = jnp.arange(steps)
+    is_low = (index >= after) & ((index - after) % 2 == 0)
+    return jnp.where(is_low, low, high).astype(jnp.float32)
+
+
+def dynamic_thresholding(denoise: Denoise, quantile: float) -> Denoise:
+    """Estimates brought back into [-1, 1] (Imagen, arXiv 2205.11487, Sec. 2.3).
+
+    For every sample ``s = max(1, quantile_q |D|)`` and ``D -> clip(D, -s, s) / s``.
+    Where no more than the share ``1 - q`` of its values is outside, ``s = 1``: those
+    are cut, the others stay. Gradients take ``s`` for a constant.
     """
 
-    def guided(x, sigma, carry):
-        both, carry = denoise(*twice((x, sigma)), carry)
-        conditional, unconditional = jnp.split(both, 2)
-        return conditional + weight * (conditional - unconditional), carry
+    def thresholded(x, sigma, carry):
+        clip, carry = denoise(x, sigma, carry)
+        size = jnp.abs(clip).reshape(clip.shape[0], -1)
+        scale = jnp.maximum(jnp.quantile(size, quantile, axis=1), 1.0)
+        scale = broadcast(jax.lax.stop_gradient(scale).astype(clip.dtype), clip)
+        return jnp.clip(clip, -scale, scale) / scale, carry
 
-    return guided
+    return thresholded
+
+
+def autoguidance(denoise: Denoise, guide: Denoise, weight: Weight) -> Denoise:
+    """``D_1 + (w - 1) (D_1 - D_0)``: pushed off a worse model (arXiv 2406.02507).
+
+    ``weight`` is ``w`` of that paper: 1 is the model without a guide, and its ``g`` is
+    ``w - 1``. What the smaller or earlier model ``D_0`` gets wrong, the model itself
+    gets wrong too, only less; the difference points at what is right.
+
+    Args:
+      denoise: the model, ``D_1``; possibly guided already.
+      guide: the guiding model, ``D_0``, with its own parameters and carry.
+      weight: ``w``.
+
+    Returns:
+      A denoiser whose carry is the pair of those of both.
+    """
+
+    def guided_by(x, sigma, carry):
+        own, other = carry
+        better, own = denoise(x, sigma, own)
+        worse, other = guide(x, sigma, other)
+        return better + (weight - 1) * (better - worse), (own, other)
+
+    return guided_by
+
+
+def pairs(first, second):
+    """Two pytrees of ``b`` samples as one of ``2 b``, samples of the same number beside
+    each other, so that a batch that is divided over devices stays where it is."""
+    return jax.tree.map(
+        lambda *both: rearrange(jnp.stack(both, axis=1), "b two ... -> (b two) ..."),
+        first,
+        second,
+    )
 
 
 def twice(tree):
-    """A pytree of ``b`` samples, stacked on itself to ``2 b``."""
-    return jax.tree.map(lambda array: jnp.concatenate([array, array]), tree)
+    """A pytree of ``b`` samples as one of ``2 b``, each sample beside itself."""
+    return pairs(tree, tree)

@@ -2,29 +2,43 @@
 
 ``denoise`` returns ``(D, carry)``: the denoised clip in data scale, and whatever one
 call hands to the next (the latents of FIT's self-conditioning; nothing for a U-Net).
-The sampler neither knows what is inside nor whether it is guided.
+The sampler neither knows what is inside nor whether it is guided. Where guidance
+changes from step to step it is given `Stepwise` instead, a denoiser for every step.
 
 It integrates, from ``N(0, sigma_max^2 I)`` down to 0 (Sec. 3.6),
 
     dx/dsigma = (x - D(x; sigma) / sigma_in) / sigma,
 
-and returns ``sigma_in x``, a clip in data scale.
+by one of `snapvideo_jax.diffusion.solvers`, and returns ``sigma_in x``, a clip in data
+scale: the last estimate. Its memory does not depend on the number of steps.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion.edm import EDM
+from snapvideo_jax.diffusion.solvers import SOLVERS, Carry, Step
 from snapvideo_jax.types import Keys
 
-Carry = Any
 Denoise = Callable[[Array, Array, Carry], tuple[Array, Carry]]
-SOLVERS = ("heun", "euler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepwise:
+    """A denoiser that is another one in every step.
+
+    Attributes:
+      at: the denoiser of a step, from its number (a traced scalar, from 0). All calls
+        of a step are by the same one: the solver averages slopes within a step, and
+        would average what is to alternate.
+    """
+
+    at: Callable[[Array], Denoise]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +47,11 @@ class Sampler:
 
     Attributes:
       steps: noise levels visited before 0. [P] Sec. 3.6: 256 in stage 1, 40 in 2.
-      solver: "heun" (2nd order, two network calls a step and one for the last) or
-        "euler" (1st order, one call a step). [P] Heun.
-      churn: EDM's ``S_churn``; 0 is the deterministic sampler. [P] 0.
+      solver: "heun" (2nd order, two network calls a step and one for the last),
+        "euler" (1st order), "dpmpp_2m" or "adams_bashforth" (2nd order by what the step
+        before found); all but Heun make one call a step. [P] Heun.
+      churn: EDM's ``S_churn``; 0 is the deterministic sampler. [P] 0. Only for solvers
+        that do not look back: the noise it adds is no part of what they remember.
       churn_min, churn_max: noise levels between which noise is added back.
       churn_noise: EDM's ``S_noise``, scale of the added noise.
     """
@@ -49,21 +65,34 @@ class Sampler:
 
     def __post_init__(self):
         if self.solver not in SOLVERS:
+            close = difflib.get_close_matches(self.solver, SOLVERS, n=1)
+            others = f"use one of {tuple(SOLVERS)}."
+            hint = f"did you mean {close[0]!r}?" if close else others
+            raise ValueError(f"sampler.solver={self.solver!r} is unknown; {hint}")
+        if self.steps < 1:
+            raise ValueError(f"sampler.steps={self.steps} must be at least 1.")
+        if self.churn < 0:
+            raise ValueError(f"sampler.churn={self.churn} must be 0 or more.")
+        if self.churn and SOLVERS[self.solver].is_multistep:
+            single = tuple(n for n in SOLVERS if not SOLVERS[n].is_multistep)
             raise ValueError(
-                f"sampler.solver={self.solver!r} is unknown; use one of {SOLVERS}."
+                f"sampler.churn={self.churn} adds noise that {self.solver!r}, which "
+                f"goes by the step before, takes for the clip's; use 0, or one of "
+                f"{single}."
             )
-        if self.steps < 2:
-            raise ValueError(f"sampler.steps={self.steps} must be at least 2.")
 
     @property
     def calls(self) -> int:
         """Calls of the denoiser that one clip takes."""
-        return 2 * self.steps - 1 if self.solver == "heun" else self.steps
+        return SOLVERS[self.solver].calls * (self.steps - 1) + 1
 
 
 def sigma_schedule(edm: EDM, steps: int) -> Float[Array, "steps_and_zero"]:
-    """Noise levels of a run, falling from ``sigma_max`` to ``sigma_min``, then 0."""
-    ramp = jnp.arange(steps) / (steps - 1)
+    """Noise levels of a run, falling from ``sigma_max`` to ``sigma_min``, then 0.
+
+    A single step starts at ``sigma_max``.
+    """
+    ramp = jnp.arange(steps) / max(steps - 1, 1)
     high, low = edm.sigma_max ** (1 / edm.rho), edm.sigma_min ** (1 / edm.rho)
     levels = (high + ramp * (low - high)) ** edm.rho
     return jnp.append(levels, 0.0)
@@ -76,7 +105,7 @@ def initial_noise(keys: Keys, shape: tuple[int, ...], edm: EDM) -> Float[Array, 
 
 
 def sample(
-    denoise: Denoise,
+    denoise: Denoise | Stepwise,
     start: Float[Array, "b *s"],
     carry: Carry,
     keys: Keys,
@@ -86,7 +115,8 @@ def sample(
     """Clips in data scale, and the last carry.
 
     Args:
-      denoise: ``(x_sigma [b ...], sigma [b], carry) -> (D [b ...], carry)``.
+      denoise: ``(x_sigma [b ...], sigma [b], carry) -> (D [b ...], carry)``, or one for
+        every step.
       start: noise at ``sigma_max``, see `initial_noise`.
       carry: what the first call of ``denoise`` receives.
       keys: one per sample; used by churn only.
@@ -94,29 +124,32 @@ def sample(
       sampler: number of steps, solver, churn.
     """
     levels = sigma_schedule(edm, sampler.steps)
+    solver = SOLVERS[sampler.solver]
 
-    def slope(x, sigma, carry):
-        clip, carry = denoise(x, jnp.full(x.shape[:1], sigma), carry)
-        return (x - clip.astype(x.dtype) / edm.sigma_in) / sigma, carry
+    def call(index, x, sigma, carry):
+        inner = denoise.at(index) if isinstance(denoise, Stepwise) else denoise
+        clip, carry = inner(x, jnp.full(x.shape[:1], sigma), carry)
+        return clip.astype(x.dtype), carry
 
     def step(state, inputs):
-        x, carry = state
-        index, sigma, sigma_next = inputs
+        x, carry, past = state
+        index, sigma, sigma_next, ahead = inputs
         if sampler.churn:
             x, sigma = _add_noise(x, sigma, index, keys, sampler)
-        first, carry = slope(x, sigma, carry)
-        proposal = x + (sigma_next - sigma) * first
-        if sampler.solver == "euler":
-            return (proposal, carry), None
-        second, carry = slope(proposal, sigma_next, carry)
-        return (x + (sigma_next - sigma) * (first + second) / 2, carry), None
 
-    # The last step, to sigma = 0, has no second slope: it is Euler's.
-    index = jnp.arange(sampler.steps - 1)
-    inputs = (index, levels[:-2], levels[1:-1])
-    (x, carry), _ = jax.lax.scan(step, (start, carry), inputs)
-    first, carry = slope(x, levels[-2], carry)
-    return (x - levels[-2] * first) * edm.sigma_in, carry
+        def estimate(x, sigma, carry):
+            clip, carry = call(index, x, sigma, carry)
+            return clip / edm.sigma_in, carry
+
+        step = Step(sigma, sigma_next, ahead)
+        return solver.advance(estimate, x, carry, past, step), None
+
+    # The last step, to sigma = 0, is Euler's, which lands on the estimate itself.
+    last = sampler.steps - 1
+    inputs = (jnp.arange(last), levels[:-2], levels[1:-1], solver.ahead(levels[:-1]))
+    past = jnp.zeros_like(start) if solver.is_multistep else ()
+    (x, carry, _), _ = jax.lax.scan(step, (start, carry, past), inputs)
+    return call(jnp.array(last), x, levels[-2], carry)
 
 
 def _add_noise(x, sigma, index, keys, sampler: Sampler):

@@ -1,7 +1,13 @@
-"""Networks: ``(noisy, c_noise, context, previous, train) -> (F, carry)``."""
+"""Networks: ``(noisy, c_noise, context, previous, train) -> (F, carry)``.
 
+What else a network tells of itself is in `network.Network`.
+"""
+
+from snapvideo_jax.models.dit import DiT
 from snapvideo_jax.models.fit import FIT
+from snapvideo_jax.models.network import Network
+from snapvideo_jax.models.unet import UNet
 
-MODELS = {"fit": FIT}
+MODELS = {"fit": FIT, "unet": UNet, "dit": DiT}
 
-__all__ = ["FIT", "MODELS"]
+__all__ = ["FIT", "MODELS", "DiT", "Network", "UNet"]

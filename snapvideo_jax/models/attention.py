@@ -202,6 +202,44 @@ def _softmax(scores: Float[Array, "*s"], axis: int) -> Float[Array, "*s"]:
     return jax.nn.softmax(scores.astype(jnp.float32), axis=axis).astype(scores.dtype)
 
 
+@jax.checkpoint
+def with_text(
+    queries: Float[Array, "b g q a v"],
+    keys: Float[Array, "b g k a v"],
+    values: Float[Array, "b g k a v"],
+    text_keys: Float[Array, "b n a v"],
+    text_values: Float[Array, "b n a v"],
+    text_mask: Bool[Array, "b n"],
+    bias: Float[Array, "a q k"] | None = None,
+) -> Float[Array, "b g q a v"]:
+    """Attention of a group to itself and to its clip's text, under one softmax.
+
+    The text's keys are not copied for the groups, which may be 640 positions of a clip.
+    The gradient makes the scores again.
+
+    Args:
+      queries, keys, values: by group: a frame, or a position in all frames.
+      text_keys, text_values: of the whole clip.
+      text_mask: True where a token of the text may be attended to.
+      bias: added to the scores of the groups' own keys.
+    """
+    scale = 1 / math.sqrt(queries.shape[-1])
+    own = scale * _product("bgqav,bgkav->bgaqk", queries, keys)
+    if bias is not None:
+        own = own + rearrange(bias, "a q k -> 1 1 a q k")
+    told = scale * _product("bgqav,bnav->bgaqn", queries, text_keys)
+    told = jnp.where(text_mask[:, None, None, None, :], told, -jnp.inf)
+    largest = jax.lax.stop_gradient(
+        jnp.maximum(own.max(-1, keepdims=True), told.max(-1, keepdims=True))
+    )
+    own, told = jnp.exp(own - largest), jnp.exp(told - largest)
+    total = own.sum(-1) + told.sum(-1)
+    summed = _product("bgaqk,bgkav->bgqav", own.astype(values.dtype), values)
+    summed += _product("bgaqn,bnav->bgqav", told.astype(values.dtype), text_values)
+    out = summed / rearrange(total, "b g a q -> b g q a 1")
+    return out.astype(values.dtype)
+
+
 def _on_tpu() -> bool:
     """Whether the function being traced is laid out over TPUs."""
     found = current_layout()

@@ -2,19 +2,35 @@
 
 Label dropout and the unconditional half of guidance are the same thing: all text
 tokens are replaced by one learned null token, everything else stays.
+Networks whose blocks are scaled and shifted (U-Net, DiT) take the numbers as one
+vector, the sum of an embedding of each.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
+from flax.typing import Initializer
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.layers import Dense, param_init, sinusoid
+from snapvideo_jax.models.layers import KERNEL_INIT, Dense, param_init, sinusoid
 from snapvideo_jax.types import Context
 
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
 """What has a context token beside the text."""
 UPSAMPLER_NUMBERS = (*NUMBERS, "low_resolution_noise")
 """The same for an upsampler."""
+
+
+def dropped_text(context: Context) -> tuple[Bool[Array, "b"], Bool[Array, "b n"]]:
+    """Whose text is the null token, and True where a text token may be attended to.
+
+    The null token stands at position 0, where the text is dropped or empty.
+    """
+    drop = context.drop_text | ~context.text_mask.any(axis=1)
+    first = jnp.arange(context.text_mask.shape[1]) == 0
+    return drop, jnp.where(drop[:, None], first[None], context.text_mask)
 
 
 class ContextTokens(nn.Module):
@@ -59,9 +75,7 @@ class ContextTokens(nn.Module):
         )
         axes = ("text", "to_embed")
         text = Dense(self.width, axes, self.dtype, name="text")(context.text)
-        drop = context.drop_text | ~context.text_mask.any(axis=1)
-        first = jnp.arange(text.shape[1]) == 0
-        mask = jnp.where(drop[:, None], first[None], context.text_mask)
+        drop, mask = dropped_text(context)
         null = null.astype(text.dtype)[None, None]
         return jnp.where(drop[:, None, None], null, text), mask
 
@@ -71,3 +85,56 @@ class ContextTokens(nn.Module):
         hidden = Dense(2 * self.width, inner, self.dtype, name=f"{name}_hidden")
         out = Dense(self.width, outer, self.dtype, name=f"{name}_out")
         return out(nn.gelu(hidden(token)))
+
+
+def null_where_dropped(
+    context: Context,
+) -> tuple[Float[Array, "b n f"], Bool[Array, "b n"]]:
+    """The text before it is projected, and its mask, as the U-Net and DiT take it.
+
+    A dropped text is one token of zeros, of which a projection makes its bias: a
+    learned null token like FIT's, that needs no parameter of its own [C].
+    """
+    drop, mask = dropped_text(context)
+    return jnp.where(drop[:, None, None], 0.0, context.text), mask
+
+
+class NumbersVector(nn.Module):
+    """Noise level, frame interval and resolution as one vector, in float32.
+
+    Each becomes sines and cosines, then ``base -> width -> width`` with SiLU; their sum
+    scales and shifts the blocks of a network.
+
+    Attributes:
+      base: channels of the waves; height and width of the resolution share them.
+      width: channels of the vector.
+      init, bias_init: of the kernels, and of the biases by channels that come in.
+    """
+
+    base: int
+    width: int
+    init: Initializer = KERNEL_INIT
+    bias_init: Callable[[int], Initializer] = lambda _: nn.initializers.zeros
+
+    @nn.compact
+    def __call__(
+        self, c_noise: Float[Array, "b"], context: Context
+    ) -> Float[Array, "b e"]:
+        height, width = rearrange(jnp.log(context.resolution), "b s -> s b")
+        numbers = {
+            "noise_level": (c_noise,),
+            "frame_interval": (context.frame_interval,),
+            "resolution": (height, width),
+        }
+        return sum(self._embedded(name, *values) for name, values in numbers.items())
+
+    def _embedded(self, name: str, *values: Float[Array, "b"]) -> Float[Array, "b e"]:
+        waves = [sinusoid(value, self.base // len(values)) for value in values]
+
+        def dense(fan_in, name, *axes):
+            init = dict(init=self.init, bias_init=self.bias_init(fan_in))
+            return Dense(self.width, axes, "float32", name=name, **init)
+
+        hidden = dense(self.base, f"{name}_hidden", "embed", "mlp")
+        out = dense(self.width, f"{name}_out", "from_mlp", "to_embed")
+        return out(nn.silu(hidden(jnp.concatenate(waves, axis=-1))))

@@ -9,50 +9,28 @@ all latents attend to each other, so groups see each other only through latents.
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.attention import KEPT
+from snapvideo_jax.models import flops, guesses
 from snapvideo_jax.models.context import NUMBERS, UPSAMPLER_NUMBERS, ContextTokens
 from snapvideo_jax.models.layers import (
     Attention,
     Dense,
     FeedForward,
+    grid_waves,
     layer_norm,
     param_init,
     patchify,
-    sinusoid,
     unpatchify,
 )
+from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.remat import REMAT, check_known
 from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
-DTYPES = ("float32", "bfloat16")
-_DOTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(KEPT),
-)
-REMAT = {
-    "none": None,
-    "block": None,
-    "layer": jax.checkpoint_policies.save_only_these_names(KEPT),
-    "latent_dots": _DOTS,
-    "dots": _DOTS,
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["block_input"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
-"""What the backward pass keeps, by name, with its policy: everything ("none"), what
-enters each block ("block", or on the host: "offload"), what enters each pair of
-attention and feed-forward and what its attention gave ("layer"), or that and all
-products with weights ("dots"), or only those of latents ("latent_dots": where patches
-are many, to make their products again is faster than to write and read them)."""
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
 """Those that go by pairs of attention and feed-forward."""
 
@@ -239,18 +217,17 @@ class FIT(nn.Module):
         return len(UPSAMPLER_NUMBERS if self.is_upsampler else NUMBERS)
 
     @property
+    def self_conditions(self) -> bool:
+        return True
+
+    @property
     def is_upsampler(self) -> bool:
         """Whether it also reads the clip it is to enlarge, as more channels."""
         return self.in_channels > self.out_channels
 
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
-        for name, known in (("dtype", DTYPES), ("remat", tuple(REMAT))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)!r} is unknown; use one of "
-                    f"{known}."
-                )
+        check_known(self)
         if self.frames % self.patch[0]:
             raise ValueError(
                 f"model.frames={self.frames} is not a multiple of "
@@ -306,6 +283,23 @@ class FIT(nn.Module):
                     f"{self.latent_width}: the smaller cannot be divided over the "
                     f"{heads} heads of patches; use multiples of {heads}."
                 )
+
+    def tokens(self, text_tokens: int) -> dict[str, int]:
+        """Patches, their groups, latents and context tokens."""
+        return {
+            "patches": self.groups * self.patches_per_group,
+            "groups": self.groups,
+            "latents": self.latents,
+            "context": text_tokens + self.context_numbers,
+        }
+
+    def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
+        """See `flops.fit_forward`; making context tokens takes next to nothing."""
+        return flops.fit_forward(self, text_tokens + self.context_numbers)
+
+    def guess(self) -> Guess:
+        """See `guesses.fit`."""
+        return guesses.fit(self)
 
     def no_latents(self, batch: int) -> Latents:
         """The carry of a first network call: no previous latents."""
@@ -380,13 +374,7 @@ class FIT(nn.Module):
         del key
         frames = self.frames // self.patch[0]
         rows = self.padded_height // self.patch[1]
-        axes = jnp.meshgrid(
-            *(jnp.arange(size) / size for size in (frames, rows, self.columns)),
-            indexing="ij",
-        )
-        third = -(-shape[-1] // 6) * 2
-        waves = [sinusoid(axis, third, 0.1, 4.0) for axis in axes]
-        grid = jnp.concatenate(waves, axis=-1)[None, ..., : shape[-1]]
+        grid = grid_waves((frames, rows, self.columns), shape[-1])[None]
         position = patchify(grid, (1, 1, 1), self.group)
         position = rearrange(position, "1 g p d -> (g p) d")
         return (2**0.5 * position).astype(dtype)

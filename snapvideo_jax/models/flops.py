@@ -4,14 +4,15 @@ One multiplication and one addition count as two; only matrix products count. Th
 count is for one sample and one forward pass; a training step's is in `train_factor`.
 """
 
-from snapvideo_jax.models.fit import FIT
+import math
+from collections import Counter
 
 
-def fit_forward(model: FIT, context_tokens: int) -> dict[str, float]:
+def fit_forward(model, context_tokens: int) -> dict[str, float]:
     """FLOPs of one forward pass of one video, by part of the network.
 
     Args:
-      model: gives all widths and counts.
+      model: a `FIT`, which gives all widths and counts.
       context_tokens: of the text and everything else (`ContextTokens`).
     """
     patches, latents = model.groups * model.patches_per_group, model.latents
@@ -53,6 +54,72 @@ def fit_forward(model: FIT, context_tokens: int) -> dict[str, float]:
         "patches and pixels": 2 * patches * narrow * pixels * channels,
         "self-conditioning": feed_forward(latents, wide),
     }
+
+
+def unet_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
+    """FLOPs of one forward pass of one video, by part of the network.
+
+    Args:
+      model: a `UNet`.
+      text_tokens, text_width: of the text before it is projected.
+    """
+    found: Counter[str] = Counter()
+    frames, told = model.frames, model.embedding_width
+    for step in model.steps():
+        rows, columns = model.size(step.level)
+        width, positions = step.width, rows * columns
+        pixels = frames * positions
+        convolved = 9 * (step.width_in + width) * width
+        if step.width_in != width:
+            convolved += step.width_in * width
+        kind = "resampling blocks" if step.resample else "residual blocks"
+        found[kind] += 2 * pixels * convolved
+        found["scales and shifts"] += 2 * told * 2 * width
+        if not step.attends:
+            continue
+        for over, seen in (("spatial", positions), ("temporal", frames)):
+            found[f"{over} projections"] += 2 * pixels * 4 * width**2
+            found[f"{over} attention"] += 4 * pixels * seen * width
+            found["text keys and values"] += (
+                4 * text_tokens * model.context_width * width
+            )
+            found["attention to text"] += 4 * pixels * text_tokens * width
+    rows, columns = model.size(0)
+    ends = model.in_channels + model.out_channels
+    found["stem and head"] = 18 * frames * rows * columns * model.channels * ends
+    found["text projection"] = 2 * text_tokens * text_width * model.context_width
+    found["numbers"] = _numbers(model.channels, told)
+    return dict(found)
+
+
+def dit_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
+    """FLOPs of one forward pass of one video, by part of the network.
+
+    Args:
+      model: a `DiT`.
+      text_tokens, text_width: of the text before it is projected.
+    """
+    patches, width, text = model.patches, model.patch_width, model.context_width
+    blocks = model.blocks
+    pixels = math.prod(model.patch) * (model.in_channels + model.out_channels)
+    return {
+        "self-attention projections": blocks * 8 * patches * width**2,
+        "self-attention": blocks * 4 * patches**2 * width,
+        "cross-attention": blocks
+        * 4
+        * width
+        * (patches * width + text_tokens * text + patches * text_tokens),
+        "feed-forward": blocks * 16 * patches * width**2,
+        "scales, shifts and gates": (blocks * 6 + 2) * 2 * width**2,
+        "patches and pixels": 2 * patches * width * pixels,
+        "text projection": 2 * text_tokens * text_width * text,
+        "numbers": _numbers(model.number_width, width),
+    }
+
+
+def _numbers(base: int, width: int) -> int:
+    """Of `context.NumbersVector`: three numbers or pairs of them."""
+    return 3 * 2 * (base * width + width**2)
 
 
 def train_factor(self_conditioning: float) -> float:

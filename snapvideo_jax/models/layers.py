@@ -1,4 +1,4 @@
-"""The parts FIT is made of: projections, attention, feed-forward, patches and groups.
+"""What networks are made of: projections, attention, feed-forward, patches and groups.
 
 [C], fixed by the parameter counts of Tab. 8: LayerNorm has a scale and no bias,
 attention projections have no bias, a feed-forward is ``D -> 4D -> D`` with GELU and
@@ -34,12 +34,13 @@ class Dense(nn.Module):
     axes: tuple[str, str]
     dtype: str
     init: Initializer = KERNEL_INIT
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         kernel = _kernel(self, tokens.shape[-1])
         out = jnp.einsum("...i,io->...o", tokens.astype(self.dtype), kernel)
-        init = param_init(nn.initializers.zeros, self.axes[-1])
+        init = param_init(self.bias_init, self.axes[-1])
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         return out + jnp.expand_dims(bias, range(out.ndim - 1))
 
@@ -128,11 +129,16 @@ class Attention(nn.Module):
         sides' widths for cross attention.
       heads: number of heads.
       dtype: what is computed in.
+      query_init: of the queries' kernel; by default they start at zero, so attention
+        starts as a plain mean over its keys [C].
+      out_init: of the output's kernel.
     """
 
     width: int
     heads: int
     dtype: str
+    query_init: Initializer = nn.initializers.zeros
+    out_init: Initializer = KERNEL_INIT
 
     @nn.compact
     def __call__(
@@ -148,11 +154,12 @@ class Attention(nn.Module):
             layer = Kernel(self.width, axes, self.dtype, init, name=name)
             return layer(tokens.shape[-1])
 
-        # Queries start at zero, so attention starts as a plain mean over its keys [C].
-        query = kernel("query", queries, nn.initializers.zeros)
+        query = kernel("query", queries, self.query_init)
         key, value = kernel("key", keys), kernel("value", keys)
         axes = ("from_heads", "to_embed")
-        out = Kernel(queries.shape[-1], axes, self.dtype, name="out")(self.width)
+        out = Kernel(queries.shape[-1], axes, self.dtype, self.out_init, name="out")(
+            self.width
+        )
         kernels = Kernels(query, key, value, out, heads=self.heads)
         if mask is None and suits_folding(queries.shape, keys.shape, kernels):
             return folded(queries, keys, kernels)
@@ -227,3 +234,16 @@ def sinusoid(
     period = min_period * (max_period / min_period) ** ratio
     angle = jnp.einsum("...,f->...f", value, 2 * jnp.pi / period)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def grid_waves(sizes: tuple[int, int, int], width: int) -> Float[Array, "t h w f"]:
+    """Sines and cosines of frame, row and column, a third of ``width`` each [C].
+
+    Args:
+      sizes: of the grid of patches, in time, height and width.
+      width: of the vectors.
+    """
+    axes = jnp.meshgrid(*(jnp.arange(size) / size for size in sizes), indexing="ij")
+    third = -(-width // 6) * 2
+    waves = [sinusoid(axis, third, 0.1, 4.0) for axis in axes]
+    return jnp.concatenate(waves, axis=-1)[..., :width]

@@ -56,7 +56,8 @@ def answer(question: Question) -> dict[str, Any]:
 
     Returns:
       Plain numbers, lists and dicts; bytes, FLOPs and seconds are of one device and
-      one run of the program: a step, or a batch of clips. Where the program does not
+      one run of the program: a step, or a batch of clips; ``traffic`` is what it reads
+      and writes in memory. Where the program does not
       fit, ``fits`` is False and what only a program can tell is left out.
 
     Raises:
@@ -99,6 +100,7 @@ def answer(question: Question) -> dict[str, Any]:
         "bytes": memory,
         "fits": memory["peak"] <= chip.hbm_bytes,
         "collectives": _collectives(timed),
+        "traffic": timed.hbm_bytes,
         **_costs(work, timed, chip, mesh.size),
     }
 

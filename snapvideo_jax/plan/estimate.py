@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax.chips import Chip
 from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.models.flops import train_factor
 from snapvideo_jax.plan.target import Target
 from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.sharding import AXES, bytes_per_device
@@ -137,7 +137,7 @@ class Estimator:
         samples = batch / (split * parts)
         return Estimate(
             state=state,
-            activations=_activations(experiment.model) * samples / shards,
+            activations=experiment.model.guess().activations * samples / shards,
             samples=samples,
             seconds=_seconds(experiment, target.chip, sizes, count),
         )
@@ -164,30 +164,6 @@ def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int,
     return size, sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
 
 
-def _activations(model) -> float:
-    """Bytes of activations of one sample: kept by the policy, and in use at once."""
-    narrow = model.groups * model.patches_per_group * model.patch_width
-    wide = model.latents * model.latent_width
-    layers, size = model.global_layers, 2 if model.dtype == "bfloat16" else 4
-    inputs = (2 + layers) * wide + narrow
-    # Queries, keys, values, the outputs of attention, and both feed-forward layers.
-    of_latents, of_patches = (9 * layers + 14) * wide, 9 * narrow
-    products = of_latents + of_patches
-    kept = {
-        "none": 2 * (inputs + products),
-        "dots": inputs + products,
-        "latent_dots": inputs + of_latents,
-        "layer": 2 * inputs,  # and what attention gives, of the same size
-        "block": wide + narrow,
-        "offload": 0,
-    }[model.remat]
-    # As compiled, FIT 3.9B has 0.4 GB a sample in use beside what it keeps.
-    in_use = 80 * max(wide, narrow)
-    if model.remat in ("block", "offload"):
-        in_use += 2 * (inputs + products)
-    return size * (model.blocks * kept + in_use)
-
-
 def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float:
     """Seconds of computation, and of communication that seldom is hidden.
 
@@ -200,24 +176,23 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
     samples = experiment.data.batch / devices
     passes = train_factor(training.self_conditioned_share)
     again = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
-    tokens = experiment.text.tokens + model.context_numbers
+    text, guess = experiment.text, model.guess()
     flops = (
-        sum(fit_forward(model, tokens).values())
+        sum(model.forward_flops(text.tokens, text.width).values())
         * (passes + again.get(model.remat, 1.0))
         * samples
     )
     # Parameters are gathered in each pass, mostly unseen, and gradients scattered; into
     # parts that are no whole tiles of 16 rows, both are all-reduces.
     fsdp, shards = sizes["fsdp"], sizes["tensor"] * sizes["context"]
-    tiles = min(model.patch_width, model.latent_width) % (16 * fsdp) == 0
+    tiles = guess.narrowest % (16 * fsdp) == 0
     times = training.microbatches * (1.2 if tiles else 8.0)
     sent = 2 * count / sizes["tensor"] * times * (fsdp - 1) / fsdp
     copies = sizes["data"] * sizes["replica"]
     sent += 4 * count / (sizes["tensor"] * fsdp) * (copies - 1) / copies
-    # Tensor sums latents after attention and feed-forward, context gathers keys.
-    layers = model.blocks * (model.global_layers + 3)
-    latents = 2 * model.latents * model.latent_width * samples * shards
-    sent += passes * layers * latents * 4 * (sizes["tensor"] > 1)
-    sent += passes * layers * latents * 2 * (sizes["context"] > 1)
+    # Tensor sums tokens after attention and feed-forward, context gathers keys.
+    exchanged = passes * guess.exchanged * samples * shards
+    sent += exchanged * 4 * (sizes["tensor"] > 1)
+    sent += exchanged * 2 * (sizes["context"] > 1)
     rate = 2 * chip.torus_dims * chip.ici_gbps * 1e9
     return flops / (0.8 * chip.peak_tflops * 1e12) + sent / rate

@@ -31,7 +31,8 @@ def _program(result: dict[str, Any]) -> str:
     if result["program"] == "sampler":
         return (
             f"sampler       batch {result['batch']:,}, {result['steps']} steps of "
-            f"{result['solver']}, guidance {result['guidance']:g}: "
+            f"{result['solver']}, guidance {result['guidance']:g} "
+            f"(1 + g = {1 + result['guidance']:g}): "
             f"{result['evaluations']} evaluations"
         )
     return (

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from snapvideo_jax import config as configs
 from snapvideo_jax.plan import cache
 from snapvideo_jax.plan.compile import Question
 from snapvideo_jax.plan.estimate import FIELDS, REMATS, Choice, Estimate, Estimator
@@ -50,13 +51,13 @@ def candidates(
     Args:
       fixed: fields of the config that stay as they are, as "mesh.fsdp".
     """
-    own = Choice.of(config)
+    own, parts = Choice.of(config), configs.build(config).model.guess().parts
     powers = [2**power for power in range((devices // target.slices).bit_length())]
     values = {
         "remat": REMATS,
         "microbatches": MICROBATCHES,
         "fsdp": powers,
-        "context": [size for size in powers if config.model.latents % size == 0],
+        "context": [size for size in powers if parts % size == 0],
         "tensor": TENSOR,
     }
     for name, field in FIELDS.items():

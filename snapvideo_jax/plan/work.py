@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.models.flops import fit_forward, train_factor
+from snapvideo_jax.models.flops import train_factor
 from snapvideo_jax.sample import abstract_state, jit_generate
 from snapvideo_jax.sharding import batch_sharding, bytes_per_device, filled_up, placed
 from snapvideo_jax.step import jit_train_step
@@ -159,8 +159,8 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
 
 
 def _forward(experiment: configs.Experiment) -> dict[str, float]:
-    tokens = experiment.text.tokens + experiment.model.context_numbers
-    return fit_forward(experiment.model, tokens)
+    text = experiment.text
+    return experiment.model.forward_flops(text.tokens, text.width)
 
 
 def _count(params) -> int:

@@ -1,0 +1,202 @@
+"""Reconstruction guidance: a denoiser conditioned on frames that are known (App. C.5).
+
+Any set of frames ``a`` may be known; the others, ``b``, are to be made. What is wanted
+is ``E[x_b | x_sigma, x_a]``, and the network gives ``D = E[x | x_sigma]``. Let
+
+    r = x_a - D_a(x_sigma)                    what it does not know of the known frames
+    J = dD / dx_sigma,   C = Cov(x | x_sigma) = sigma_in sigma^2 J.
+
+The second identity is Tweedie's formula of second order for this forward process. Given
+``x_sigma`` a clip is nearly Gaussian, and conditioning a Gaussian on ``x_a`` gives
+
+    D_b <- D_b + w C_ba C_aa^-1 r = D_b + w J_ba J_aa^-1 r,         w = 1,       (exact)
+
+where ``J_ba u`` comes from one backward pass through the network, as ``J`` is
+symmetric. Ho et al. (arXiv 2204.03458), rewritten for this forward process, have
+
+    D_b <- D_b - w_r / (2 sigma_in) grad_b |r|^2 = D_b + w_r / sigma_in J_ba r:  (paper)
+
+they put ``sigma_in`` for ``J_aa``, that is ``(sigma_in sigma)^2``, the variance of the
+noise, for ``C_aa``. This holds where the noise is small against all that is uncertain;
+where it is large it corrects too little, and a larger ``w_r`` then corrects too much
+below. No constant is right: frames made with it have the wrong variance (measured in
+docs/decisions.md). Rule "posterior" solves with ``J_aa`` itself: every backward pass
+gives ``J_ba u`` and ``J_aa u`` together, so conjugate gradients cost nothing beside
+their passes, and the first step is the paper's gradient with a weight found for every
+sample and noise level, ``w_r = sigma_in <r, r> / <r, J_aa r>``. As many passes as there
+are known frames that differ make it exact for Gaussian data. Where ``sigma -> 0``,
+``J_aa`` is ``sigma_in`` and both rules are the same.
+
+Known frames are told to the sampler as their own estimate, ``D_a = x_a``. The solution
+of the sampling equation is then ``x_a / sigma_in + sigma eps``, which every solver
+follows exactly: known frames are at the current noise level at every call, with noise
+that does not change (but by churn). A sample ends on its last estimate, so they come
+back to the bit.
+"""
+
+import dataclasses
+import difflib
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.diffusion.edm import EDM
+from snapvideo_jax.diffusion.samplers import Denoise, Stepwise
+
+RULES = ("posterior", "paper")
+MOST = 2.0
+"""How many times what is missing of a known frame another one may be corrected by."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """How known frames are made use of.
+
+    Attributes:
+      weight: 0 leaves the denoiser as it is, known frames included. For "posterior",
+        the share ``w`` of the exact correction, 1; for "paper", ``w_r``.
+      rule: "posterior" or "paper".
+      products: backward passes of a call, for "posterior". One for every known frame is
+        exact where pixels do not depend on each other; a network's own errors grow with
+        them, so more than 3 do harm.
+    """
+
+    weight: float = 1.0
+    rule: str = "posterior"
+    products: int = 2
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError(
+                f"reconstruction.weight={self.weight} is below 0; use 0 or more."
+            )
+        if self.rule not in RULES:
+            close = difflib.get_close_matches(self.rule, RULES, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"use one of {RULES}."
+            raise ValueError(f"reconstruction.rule={self.rule!r} is unknown; {hint}")
+        if self.products < 1:
+            raise ValueError(
+                f"reconstruction.products={self.products} is too small; use at least 1."
+            )
+
+
+def is_known(known: tuple[int, ...] | list[int], frames: int) -> Bool[Array, "t"]:
+    """True for the frames whose numbers, from 0, are in ``known``.
+
+    Raises:
+      ValueError: a number is out of range, or comes twice.
+    """
+    for number in known:
+        if not 0 <= number < frames:
+            raise ValueError(
+                f"Known frame {number} is out of range; the clip has frames 0 to "
+                f"{frames - 1}."
+            )
+    if len(set(known)) < len(known):
+        raise ValueError(f"Known frames {tuple(known)} name a frame twice.")
+    mask = [number in known for number in range(frames)]
+    return jnp.array(mask)
+
+
+def reconstruct(
+    denoise: Denoise | Stepwise,
+    known_clip: Float[Array, "b t *s"],
+    known: Bool[Array, "t"],
+    edm: EDM,
+    settings: Reconstruction = Reconstruction(),  # noqa: B008
+) -> Denoise | Stepwise:
+    """``denoise``, conditioned on the known frames; the outermost wrapper.
+
+    Backward passes go through the network and through guidance that was put on it,
+    whose estimate is then what is corrected. Their memory is that of one network call
+    as its model's ``remat`` leaves it, whatever ``products``.
+
+    Args:
+      denoise: of clips ``b t ...``, guided or not, the same in all steps or not.
+      known_clip: the known frames, in data scale; others are ignored.
+      known: which frames are, see `is_known`.
+      edm: gives ``sigma_in``.
+      settings: weight, rule and backward passes.
+    """
+    if not settings.weight:
+        return denoise
+    if isinstance(denoise, Stepwise):
+        at = denoise.at
+        return Stepwise(
+            lambda index: reconstruct(at(index), known_clip, known, edm, settings)
+        )
+    mask = _over_frames(known, known_clip)
+
+    def conditioned(x, sigma, carry):
+        clip, pull, carry = jax.vjp(lambda x: denoise(x, sigma, carry), x, has_aux=True)
+        missing = jnp.where(mask, known_clip.astype(clip.dtype) - clip, 0.0)
+
+        def product(u):
+            """``J_aa u`` and ``J_ba u``, each zero in the frames of the other."""
+            (full,) = pull(u)
+            return jnp.where(mask, full, 0.0), jnp.where(mask, 0.0, full)
+
+        if settings.rule == "paper":
+            correction = product(missing)[1] / edm.sigma_in
+        else:
+            correction = _solve(product, missing, settings.products, edm.sigma_in)
+            correction = _bounded(correction, missing)
+        guided = clip + settings.weight * correction
+        return jnp.where(mask, known_clip.astype(clip.dtype), guided), carry
+
+    return conditioned
+
+
+def _solve(product, missing, products: int, sigma_in: float):
+    """``J_ba J_aa^-1 missing`` by conjugate gradients, each sample for itself.
+
+    A network's Jacobian is only nearly one of a denoiser. Along directions in which it
+    is not positive, as it has to be, ``J_aa`` is taken for ``sigma_in``, as the paper
+    does.
+    """
+
+    def follow(_, state):
+        missing, left, direction, correction = state
+        in_known, in_unknown = product(direction)
+        gain = _dot(direction, in_known) / _or_one(_dot(direction, direction))
+        gain = jnp.where(gain > 0, gain, sigma_in)
+        length = left / _or_one(_dot(direction, direction) * gain)
+        missing = missing - length * in_known
+        now = _dot(missing, missing)
+        direction = missing + now / _or_one(left) * direction
+        return missing, now, direction, correction + length * in_unknown
+
+    start = (missing, _dot(missing, missing), missing, jnp.zeros_like(missing))
+    return jax.lax.fori_loop(0, products, follow, start)[-1]
+
+
+def _bounded(correction, missing):
+    """Each frame's correction, at most `MOST` times the largest of what is missing.
+
+    Frames that vary alike are never corrected by more than about what is missing. At
+    high noise levels ``J`` is so small that of a network's little is right, and the
+    quotient of two errors may be anything.
+    """
+    largest = jnp.sqrt(_per_frame(missing).max(axis=1, keepdims=True))
+    size = jnp.sqrt(_per_frame(correction))
+    return correction * jnp.minimum(1.0, MOST * largest / _or_one(size))
+
+
+def _per_frame(clip: Array) -> Array:
+    """Squares summed over a frame, with axes of size 1 to meet clips."""
+    return jnp.square(clip).sum(axis=range(2, clip.ndim), keepdims=True)
+
+
+def _dot(first: Array, second: Array) -> Array:
+    """Of every sample, with axes of size 1 to meet clips."""
+    return (first * second).sum(axis=range(1, first.ndim), keepdims=True)
+
+
+def _or_one(value: Array) -> Array:
+    """A divisor; 1 where nothing is left to be divided."""
+    return jnp.where(value > 0, value, 1.0)
+
+
+def _over_frames(known: Bool[Array, "t"], clip: Array) -> Array:
+    return known.reshape(1, -1, *[1] * (clip.ndim - 2))

@@ -1,0 +1,273 @@
+"""DiT for video: every patch attends to every other, which FIT does not pay for.
+
+The same patches of 1 x 4 x 4 px as FIT's, in blocks of full self-attention, attention
+to the text and a feed-forward. The first and the last are scaled, shifted and gated by
+the numbers, with gates that start at zero (adaLN-Zero, arXiv 2212.09748). The text
+comes in by cross-attention [C], whose output starts at zero: as tokens among the
+patches it would be masked, and then no kernel could compute the attention of the many
+patches to each other. There are no latents: the carry is empty.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from snapvideo_jax.models import flops, guesses
+from snapvideo_jax.models.context import NumbersVector, null_where_dropped
+from snapvideo_jax.models.layers import (
+    KERNEL_INIT,
+    Attention,
+    Dense,
+    FeedForward,
+    grid_waves,
+    layer_norm,
+    patchify,
+    unpatchify,
+)
+from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.remat import REMAT, check_known
+from snapvideo_jax.sharding import constrain
+from snapvideo_jax.types import Context
+
+
+class Block(nn.Module):
+    """Self-attention, attention to the text, feed-forward; a step of a scan.
+
+    Attributes:
+      heads: of either attention.
+      dropout: on the hidden units of the feed-forward.
+      dtype: what is computed in.
+      remat: what of its layers the backward pass keeps.
+    """
+
+    heads: int
+    dropout: float
+    dtype: str
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "b p d"],
+        numbers: Float[Array, "b e"],
+        text: Float[Array, "b n f"],
+        text_mask: Bool[Array, "b n"],
+        train: bool,
+    ):
+        width = tokens.shape[-1]
+        tokens = constrain(tokens, "batch", "latents", None)
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(
+            numbers, 6, width, self.dtype
+        )
+        attention, feed_forward = Attention, FeedForward
+        if self.remat in ("layer", "latent_dots", "dots"):
+            options = dict(prevent_cse=False, policy=REMAT[self.remat])
+            attention = nn.remat(Attention, **options)
+            feed_forward = nn.remat(FeedForward, static_argnums=(2,), **options)
+        sizes = (width, self.heads, self.dtype)
+
+        seen = plain_norm(tokens, self.dtype) * (1 + scale) + shift
+        layer = attention(*sizes, query_init=KERNEL_INIT, name="attention")
+        tokens = tokens + gate * layer(seen, seen, None)
+        seen = layer_norm("text_norm", dtype=self.dtype)(tokens)
+        zeros = nn.initializers.zeros
+        layer = attention(*sizes, KERNEL_INIT, out_init=zeros, name="text_attention")
+        tokens = tokens + layer(seen, text, text_mask)
+        seen = plain_norm(tokens, self.dtype) * (1 + ff_scale) + ff_shift
+        layer = feed_forward(self.dropout, self.dtype, name="feed_forward")
+        return tokens + ff_gate * layer(seen, train), None
+
+
+def modulation(
+    numbers: Float[Array, "b e"], count: int, width: int, dtype: str
+) -> list[Float[Array, "b 1 d"]]:
+    """Shifts, scales and gates of a block, all of which start at zero."""
+    made = Dense(
+        count * width,
+        ("embed", "to_embed"),
+        dtype,
+        init=nn.initializers.zeros,
+        name="modulation",
+    )(nn.silu(numbers))
+    return list(rearrange(made, "b (s d) -> s b 1 d", s=count))
+
+
+def plain_norm(tokens: Float[Array, "b p d"], dtype: str) -> Float[Array, "b p d"]:
+    """LayerNorm without parameters of its own."""
+    return nn.LayerNorm(use_scale=False, use_bias=False, dtype=dtype)(tokens)
+
+
+class DiT(nn.Module):
+    """``F`` of the denoiser: a video of the input's size, and an empty carry.
+
+    Attributes:
+      frames, height, width: the largest video it takes, before padding.
+      in_channels, out_channels: colour channels, 3 and 3.
+      pad_height: rows of zeros added above and below, as FIT's.
+      patch: pixels of a patch in time, height, width, as FIT's.
+      patch_width, patch_head_width: channels of a patch token and of a head.
+      context_width: channels that text is projected to.
+      number_width: channels of the waves that a number becomes. 256, as published.
+      blocks: of self-attention, attention to the text and feed-forward.
+      dropout: on hidden units.
+      dtype: what is computed in; parameters are float32.
+      remat: what the backward pass keeps and what it computes again; see `REMAT`.
+      unroll: blocks that one turn of the scan over blocks holds.
+    """
+
+    frames: int = 16
+    height: int = 36
+    width: int = 64
+    in_channels: int = 3
+    out_channels: int = 3
+    pad_height: tuple[int, int] = (2, 2)
+    patch: tuple[int, int, int] = (1, 4, 4)
+    patch_width: int = 1024
+    patch_head_width: int = 64
+    context_width: int = 768
+    number_width: int = 256
+    blocks: int = 22
+    dropout: float = 0.1
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    unroll: int = 1
+
+    @property
+    def padded_height(self) -> int:
+        return self.height + sum(self.pad_height)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Patches in time, height and width."""
+        sizes = (self.frames, self.padded_height, self.width)
+        time, rows, columns = (s // p for s, p in zip(sizes, self.patch, strict=True))
+        return time, rows, columns
+
+    @property
+    def patches(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def is_upsampler(self) -> bool:
+        return False
+
+    @property
+    def self_conditions(self) -> bool:
+        return False
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field and a cure, where sizes do not divide."""
+        check_known(self)
+        if (self.in_channels, self.out_channels) != (3, 3):
+            raise ValueError(
+                f"model.in_channels={self.in_channels} and model.out_channels="
+                f"{self.out_channels}: a DiT is a first stage; use 3 and 3."
+            )
+        sizes = {
+            "frames": self.frames,
+            "height + pad_height": self.padded_height,
+            "width": self.width,
+        }
+        for axis, (name, size) in enumerate(sizes.items()):
+            if size % self.patch[axis]:
+                raise ValueError(
+                    f"model.{name}={size} is not a multiple of "
+                    f"model.patch[{axis}]={self.patch[axis]}."
+                )
+        if self.patch_width % self.patch_head_width:
+            raise ValueError(
+                f"model.patch_width={self.patch_width} is not a multiple of "
+                f"model.patch_head_width={self.patch_head_width}."
+            )
+
+    def no_latents(self, batch: int) -> tuple[()]:
+        """The carry of a first call, and of every other: nothing."""
+        return ()
+
+    def tokens(self, text_tokens: int) -> dict[str, int]:
+        """Patches, and text."""
+        return {"patches": self.patches, "text": text_tokens}
+
+    def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
+        """See `flops.dit_forward`."""
+        return flops.dit_forward(self, text_tokens, text_width)
+
+    def guess(self) -> Guess:
+        """See `guesses.dit`."""
+        return guesses.dit(self)
+
+    @nn.compact
+    def __call__(
+        self,
+        noisy: Float[Array, "b t h w c"],
+        c_noise: Float[Array, "b"],
+        context: Context,
+        previous: tuple[()] = (),
+        train: bool = False,
+    ) -> tuple[Float[Array, "b t h w c"], tuple[()]]:
+        """Predicts ``F`` in float32; arguments as those of `UNet`."""
+        numbers = NumbersVector(self.number_width, self.patch_width, name="numbers")(
+            c_noise, context
+        )
+        text, mask = null_where_dropped(context)
+        axes = ("text", "to_embed")
+        text = Dense(self.context_width, axes, self.dtype, name="text")(text)
+        (tokens, _) = self._stack()(
+            heads=self.patch_width // self.patch_head_width,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat=self.remat,
+            name="blocks",
+        )(self._embed(noisy), numbers, text, mask, train)
+        return self._pixels(tokens, numbers, noisy.shape[1]), ()
+
+    def _embed(self, noisy):
+        """Patches -> linear, + sines and cosines of where they are."""
+        above, below = self.pad_height
+        noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
+        noisy = constrain(noisy, "batch", None, "rows", None, None)
+        patches = patchify(noisy.astype(self.dtype), self.patch, self.grid[1:])
+        patches = rearrange(patches, "b 1 p d -> b p d")
+        axes = ("patch", "embed")
+        patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
+        position = rearrange(
+            grid_waves(self.grid, self.patch_width), "t h w d -> 1 (t h w) d"
+        )
+        return patches + position[:, : patches.shape[1]].astype(self.dtype)
+
+    def _stack(self):
+        """`Block`, scanned over ``blocks`` sets of parameters."""
+        block = Block
+        if self.remat in ("block", "offload"):
+            options = dict(prevent_cse=False, policy=REMAT[self.remat])
+            block = nn.remat(Block, static_argnums=(5,), **options)
+        return nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast,) * 4,
+            length=self.blocks,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "blocks"},
+        )
+
+    def _pixels(self, tokens, numbers, frames):
+        """Scaled and shifted LayerNorm -> linear, zero at init -> pixels."""
+        shift, scale = modulation(numbers, 2, self.patch_width, self.dtype)
+        tokens = plain_norm(tokens, self.dtype) * (1 + scale) + shift
+        pixels = Dense(
+            math.prod(self.patch) * self.out_channels,
+            ("embed", "patch"),
+            self.dtype,
+            init=nn.initializers.zeros,
+            name="pixels",
+        )(tokens)
+        pixels = rearrange(pixels, "b p d -> b 1 p d")
+        video = unpatchify(
+            pixels, self.patch, self.grid[1:], frames, self.padded_height
+        )
+        above = self.pad_height[0]
+        return video[:, :, above : above + self.height].astype(jnp.float32)

@@ -1,0 +1,281 @@
+"""U-Net and DiT go through the same trainer, mesh, plan and benchmark as FIT."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import by_name, kept_steps, read_metrics, restore, tiny_config
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.bench import models
+from snapvideo_jax.describe import describe
+from snapvideo_jax.plan import Target
+from snapvideo_jax.plan.estimate import Choice, Estimator
+from snapvideo_jax.plan.search import candidates
+from snapvideo_jax.plan.work import abstract_batch, sampler
+from snapvideo_jax.sample import abstract_state, fresh_state
+from snapvideo_jax.sharding import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    put_batch,
+    state_shardings,
+)
+from snapvideo_jax.step import jit_train_step
+from snapvideo_jax.train import train
+
+MODELS = ("unet", "dit")
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp and tensor": MeshConfig(data=1, fsdp=4, tensor=2),
+}
+
+
+# --- Training ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_learns_and_goes_on_where_it_was(model, shapes_root, tmp_path):
+    # Sheets of one of them are enough: the sampler knows nothing of what a carry is.
+    sheets = f"sheets.every_steps={12 if model == 'dit' else 0}"
+    config = tiny_config(shapes_root, "run.keep=9", sheets, model=model)
+    train(config, tmp_path / "whole")
+    losses = [line["loss"] for line in read_metrics(tmp_path / "whole")]
+    assert len(losses) == 12 and np.mean(losses[8:]) < np.mean(losses[:4])
+    sheet = tmp_path / "whole" / "sheets" / "0000012-ema.gif"
+    assert sheet.is_file() == (model == "dit")
+    whole = restore(tmp_path / "whole")
+    # As if it had been killed after step 6.
+    kept = shutil.ignore_patterns("sheets")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again", ignore=kept)
+    for step in (8, 10, 12):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / str(step))
+    assert kept_steps(tmp_path / "again") == [2, 4, 6]
+    train(config, tmp_path / "again")
+    again = restore(tmp_path / "again")
+    assert set(again) == set(whole)
+    for name, leaf in whole.items():
+        np.testing.assert_array_equal(again[name], leaf, err_msg=name)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_guided_samples_have_the_size_of_the_data(model):
+    settings = experiment(model)
+    mesh = make_mesh(MeshConfig(), batch=8)
+    work = sampler(settings, mesh, clips=8)
+    clips = jax.eval_shape(
+        lambda *arguments: work.jitted(*arguments, **work.options), *work.arguments
+    )
+    assert work.options == {"guided": True}
+    assert (clips.shape, clips.dtype) == ((8, 2, 14, 16, 3), jnp.uint8)
+
+
+# --- Meshes --------------------------------------------------------------------------
+
+
+@functools.cache
+def experiment(model):
+    changes = ["optimizer.warmup_steps=0", "training.label_dropout=0.5"]
+    return configs.build(tiny_config("nowhere", *changes, model=model))
+
+
+@functools.cache
+def initial_state(model):
+    """None of its parameters is zero, and it depends smoothly on its gradients."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: nn.unbox(fresh_state(experiment(model))))
+
+    def shake(path, leaf):
+        is_scale = path[-1].key == "scale"
+        noise = 0.3 * rng.normal(size=leaf.shape) + is_scale
+        return noise.astype(np.float32)
+
+    def fill(path, leaf):
+        is_second_moment = ".nu" in jax.tree_util.keystr(path)
+        return np.full(leaf.shape, 1e-4 if is_second_moment else 0, leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(shake, shapes.params)
+    return shapes.replace(
+        step=np.zeros((), np.int32),
+        params=params,
+        opt_state=jax.tree_util.tree_map_with_path(fill, shapes.opt_state),
+        ema=jax.tree.map(np.copy, params),
+    )
+
+
+@functools.cache
+def one_step(model, config):
+    settings, rng = experiment(model), np.random.default_rng(1)
+    sizes = [n for n in (config.data, config.fsdp, config.tensor) if n > 0]
+    mesh = make_mesh(config, batch=8, devices=jax.devices()[: int(np.prod(sizes))])
+    places = state_shardings(abstract_state(settings), mesh)
+    batch = {
+        name: np.ones(leaf.shape, leaf.dtype)
+        for name, leaf in abstract_batch(settings).items()
+    }
+    batch["video"] = rng.integers(256, size=batch["video"].shape, dtype=np.uint8)
+    batch["text"] = rng.normal(size=batch["text"].shape).astype(np.float32)
+    batch["sample"] = np.arange(8, dtype=np.uint32)
+    state = jax.device_put(jax.tree.map(np.copy, initial_state(model)), places)
+    step = jit_train_step(settings, mesh, places)
+    return step(state, put_batch(batch, batch_sharding(mesh)), jax.random.key(3))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_step_is_the_same_on_any_mesh(model, mesh):
+    state, metrics = one_step(model, MESHES[mesh])
+    reference, expected = one_step(model, MeshConfig(data=1))
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4)
+    begun = by_name(initial_state(model).params)
+    theirs = by_name(reference.params)
+    for name, leaf in by_name(state.params).items():
+        moved = np.abs(theirs[name] - begun[name]).max()
+        np.testing.assert_allclose(
+            leaf, theirs[name], atol=2e-2 * moved + 1e-6, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fsdp_divides_every_large_kernel(model):
+    boxed = abstract_state(experiment(model)).params
+    mesh = make_mesh(MeshConfig(fsdp=4), batch=8)
+    places = jax.tree_util.tree_leaves_with_path(state_shardings(boxed, mesh))
+    sizes = by_name(jax.tree.map(lambda leaf: np.prod(leaf.shape), nn.unbox(boxed)))
+    for path, place in places:
+        name = jax.tree_util.keystr(path)
+        divided = "fsdp" in jax.tree.leaves(tuple(place.spec))
+        ends = any(part in name for part in ("stem", "patch_embed", "relative"))
+        assert divided or sizes[name] < 512 or ends, name
+
+
+# --- What is told about them ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_dry_run_tells_tokens_and_operations(model):
+    found = describe(tiny_config("nowhere", model=model))
+    tokens = {
+        "unet": {"positions of level 0": 512, "positions of level 1": 128, "text": 4},
+        "dit": {"patches": 32, "text": 4},
+    }[model]
+    assert found["tokens"] == tokens
+    built = configs.build(tiny_config("nowhere", model=model))
+    flops = built.model.forward_flops(built.text.tokens, built.text.width)
+    assert found["forward_flops_per_sample"] == sum(flops.values()) > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_search_knows_what_the_network_can_do(model):
+    config = tiny_config("nowhere", model=model)
+    found = candidates(config, Target("v5e:2x2"), 4)
+    contexts = {choice.context for choice, _ in found.ranked}
+    assert contexts == ({1} if model == "unet" else {1, 2, 4})
+    kept = [
+        Estimator(config)(Choice(remat), Target("v5e:2x2"), 4).activations
+        for remat in ("none", "dots", "layer", "block")
+    ]
+    assert kept[0] > kept[1] > kept[2] and min(kept) > 0
+
+
+# --- The table -----------------------------------------------------------------------
+
+
+def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkeypatch):
+    """Tiny networks stand in, a DiT for the U-Net, which takes long to compile."""
+    tiny = {"unet-284m": "tiny_config.py:model=dit", "fit-500m": "tiny_config.py"}
+    rivals = {
+        name: models.Rival(config, models.RIVALS[name].paper)
+        for name, config in tiny.items()
+    }
+    monkeypatch.setattr(models, "RIVALS", rivals)
+    monkeypatch.setattr(models, "FOLDER", pathlib.Path(__file__).parent)
+    options = ("--divide", "1", "--batch", "8", "--steps", "2", "--json")
+    code, out, err = run("bench", "models", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    rows = found["models"]
+    for row in rows.values():
+        for use in ("training", "inference"):
+            timed = row[use]
+            assert 0 < timed["lower_quartile"] <= timed["milliseconds"]
+            assert timed["compiler_gbytes"] > 0
+            assert timed["compiler_gflops"] > 0 < timed["model_gflops"]
+    assert (rows["unet-284m"]["self_conditioned"], found["batch"]) == (0, 8)
+    assert rows["fit-500m"]["self_conditioned"] == 0.5
+    ours = found["ratios"]["fit-500m"]["training"]
+    assert ours["paper"] == pytest.approx(3.31, abs=0.01)
+    assert ours["measured"] == pytest.approx(
+        rows["unet-284m"]["training"]["milliseconds"]
+        / rows["fit-500m"]["training"]["milliseconds"]
+    )
+    text = models.describe(found)
+    assert "times as fast as unet-284m" in text and "paper 4.49" in text
+
+
+def test_ratios_of_the_paper_are_those_that_it_claims():
+    rows = {
+        name: {"paper_milliseconds": rival.paper, "training": {}, "inference": {}}
+        for name, rival in models.RIVALS.items()
+    }
+    found = models.ratios(rows)
+    assert found["fit-500m"]["training"]["paper"] == pytest.approx(3.31, abs=0.01)
+    assert found["fit-500m"]["inference"]["paper"] == pytest.approx(4.49, abs=0.01)
+    slower = 1 / found["fit-3p9b"]["inference"]["paper"]
+    assert slower == pytest.approx(1.24, abs=0.005)
+
+
+@pytest.mark.parametrize("name", models.RIVALS)
+def test_a_twin_has_the_tokens_and_heads_of_the_network_it_stands_for(name):
+    narrow, whole = (configs.build(models.twin(name, divide)) for divide in (8, 1))
+    assert narrow.model.tokens(128) == whole.model.tokens(128)
+    for field in ("latent", "patch"):
+        if hasattr(whole.model, f"{field}_width"):
+            heads = [
+                getattr(one.model, f"{field}_width")
+                // getattr(one.model, f"{field}_head_width")
+                for one in (narrow, whole)
+            ]
+            assert heads[0] == heads[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["models", "--only", "gan"], "--only=gan is unknown; use some of"),
+        (["models", "--config", "configs/fit.py"], "bench models has configs of its"),
+        (["models", "--divide", "7"], "--divide=7 does not divide model."),
+        (["models", "--steps", "0"], "--steps=0 is too small"),
+        (["--only", "fit-500m"], "--only is for bench models only"),
+        ([], "--config is missing; it says what is measured"),
+        (["data"], "--config is missing"),
+    ],
+)
+def test_a_wrong_wish_ends_the_table_in_one_line(run, arguments, line):
+    code, out, err = run("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert line in err.splitlines()[-1]
+
+
+def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
+    def planned(question):
+        unit = "step" if question.clips is None else "batch"
+        return {
+            "fits": True, "devices": 128, "evaluations": 8, "traffic": 32e9,
+            "seconds": {unit: 0.64, "by_cycles": 1.28}, "flops": {"program": 64e12},
+        }  # fmt: skip
+
+    monkeypatch.setattr(models, "cached", planned)
+    found = models.forecast("unet-284m", Target("v5p:4x4x8"))
+    assert found["training"]["milliseconds"] == pytest.approx(20.0)
+    assert found["inference"]["milliseconds"] == pytest.approx(2.5)
+    assert found["inference"]["milliseconds_by_cycles"] == pytest.approx(5.0)
+    assert found["training"]["gflops"] == pytest.approx(2000)
+    assert found["training"]["gbytes"] == pytest.approx(1.0)
