@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_distributed import end, environment, free_port
 
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.evaluate import clips, features
@@ -17,6 +22,7 @@ from snapvideo_jax.evaluate.settings import Scoring
 from snapvideo_jax.media import write_gif, write_mp4, write_png
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 
+HERE = pathlib.Path(__file__).parent
 FLAT = CLIPSizes(
     patch=112, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2,
     vocabulary=600,
@@ -24,10 +30,13 @@ FLAT = CLIPSizes(
 """As CLIP, with few numbers: what it is called with and gives has the same shapes."""
 
 
+def flat_clip():
+    return dataclasses.replace(NETWORKS["clip"], module=lambda: CLIP(FLAT))
+
+
 @pytest.fixture
 def small_clip(monkeypatch):
-    network = dataclasses.replace(NETWORKS["clip"], module=lambda: CLIP(FLAT))
-    monkeypatch.setitem(NETWORKS, "clip", network)
+    monkeypatch.setitem(NETWORKS, "clip", flat_clip())
 
 
 def smooth_clip(seed, frames=16):
@@ -146,6 +155,45 @@ def test_shards_change_nothing_and_are_resumed(run, small_clip, sets, tmp_path):
     lost.write_bytes(b"cut off")
     code, _, log = run(*command, "--shards", 8)
     assert code == 2 and f"{lost} is damaged" in log
+
+
+def test_two_processes_find_what_one_does(run, small_clip, sets, tmp_path):
+    """Each scores its shards on its own devices; process 0 merges them."""
+    script = (
+        "import sys, test_evaluate\n"
+        "from snapvideo_jax.__main__ import main\n"
+        "test_evaluate.NETWORKS['clip'] = test_evaluate.flat_clip()\n"
+        "main()\n"
+    )
+    generated, real = sets
+    metrics = ("--metrics", "clip_fid,clipsim")
+    run(*arguments(generated, real, tmp_path / "one", *metrics))
+    command = arguments(generated, real, tmp_path / "two", *metrics)
+    where = {"SNAPVIDEO_COORDINATOR": f"localhost:{free_port()}"}
+    where["SNAPVIDEO_PROCESS_COUNT"] = "2"
+    processes = []
+    for index in range(2):
+        own = environment(8, SNAPVIDEO_PROCESS_INDEX=str(index), **where)
+        own["PYTHONPATH"] += os.pathsep + str(HERE)
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", script, *map(str, command)],
+                env=own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    (code, printed, log), (other, silent, _) = end(processes)
+    assert (code, other) == (0, 0), log
+    assert "clip_fid" in printed and not silent
+    one, two = (read_result(tmp_path / x / "result.json") for x in ("one", "two"))
+    for metric in ("clip_fid", "clipsim"):
+        expected = one["metrics"][metric]
+        found = two["metrics"][metric]
+        assert found["value"] == pytest.approx(expected["value"], rel=1e-6)
+        assert found["n"] == expected["n"]
+    assert two["skipped"] == one["skipped"]
 
 
 def test_statistics_stand_in_for_the_real_clips(run, small_clip, sets, tmp_path):

@@ -141,8 +141,7 @@ class Scorer:
             for network in scoring.networks()
         }
         self._captions = None
-        if "clipsim" in scoring.metrics:
-            assert tokenizer is not None
+        if tokenizer is not None:
             self._captions = Captions(tokenizer, weights["clip"], batch, mesh)
 
     def metrics(self, is_real: bool) -> tuple[str, ...]:
