@@ -1,4 +1,4 @@
-"""Checkpoints of metric networks as others keep them, with random tensors."""
+"""What metrics are tested on: clips, and checkpoints with random tensors."""
 
 import numpy as np
 
@@ -18,3 +18,11 @@ def foreign(network, layout, seed=0):
             shape = [120 if size is None else size for size in shape]
             tensors[source.name] = rng.normal(size=shape).astype(np.float32)
     return tensors
+
+
+def smooth_clip(seed, frames=16):
+    """Colours that drift: survives compression, differs from clip to clip."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(256, size=(3, 4, 3), dtype=np.uint8)
+    picture = coarse.repeat(8, 0).repeat(8, 1)
+    return np.stack([np.roll(picture, i, 1) for i in range(frames)])
