@@ -1,6 +1,7 @@
 """Scoring from folders to numbers: what is read, resumed, compared and refused."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
@@ -10,10 +11,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from metric_files import smooth_clip
+from metric_files import foreign, smooth_clip
+from PIL import Image
+from safetensors.numpy import save_file
 from test_distributed import end, environment, free_port
 
 from snapvideo_jax.evaluate import features
+from snapvideo_jax.evaluate.convert import convert, sha256_of
 from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes
 from snapvideo_jax.evaluate.results import read_result, read_statistics
 from snapvideo_jax.media import write_mp4
@@ -242,6 +246,47 @@ def test_networks_of_video_in_full(run, monkeypatch, tmp_path):
     assert 1 <= found["is"]["value"] <= 2
     assert found["is"]["value"] == pytest.approx(found["is"]["one_split"])
     assert "2 real samples for 400 channels" in printed
+
+
+# --- With weights -------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path, small_clip):
+    """A folder with CLIP, converted from random tensors, and a tokenizer."""
+    source = tmp_path / "model.safetensors"
+    save_file(foreign("clip", "Hugging Face"), source)
+    convert("clip", source, tmp_path / "nets" / "clip.safetensors", quick_gelu=True)
+    merges = gzip.compress(b"version\nt h\n")
+    (tmp_path / "nets" / "bpe_simple_vocab_16e6.txt.gz").write_bytes(merges)
+    return tmp_path / "nets"
+
+
+def test_converted_weights_are_named_by_their_source(run, weights, sets, tmp_path):
+    command = ["evaluate", "--clips", sets[0], "--out", tmp_path / "out"]
+    command += ["--weights", weights, "--metrics", "clipsim", "--batch", 2]
+    code, printed, log = run(*command)
+    assert code == 0 and "RANDOM" not in printed, log
+    result = read_result(tmp_path / "out" / "result.json")
+    sha256 = sha256_of(tmp_path / "model.safetensors")
+    assert result["comparable"]
+    assert result["weights"]["clip"]["source"] == "model.safetensors"
+    assert result["metrics"]["clipsim"]["protocol"]["weights_sha256"] == sha256
+    code, _, log = run(*command[:-2], "--metrics", "fvd")
+    assert code == 2 and "lacks i3d.safetensors" in log
+
+
+def test_a_selfcheck_runs_what_it_can_and_tells_numbers_apart(run, weights, tmp_path):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(256, size=(50, 70, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "CLIP.png")
+    command = ["evaluate", "--selfcheck", "--weights", weights, "--anchors", tmp_path]
+    code, printed, _ = run(*command)
+    assert code == 1 and "0 passed, 1 FAILED, 8 not run" in printed
+    (line,) = [x for x in printed.splitlines() if x.startswith("FAILED")]
+    found = line.split("clip-diagram")[1].split("(published 0.9927937")[0]
+    numbers = [float(number) for number in found.split(",")]
+    assert len(numbers) == 3 and sum(numbers) == pytest.approx(1, abs=1e-5)
 
 
 # --- Comparing ----------------------------------------------------------------------

@@ -218,7 +218,7 @@ def _clip_diagram(weights: Weights, folder: Path, anchors: Path) -> tuple[float,
 def _probabilities(
     image: Float32[np.ndarray, "1 d"], text: Float32[np.ndarray, "n d"]
 ) -> np.ndarray:
-    scores = cosines(image[None], text[None])[0]
+    scores = cosines(text[None], image[None])[0]
     return np.asarray(jax.nn.softmax(LOGIT_SCALE * scores))
 
 
