@@ -19,7 +19,11 @@ from test_distributed import end, environment, free_port
 from snapvideo_jax.evaluate import features
 from snapvideo_jax.evaluate.convert import convert, sha256_of
 from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes
-from snapvideo_jax.evaluate.results import read_result, read_statistics
+from snapvideo_jax.evaluate.results import (
+    frechet_result,
+    read_result,
+    read_statistics,
+)
 from snapvideo_jax.media import write_mp4
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 
@@ -232,20 +236,24 @@ def test_networks_of_video_in_full(run, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "local_mesh", lambda: mesh)
     path = tmp_path / "clips.npz"
     np.savez(path, np.stack([smooth_clip(seed) for seed in range(2)]))
+    out = tmp_path / "out"
     code, printed, log = run(
-        *arguments(path, path, tmp_path / "out", "--metrics", "fvd,fid,is"),
-        *("--splits", 1, "--image_frames", "middle", "--shards", 1),
+        *arguments(path, None, out, "--metrics", "fvd,fid,is", "--splits", 1),
+        *("--image_frames", "middle", "--shards", 1),
     )
     assert code == 0, log
-    found = read_result(tmp_path / "out" / "result.json")["metrics"]
-    # A set against itself: no distance, though covariances are not of full rank.
-    for metric, width in (("fvd", 400), ("fid", 2048)):
-        held = read_statistics(tmp_path / "out" / "statistics" / f"{metric}.npz")
-        assert held.mean.shape == (width,) and np.trace(held.covariance) > 1e-3
-        assert found[metric]["value"] <= 1e-4 * np.trace(held.covariance)
+    found = read_result(out / "result.json")["metrics"]
     assert 1 <= found["is"]["value"] <= 2
     assert found["is"]["value"] == pytest.approx(found["is"]["one_split"])
-    assert "2 real samples for 400 channels" in printed
+    for metric, width in (("fvd", 400), ("fid", 2048)):
+        held = read_statistics(out / "statistics" / f"{metric}.npz")
+        assert held.mean.shape == (width,) and np.trace(held.covariance) > 1e-3
+        assert f"{metric:<9}statistics only" in printed
+    # A set against itself: no distance, though covariances are not of full rank.
+    held = read_statistics(out / "statistics" / "fvd.npz")
+    distance = frechet_result(held, held, "fvd")
+    assert distance["value"] <= 1e-4 * np.trace(held.covariance)
+    assert "2 real samples for 400 channels" in distance["warnings"][1]
 
 
 # --- With weights -------------------------------------------------------------------
