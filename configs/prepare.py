@@ -6,8 +6,8 @@
 
 FOLDER holds captions.jsonl, as for training from it. ``base`` has twice the 64x36 px of
 the first stage, so that its colours, which H.264 keeps at half of the size, are at the
-whole of it; ``upsampler`` is at the paper's 512x288. Numbers
-in captions.jsonl, say an aesthetic score, are bounded by ``at_least`` and ``at_most``.
+whole of it; ``upsampler`` is at the paper's 512x288. What captions.jsonl says of a
+file, such as an aesthetic score, chooses by ``filters``: "aesthetic>=4.5, blur<0.2".
 """
 
 import ml_collections
@@ -22,8 +22,7 @@ def get_config(arg=None):
     config.source = ""
 
     config.rules = configs.section(Rules)
-    config.at_least = ml_collections.ConfigDict()
-    config.at_most = ml_collections.ConfigDict()
+    config.filters = ""
 
     config.clip_frames = 240
     config.stages = ml_collections.ConfigDict()

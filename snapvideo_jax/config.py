@@ -8,7 +8,6 @@ the objects, once, and checks everything that can be checked before a device is 
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import json
 import math
@@ -21,6 +20,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.models import MODELS, Network
@@ -32,7 +32,10 @@ from snapvideo_jax.text import TextEncoder
 from snapvideo_jax.text.config import Text
 
 DERIVED = {
-    **dict.fromkeys(MODELS.values(), ("frames", "height", "width", "parent", "name")),
+    **dict.fromkeys(
+        MODELS.values(),
+        ("frames", "height", "width", "further_sizes", "parent", "name"),
+    ),
     Training: ("videos", "images"),
 }
 """Fields that `build` fills from the data section, so that no two can disagree."""
@@ -119,6 +122,8 @@ MAY_CHANGE = (
     "data.cache_",
 )
 """What may differ from the config that a workdir was begun with."""
+MOVED = re.compile(r"data\.mixture\.\w+\.root")
+"""Likewise: data sets may be moved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +151,13 @@ def section(kind: type, **overrides) -> ConfigDict:
       ValueError: a name is no field of ``kind``.
     """
     fields = {
-        field.name: field.default
+        field.name: ConfigDict() if "of" in field.metadata else field.default
         for field in dataclasses.fields(kind)
         if field.name not in DERIVED.get(kind, ())
     }
     for name in overrides:
         if name not in fields:
-            raise ValueError(_unknown(name, fields, kind.__name__))
+            raise ValueError(unknown(name, fields, kind.__name__))
     return ConfigDict(fields | overrides)
 
 
@@ -186,7 +191,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            raise ValueError(_unknown(name, defaults, "the config's argument"))
+            raise ValueError(unknown(name, defaults, "the config's argument"))
         kind = type(defaults[name])
         try:
             values[name] = _flag(text) if kind is bool else kind(text)
@@ -230,7 +235,7 @@ def build(config: ConfigDict) -> Experiment:
     expected = {"seed", "model", *SECTIONS}
     for name in config:
         if name not in expected:
-            raise ValueError(_unknown(name, expected, "config"))
+            raise ValueError(unknown(name, expected, "config"))
     for name in sorted(expected - set(config) - set(NOT_ALWAYS_THERE)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
@@ -248,14 +253,15 @@ def build(config: ConfigDict) -> Experiment:
     if name not in MODELS:
         raise ValueError(f"model.name={name!r} is unknown; use {sorted(MODELS)}.")
     fields = {key: value for key, value in config.model.items() if key != "name"}
-    model = _construct(
-        MODELS[name],
-        ConfigDict(fields),
-        "model",
-        frames=data.frames,
-        height=data.height,
-        width=data.width,
-    )
+    size = dict(frames=data.frames, height=data.height, width=data.width)
+    if data.buckets:
+        if not hasattr(MODELS[name], "further_sizes"):
+            raise ValueError(
+                f"data.buckets={data.buckets}, but model.name={name!r} takes clips of "
+                "one size; use 'fit', or data.buckets=()."
+            )
+        size["further_sizes"] = data.buckets
+    model = _construct(MODELS[name], ConfigDict(fields), "model", **size)
     parts["text"] = parts["text"].encoder()
     experiment = Experiment(seed=config.seed, model=model, training=training, **parts)
     _check(experiment)
@@ -322,6 +328,11 @@ def _check_low_resolution(experiment: Experiment) -> None:
             "an upsampler has a size to enlarge and 6 channels, a first stage has "
             "(0, 0) and 3."
         )
+    if model.is_upsampler and data.buckets:
+        raise ValueError(
+            f"data.buckets={data.buckets}: an upsampler takes clips of one size; use "
+            "data.buckets=()."
+        )
     if model.is_upsampler and (data.height % height or data.width % width):
         raise ValueError(
             f"{given} does not divide data.height={data.height} and "
@@ -354,7 +365,7 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
     differing = [
         f"{name}={value} (was {before})"
         for name, value, before in differences(ours, theirs)
-        if not name.startswith(MAY_CHANGE)
+        if not name.startswith(MAY_CHANGE) and not MOVED.fullmatch(name)
     ]
     if differing:
         raise ValueError(
@@ -394,42 +405,12 @@ def _check_override(item: str, config: Any) -> None:
         if not isinstance(config, ConfigDict):
             raise ValueError(f"{where}={config!r} is a value and has no {name!r}.")
         if name not in config:
-            raise ValueError(_unknown(name, config, where))
+            raise ValueError(unknown(name, config, where))
         config, where = config[name], f"{where}.{name}"
 
 
 def _construct(kind: type, config: ConfigDict, where: str, **derived):
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in set(fields) - set(DERIVED.get(kind, ())):
-            raise ValueError(_unknown(name, fields, f"config.{where}"))
-        default = getattr(kind, name, None)
-        if fields[name] == tuple[int, ...]:  # as many as there are
-            default = default[:1] * len(values[name])
-        _check_tuple(f"{where}.{name}", values[name], default)
-    return kind(**values, **derived)
-
-
-def _check_tuple(name: str, value: Any, default: Any) -> None:
-    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
-    if not isinstance(default, tuple) or not default:
-        return
-    kinds = [(int, type(number)) for number in default]
-    if len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
-        raise ValueError(
-            f"{name}={value} is not {len(default)} numbers of type "
-            f"{type(default[0]).__name__}; its default is {default}."
-        )
-
-
-def _unknown(name: str, known, where: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
-    return f"{where} has no field {name!r}; {hint}"
+    return construct(kind, config, where, DERIVED.get(kind, ()), **derived)
 
 
 def _flag(text: str) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
 from snapvideo_jax.data import captions_in, make_sources
+from snapvideo_jax.data.sources import alternatives
 from snapvideo_jax.flops import flops_per_sample
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
@@ -127,8 +128,8 @@ def read_captions(arguments) -> list[str]:
     """
     if arguments.config:
         experiment = configs.build(configs.load(arguments.config, arguments.overrides))
-        sources = make_sources(experiment.data).values()
-        return [caption for source in sources for caption in captions_in(source)]
+        members = itertools.chain(*make_sources(experiment.data).values())
+        return [each for member in members for each in captions_in(member.source)]
     path = Path(arguments.captions)
     if not path.is_file():
         raise ValueError(f"--captions={path}: there is no such file.")
@@ -137,23 +138,22 @@ def read_captions(arguments) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"--captions={path} is not UTF-8 ({error}).") from error
     if path.suffix == ".jsonl":
-        lines = [_caption(path, *pair) for pair in enumerate(lines, 1) if pair[1]]
+        pairs = ((number, line) for number, line in enumerate(lines, 1) if line)
+        lines = [caption for pair in pairs for caption in _captions(path, *pair)]
     captions = [line for line in lines if not is_blank(line)]
     if not captions:
         raise ValueError(f"--captions={path} holds no caption.")
     return captions
 
 
-def _caption(path: Path, number: int, line: str) -> str:
+def _captions(path: Path, number: int, line: str) -> tuple[str, ...]:
+    """The caption of a line, or all of several."""
     try:
-        caption = json.loads(line)["caption"]
-    except (ValueError, KeyError, TypeError):
-        caption = None
-    if not isinstance(caption, str):
+        return alternatives(json.loads(line))
+    except (ValueError, AttributeError) as error:
         raise ValueError(
             f"--captions={path}: line {number} is no JSON object with a caption."
-        )
-    return caption
+        ) from error
 
 
 def write_cache(
@@ -166,13 +166,14 @@ def write_cache(
     """Adds to a cache the captions that it lacks, shard by shard.
 
     Captions go in the order of their keys, so that the same captions give the same
-    bytes, in one go or in several.
+    bytes, in one go or in several. Processes take shards in turns, each with an
+    encoder on its own devices; what a shard holds and is called is settled before.
 
     Args:
       out: folder of the cache.
       captions: in any order, blank and equal ones among them.
       encoder: of the embeddings.
-      batch: captions encoded at once; filled up to a multiple of the devices.
+      batch: captions encoded at once; filled up to a multiple of a process's devices.
       shard_captions: in every shard but the last.
 
     Raises:
@@ -186,18 +187,22 @@ def write_cache(
     keys = sorted(by_key)
     same = "--out has to be a folder that all processes share"
     distributed.agree("What is to be encoded", _digest(keys), same)
+    parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
+    todo = list(zip(cache.next_shards(out, len(parts)), parts, strict=True))
     if is_writer:
         cache.keep_manifest(out, encoder.manifest())
+    distributed.barrier("settled")  # no shard before all have seen which there are
     logger.info("%d captions to encode for %s.", len(keys), out)
-    mesh = make_mesh(MeshConfig(fsdp=jax.device_count()), jax.device_count())
+    devices = jax.local_devices()
+    mesh = make_mesh(MeshConfig(fsdp=len(devices)), len(devices), devices)
     batch = filled_up(batch, mesh)
-    parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
-    for part in progress(parts, len(parts), name="shard", is_writer=is_writer):
-        made = list(_embeddings([by_key[key] for key in part], encoder, mesh, batch))
-        if is_writer:
-            order, embeddings = zip(*made, strict=True)
-            path = cache.next_shard(out)
-            cache.write_shard(path, [part[i] for i in order], embeddings)
+    ours = todo[jax.process_index() :: jax.process_count()]
+    for path, part in progress(ours, len(ours), name="shard", is_writer=is_writer):
+        made = _embeddings([by_key[key] for key in part], encoder, mesh, batch)
+        order, embeddings = zip(*made, strict=True)
+        cache.write_shard(path, [part[i] for i in order], embeddings)
+        logger.debug("%s: %d captions", path.name, len(part))
+    distributed.barrier("encoded")
 
 
 def _embeddings(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, sample
 from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.data import make_dataset, seek
+from snapvideo_jax.data import make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.describe import describe, print_description
 from snapvideo_jax.files import write_whole
@@ -58,14 +58,15 @@ def train(config: ConfigDict, workdir: Path) -> None:
     shared = "--workdir has to be a folder that all processes share"
     distributed.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
+    skipped_path = list_of(workdir, jax.process_index())
+    joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
+    experiment.text.check(joint.captions())
     iterator = iter(
-        make_dataset(
-            experiment.data,
-            seed=experiment.seed,
+        split_dataset(
+            joint,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             text_encoder=experiment.text,
-            skipped_path=list_of(workdir, jax.process_index()),
             rows=local_rows(over_batch, experiment.data.batch),
         )
     )
@@ -90,7 +91,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
-    watch = Watch(experiment, workdir, mesh, first, is_writer)
+    watch = Watch(experiment, workdir, mesh, first, is_writer, joint)
 
     # --- The loop. The order is fixed: the iterator moves on only after its state for
     # --- this step is taken, and a state is saved only after its loss was looked at.

@@ -27,8 +27,11 @@ class NonFiniteLoss(RuntimeError):
 class Watch:
     """What is written of a run while it trains: metrics and sample sheets."""
 
-    def __init__(self, experiment, workdir: Path, mesh, first: int, is_writer: bool):
+    def __init__(
+        self, experiment, workdir: Path, mesh, first: int, is_writer: bool, joint
+    ):
         self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
+        self._joint = joint
         self._writer = MetricWriter(workdir, is_writer, resume_step=first)
         self._is_writer = is_writer
         self._flops = flops_per_sample(experiment)
@@ -91,6 +94,8 @@ class Watch:
         } | _bin_means(steps)
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        if self._joint.filtered:
+            values["filtered_files"] = self._joint.filtered
         if self._is_writer:
             skipped = gather(self._workdir)
             values["skipped_files"] = len(skipped)

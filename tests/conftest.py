@@ -69,13 +69,20 @@ def trained(shapes_root, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def same_log():
+    """Takes back what a command did to the log: its handler writes to the standard
+    error of one test, which is closed when others log."""
+    logger = logging.getLogger("snapvideo_jax")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.level, logger.propagate, logger.handlers[:] = before
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs a command in this process; gives its exit code, output and errors."""
     from snapvideo_jax import __main__ as cli
-
-    logger = logging.getLogger("snapvideo_jax")
-    before = logger.level, logger.propagate, list(logger.handlers)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["snapvideo", *map(str, arguments)])
@@ -86,8 +93,7 @@ def run(monkeypatch, capsys):
             code = end.code or 0
         return code, *capsys.readouterr()
 
-    yield call
-    logger.level, logger.propagate, logger.handlers[:] = before
+    return call
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
     RECORD=FILE python tests/recorded.py train --config ...
 
-FILE gets, as JSON, the numbers of the samples of each step that this process loaded,
-and how often JAX asked its compilation cache for a program and found it. With
-FAIL_AT=N the N-th batch of this process is an error.
+FILE, if it has a name, gets, as JSON, the numbers of the samples of each step that
+this process loaded, and how often JAX asked its compilation cache for a program and
+found it. With FAIL_AT=N the N-th batch of this process is an error.
 """
 
 import collections
@@ -38,7 +38,8 @@ def main():
         "asked": events[EVENTS + "compile_requests_use_cache"],
         "found": events[EVENTS + "cache_hits"],
     }
-    pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
+    if os.environ["RECORD"]:
+        pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -2,23 +2,22 @@
 
 import argparse
 import json
-import sys
 
 import pytest
 from helpers import TINY_CONFIG
 
-from snapvideo_jax import __main__ as cli
 from snapvideo_jax import config as configs
 from snapvideo_jax.bench import data
 from snapvideo_jax.plan import golden
 
 
-def test_stages_add_up_and_feed_a_pod(shapes_root, monkeypatch, capsys):
-    line = ["snapvideo", "bench", "data", "--config", TINY_CONFIG, "--json"]
-    line += [f"--config.data.root={shapes_root}", "--steps", "2"]
-    monkeypatch.setattr(sys, "argv", [*line, "--step_seconds", "0.25"])
-    cli.main()
-    result = json.loads(capsys.readouterr().out)
+def test_stages_add_up_and_feed_a_pod(shapes_root, run):
+    code, out, errors = run(
+        *("bench", "data", "--config", TINY_CONFIG, "--json", "--steps", 2),
+        *(f"--config.data.root={shapes_root}", "--step_seconds", 0.25),
+    )
+    assert code == 0, errors
+    result = json.loads(out)
     assert list(result["stages"]) == ["read", "decode", "resize", "batch"]
     assert result["clips"] == 2 * 8
     assert sum(result["stages"].values()) >= result["seconds_per_clip"] > 0
@@ -59,9 +58,8 @@ def test_what_limits_is_the_stage_that_costs_most():
     assert "(v6e:2x2): 10.0 cores like these, 2.50 a device" in text
 
 
-def test_a_step_takes_time(monkeypatch, capsys):
-    line = ["snapvideo", "bench", "data", "--config", TINY_CONFIG]
-    monkeypatch.setattr(sys, "argv", [*line, "--step_seconds", "0"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert "--step_seconds=0.0 is no time; use one above 0." in capsys.readouterr().err
+def test_a_step_takes_time(run):
+    line = ["bench", "data", "--config", TINY_CONFIG, "--step_seconds", 0]
+    code, _, errors = run(*line)
+    assert code == 2
+    assert "--step_seconds=0.0 is no time; use one above 0." in errors

@@ -13,7 +13,9 @@ from helpers import clips_folder
 from snapvideo_jax.data import TFDSSource, decode_at, decode_image, sources
 from snapvideo_jax.data.builders import build, element_spec
 from snapvideo_jax.data.builders.ucf101 import in_words
+from snapvideo_jax.data.filters import parse
 from snapvideo_jax.data.records import encode_mp4, encode_png
+from snapvideo_jax.data.sources import FilteredOut
 
 
 def clip(seed):
@@ -176,6 +178,13 @@ def test_msr_vtt_has_all_captions_of_a_video(msr_vtt, tmp_path):
     item = found["video7011"]
     assert item["captions"] == [b"caption 0 of 7011", b"caption 1 of 7011"]
     assert (item["caption"], item["label"]) == (b"caption 0 of 7011", b"9")
+    place = "msr_vtt_clips", "video", "test", str(tmp_path / "out")
+    samples = [TFDSSource(*place)[index] for index in range(2)]
+    assert {len(sample.captions) for sample in samples} == {2}
+    others = TFDSSource(*place, filters=parse(f"name!={samples[0].fields['name']}", ""))
+    with pytest.raises(FilteredOut, match="name is .*, wanted name!="):
+        others[0]
+    assert others[1].captions == samples[1].captions
     assert item["video"] == clip(7011)
 
 

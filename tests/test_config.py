@@ -24,6 +24,7 @@ DOCUMENTED = [
     "fit.py:ablation=iv",
     "fit.py:size=3p9b,ablation=ii",
     "fit_upsampler.py",
+    "mixture.py",
     "unet.py",
     "unet.py:size=85m",
     "unet.py:size=284m",

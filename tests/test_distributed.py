@@ -4,12 +4,8 @@ The processes are real: two with four devices each, or one with eight.
 """
 
 import json
-import os
-import pathlib
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 
 import jax
@@ -17,64 +13,14 @@ import numpy as np
 import pytest
 from helpers import TINY_CONFIG, clips_folder, kept_steps, read_metrics, restore
 from PIL import Image
+from processes import PATIENCE_SECONDS, end, free_port, start, together
 
 from snapvideo_jax import distributed
 from snapvideo_jax.distributed import ALONE, Place, initialize, settings
 
-HERE = pathlib.Path(__file__).parent
-STEPS, BATCH, PATIENCE_SECONDS = 6, 8, 240
+STEPS, BATCH = 6, 8
 SHEETS = (f"--config.sheets.every_steps={STEPS}",)
 BAD = {"empty.mp4": b"", "text.mp4": b"not a film", "text.png": b"not a picture"}
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
-
-
-def environment(devices, **more):
-    """One that tells a process nothing of others, nor where to keep programs."""
-    ours = ("SNAPVIDEO_PROCESS_COUNT", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
-    flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0"
-    return kept | {"XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent), **more}
-
-
-def start(arguments, devices, record="", **more):
-    """A process of the command line, with a record of what it does."""
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "recorded.py"), *arguments],
-        env=environment(devices, RECORD=str(record), **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def end(processes):
-    """Exit code, output and errors of each process."""
-    try:
-        outputs = [each.communicate(timeout=PATIENCE_SECONDS) for each in processes]
-    finally:
-        for each in processes:
-            with each:  # waits, and closes the pipes
-                each.kill()
-    codes = [each.returncode for each in processes]
-    return [(code, *texts) for code, texts in zip(codes, outputs, strict=True)]
-
-
-def together(arguments, records=("", ""), more=({}, {})):
-    """What becomes of two processes that run the same command."""
-    where = dict(SNAPVIDEO_COORDINATOR=f"localhost:{free_port()}")
-    where["SNAPVIDEO_PROCESS_COUNT"] = "2"
-    return end(
-        [
-            start(arguments, 4, record, SNAPVIDEO_PROCESS_INDEX=str(i), **where, **own)
-            for i, (record, own) in enumerate(zip(records, more, strict=True))
-        ]
-    )
 
 
 def train(root, workdir, *overrides):

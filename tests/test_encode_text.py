@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import t5_folder
 from helpers import TINY_CONFIG, clips_folder, read_metrics, tiny_config
+from processes import end, start, together
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.models.t5 import SIZES, encoder_flops
@@ -277,3 +279,69 @@ def test_training_says_what_a_cache_lacks_before_it_begins(
     with pytest.raises(ValueError, match=words):
         run_tiny(clips, tmp_path / "run", name, path, f"sheets.every_steps={prompts}")
     assert not list(tmp_path.glob("run/checkpoints/*[0-9]"))
+
+
+# --- Two processes --------------------------------------------------------------------
+
+
+def test_two_processes_share_the_shards_and_write_the_bytes_of_one(
+    encoder, captions, tmp_path
+):
+    """Each of them with 4 devices, as the one that they are compared with."""
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def command(out):
+        return list(map(str, ["encode_text", *options(encoder, captions, out)]))
+
+    ends = [*end([start(command(one), 4)]), *together(command(two))]
+    for code, _, errors in ends:
+        assert code == 0, errors[-3000:]
+    assert len(shards_of(one)) == 5
+    logs = [(two / "logs" / f"process_000{i}.log").read_text() for i in (0, 1)]
+    for number in range(5):
+        made = f"text-0000{number}.array_record: 8 captions"
+        assert [made in log for log in logs] == [number % 2 == 0, number % 2 == 1]
+    shutil.rmtree(two / "logs")
+    assert contents(two) == contents(one)
+
+
+def test_a_cache_of_another_encoder_ends_both_processes(encoder, captions, tmp_path):
+    out = tmp_path / "cache"
+    out.mkdir()
+    (out / "manifest.json").write_text(json.dumps({"tokens": 3}))
+    arguments = list(map(str, ["encode_text", *options(encoder, captions, out)]))
+    ends = together(arguments)
+    assert [code for code, *_ in ends] == [2, 2]
+    assert "was begun with other settings" in ends[0][2]
+    assert not shards_of(out)
+
+
+# --- Captions of records --------------------------------------------------------------
+
+
+def cached_run(encode, encoder, root, tmp_path, captions):
+    """A tiny run on the records of a folder, with a cache of some captions."""
+    listed = tmp_path / "captions.txt"
+    listed.write_text("\n".join(captions))
+    cache = tmp_path / "cache"
+    command = ["--encoder", encoder, "--captions", listed, "--out", cache]
+    assert encode(*command, "--tokens", 4)[0] == 0
+    text = "text.name=cached", f"text.path={cache}"
+    train(tiny_config(root, *text), tmp_path / "run")
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["headers", "records alone"])
+def test_a_caption_of_records_that_a_cache_lacks_is_found_before_the_run(
+    encode, encoder, shapes_root, tmp_path, listed, capsys
+):
+    """All are read from the headers beside the records, else from the records."""
+    root = tmp_path / "records"
+    root.mkdir()
+    for path in shapes_root.iterdir():
+        if path.suffix == ".array_record" or (listed and path.suffix == ".jsonl"):
+            shutil.copy(path, root)
+    with pytest.raises(ValueError, match="lacks 36 of 36 captions, as '.*; add them"):
+        cached_run(encode, encoder, root, tmp_path, ["a"])
+    assert not list(tmp_path.glob("run/checkpoints/*[0-9]"))
+    told = "Looked at the captions of 24 of 24 samples"
+    assert (told in capsys.readouterr().err) is not listed

@@ -118,7 +118,10 @@ def test_files_that_cannot_be_used_are_listed_with_reasons(prepared):
         ("folder.mp4", ""): "is a folder",
         ("text.png", ""): "not a readable image (of no known format)",
         ("small.mp4", "large"): "20x30 pixels do not cover stages.large of 32x48",
-        ('captions.jsonl: {"file": "nothing"}', ""): "its line has no text 'type'",
+        (
+            'captions.jsonl: {"file": "nothing"}',
+            "",
+        ): "its line has type=None, wanted a string",
     }
     assert outcome.manifest["rejected"] == {
         "unusable": 3, "min_frames": 1, "missing": 2, "too_small": 1, "malformed": 1,
@@ -263,7 +266,7 @@ def test_other_settings_than_those_of_the_folder_are_refused(prepared, source):
         (None, "has no captions.jsonl; write one with a line"),
         ("\n\n", "has an empty captions.jsonl; nothing to prepare"),
         ("no json\n", "captions.jsonl: no json: its line Expecting value"),
-        ('{"file": "a"}', "its line has no text 'type'"),
+        ('{"file": "a"}', "its line has type=None, wanted a string"),
         (
             '{"file": "a", "type": "video", "caption": "\\ud800"}',
             "its line 'utf-8' codec can't encode",

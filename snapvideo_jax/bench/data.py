@@ -132,7 +132,8 @@ def _kept_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
     def asked(settings: ConfigDict) -> dict[str, Any]:
         """All but where the data come from and how they are read."""
         data = settings.data
-        sizes = ("frames", "height", "width", "videos_per_batch", "images_per_batch")
+        sizes = ("frames", "height", "width", "buckets", "bucket_weights")
+        sizes += ("videos_per_batch", "images_per_batch")
         return settings.to_dict() | {"data": [data[name] for name in sizes]}
 
     for golden in GOLDENS.values():
@@ -193,15 +194,14 @@ def _each(call: Callable[[int], Any], samples: Sequence[int]) -> None:
 
 def _decode(joint: JointSource, sample: int) -> None:
     """Decodes the frames of a sample, without making anything of them."""
-    file, config = joint.read(sample), joint.config
-    kind, number = joint.place(sample)
-    if kind == "image":
-        decode_image(file.data, (config.height, config.width))
+    file, spot = joint.read(sample), joint.spot(sample)
+    frames, height, width = joint.config.sizes[spot.bucket]
+    if spot.kind == "image":
+        decode_image(file.data, (height, width))
         return
-    rng = np.random.default_rng(number)
+    rng = np.random.default_rng(spot.number)
     with Clip(file.data) as clip:
-        rates = config.min_fps, config.max_fps
-        times, _ = frame_times(rng, clip.info, config.frames, *rates)
+        times, _ = frame_times(rng, clip.info, frames, *spot.member.rates)
         for _ in clip.decode(clip.nearest_stamps(times)[0]):
             pass
 

@@ -1,14 +1,14 @@
 """Captioned videos and images, from files to batches. NumPy only, never a device."""
 
-from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.config import DataConfig, DataSet, Part
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.joint import JointSource
+from snapvideo_jax.data.mixture import Member, make_sources
 from snapvideo_jax.data.pipeline import (
     captions_of,
     check_sources,
     make_dataset,
     make_joint_source,
-    make_sources,
     seek,
     split_dataset,
 )
@@ -30,8 +30,11 @@ from snapvideo_jax.data.video import (
 __all__ = [
     "ClipInfo",
     "DataConfig",
+    "DataSet",
     "FolderSource",
     "JointSource",
+    "Member",
+    "Part",
     "RecordSource",
     "Sample",
     "Skipped",

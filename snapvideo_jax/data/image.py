@@ -50,6 +50,20 @@ def sized_image(
     return rgb, own
 
 
+def image_size(data: Encoded) -> Size:
+    """Height and width of a picture as it is shown, from its header.
+
+    Raises:
+        UnusableClip: not a picture, or too large.
+    """
+    size_of(data)
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return _upright_size(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UnusableClip("not a readable image (of no known format)") from None
+
+
 def _upright_size(image: Image.Image) -> Size:
     if image.width * image.height > MAX_PIXELS:
         raise UnusableClip(f"{image.width}x{image.height} pixels are too large")

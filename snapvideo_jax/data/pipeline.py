@@ -20,20 +20,13 @@ from jaxtyping import Bool, Shaped
 
 from snapvideo_jax.data.config import DataConfig
 from snapvideo_jax.data.joint import JointSource
+from snapvideo_jax.data.mixture import Member, make_sources
 from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import (
-    KINDS,
-    FolderSource,
-    Kind,
-    RecordSource,
-    Source,
-    TFDSSource,
-)
+from snapvideo_jax.data.sources import Kind
 from snapvideo_jax.data.transforms import frame_times
 from snapvideo_jax.data.video import UnusableClip, probe
 from snapvideo_jax.text import TextEncoder
 
-DEFAULT_CACHE = Path("~/.cache/snapvideo_jax")
 PROBED_CLIPS = 512
 CACHED_CAPTIONS = 2048
 
@@ -62,7 +55,7 @@ def make_dataset(
         ValueError: the data does not fit the settings, or batches cannot be split.
     """
     joint = make_joint_source(config, seed, skipped_path)
-    text_encoder.check(joint.listed_captions())
+    text_encoder.check(joint.captions())
     return split_dataset(joint, process_index, process_count, text_encoder, rows)
 
 
@@ -115,7 +108,7 @@ def split_dataset(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.num_workers)
         )
-    return dataset.map(_AddText(text_encoder))
+    return dataset.map(_Finish(text_encoder, joint))
 
 
 def seek(iterator: grain.DatasetIterator, step: int) -> None:
@@ -145,62 +138,39 @@ def captions_of(
     return [joint.sample_caption(int(sample)) for sample in samples]
 
 
-def make_sources(config: DataConfig) -> dict[Kind, Source]:
-    """A source for each kind that batches hold.
-
-    Raises:
-        ValueError: a source finds its data missing or malformed.
-    """
-    kinds = [kind for kind in KINDS if getattr(config, f"{kind}s_per_batch")]
-    limits = {"video": config.subset, "image": 0}
-    if config.source == "tfds":
-        return {
-            kind: TFDSSource(
-                getattr(config, f"tfds_{kind}s"),
-                kind,
-                config.tfds_split,
-                config.root,
-                limits[kind],
-            )
-            for kind in kinds
-        }
-    root, source = config.root, RecordSource
-    if config.source == "folder":
-        source = FolderSource
-    elif config.source == "shapes":
-        # Only this source draws its own data.
-        from snapvideo_jax.data import shapes
-
-        root = shapes.build(Path(config.root or DEFAULT_CACHE).expanduser())
-    return {kind: source(root, kind, limits[kind]) for kind in kinds}
-
-
-def check_sources(config: DataConfig, sources: Mapping[Kind, Source]) -> None:
-    """Makes sure that some clip can give the frames that are asked for.
+def check_sources(config: DataConfig, sources: Mapping[Kind, Sequence[Member]]) -> None:
+    """Makes sure that some clip of every data set can give the frames asked for.
 
     It looks at no more than `PROBED_CLIPS` clips, and stops at the first that can.
 
     Raises:
         ValueError: none can, with the largest ``data.frames`` that would do.
     """
-    clips = sources.get("video")
-    if clips is None:
-        return
-    longest, reason = 0, ""
+    for member in sources.get("video", ()):
+        try:
+            _check_clips(config, member)
+        except ValueError as error:
+            where = f"data.mixture.{member.name}: " if member.name else ""
+            raise ValueError(f"{where}{error}") from error
+
+
+def _check_clips(config: DataConfig, member: Member) -> None:
+    clips, longest, reason = member.source, 0, ""
+    frames = min(frames for frames, _, _ in config.sizes)
     probed = min(len(clips), PROBED_CLIPS)
     for index in range(probed):
-        clip = clips[index]
+        name = f"video {index}"
         try:
-            info = probe(clip.data)
+            clip = clips[index]
+            name, info = clip.name, probe(clip.data)
             longest = max(longest, info.frames)
-            rates = config.min_fps, config.max_fps
-            frame_times(np.random.default_rng(0), info, config.frames, *rates)
+            frame_times(np.random.default_rng(0), info, frames, *member.rates)
             return
         except UnusableClip as error:
-            reason = f"{clip.name}: {error}"
-    if 1 < longest < config.frames:
+            reason = f"{name}: {error}"
+    if 1 < longest < frames:
         raise ValueError(
-            f"data.frames={config.frames} is more than any of the {probed} clips "
+            f"data.frames={frames} is more than any of the {probed} clips "
             f"looked at holds, the longest has {longest} frames; use "
             f"data.frames<={longest}."
         )
@@ -216,18 +186,20 @@ def _global_sample(batch: int, rows: tuple[int, ...], number: int) -> int:
     return step * batch + rows[position]
 
 
-class _AddText:
+class _Finish:
     """Replaces the captions of a batch by what its encoder takes on the devices.
 
     Captions are embedded one at a time: an encoder may round differently in larger
     batches, and a caption must be the same numbers in whatever company.
     """
 
-    def __init__(self, encoder: TextEncoder):
-        self._encoder = encoder
+    def __init__(self, encoder: TextEncoder, joint: JointSource):
+        self._encoder, self._joint = encoder, joint
         self._encode = functools.lru_cache(CACHED_CAPTIONS)(self._encode_one)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        # Counted here, in the training process, whoever read the files.
+        self._joint.filtered += int(batch.pop("filtered").sum())
         captions = [str(caption) for caption in batch.pop("caption")]
         self._encoder.check(captions)
         text, mask = zip(*map(self._encode, captions), strict=True)

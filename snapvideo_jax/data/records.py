@@ -8,11 +8,14 @@ little-endian), the header (UTF-8), then the encoded media up to the end:
 The header's keys are free; the media is an MP4 or PNG file exactly as it would lie on
 disk. Records live in ArrayRecord files with one record a group, so that reading record
 i at random reads no other.
+
+Beside ``video-00003.array_record`` lies ``video-00003.jsonl`` with the headers of its
+records, a line each: what is said of all files is known without reading their media.
 """
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +45,13 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
             f"record['data'] is {type(data).__name__}, wanted the encoded media as "
             "bytes; encode frames with encode_mp4 or encode_png first."
         )
-    fields = {key: value for key, value in record.items() if key != "data"}
-    header = json.dumps(fields).encode()
+    header = _header(record)
     return len(header).to_bytes(4, "little") + header + data
+
+
+def _header(record: Mapping[str, Any]) -> bytes:
+    fields = {key: value for key, value in record.items() if key != "data"}
+    return json.dumps(fields).encode()
 
 
 def decode_record(encoded: bytes) -> dict[str, Any]:
@@ -64,8 +71,47 @@ def decode_record(encoded: bytes) -> dict[str, Any]:
     return json.loads(header) | {"data": encoded[end:]}
 
 
+def headers_of(path: Path) -> Path:
+    """Where the headers of an ArrayRecord file lie."""
+    return path.with_suffix(".jsonl")
+
+
+def read_headers(files: Sequence[Path], count: int) -> Iterator[dict[str, Any]] | None:
+    """The headers of all records; None where they do not lie beside every file.
+
+    Args:
+        files: of records, in order.
+        count: records in all of them.
+    """
+    paths = [headers_of(path) for path in files]
+    if not all(path.is_file() for path in paths):
+        return None
+    return _read_headers(paths, count)
+
+
+def _read_headers(paths: Sequence[Path], count: int) -> Iterator[dict[str, Any]]:
+    """Each line of the files.
+
+    Raises:
+        ValueError: they are not as many as the records.
+    """
+    found = 0
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                found += 1
+                yield json.loads(line)
+    if found != count:
+        raise ValueError(
+            f"{paths[0].parent} has {found} headers in *.jsonl beside {count} records; "
+            "prepare it again, or delete the files of headers."
+        )
+
+
 class RecordWriter:
-    """Writes records to one ArrayRecord file; a context manager that closes it.
+    """Writes records to one ArrayRecord file, and their headers beside it.
+
+    A context manager that closes both.
 
     Args:
         path: the file, replaced if it exists.
@@ -73,16 +119,19 @@ class RecordWriter:
 
     def __init__(self, path: Path | str):
         self._writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
+        self._headers = headers_of(Path(path)).open("wb")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record, see `encode_record`."""
         self._writer.write(encode_record(record))
+        self._headers.write(_header(record) + b"\n")
 
     def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
+        self._headers.close()
 
 
 def encode_mp4(

@@ -6,20 +6,29 @@ checked when they are made, so that a wrong path or a damaged list ends a run be
 it starts.
 """
 
-import contextlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import grain
+import numpy as np
 
 from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
-from snapvideo_jax.data.records import decode_record
+from snapvideo_jax.data.filters import Fields, Filter, broken, kept
+from snapvideo_jax.data.records import decode_record, read_headers
 
 Kind = Literal["video", "image"]
 KINDS: tuple[Kind, ...] = ("video", "image")
+
+log = logging.getLogger(__name__)
+
+
+class FilteredOut(UnusableClip):
+    """A file that a filter keeps out; there is nothing wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,21 @@ class Sample:
     data: content of the file, encoded; of a large one, where it is.
     resolution: height and width of the original, where ``data`` was made from a larger
         one; None for the size of ``data``.
+    captions: all that say the same, where there are several; ``caption`` is the first.
+    fields: what else is said of the file.
     """
 
     name: str
     caption: str
     data: Encoded
     resolution: tuple[int, int] | None = None
+    captions: tuple[str, ...] = ()
+    fields: Fields = field(default_factory=dict, compare=False)
+
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """Its caption, or all of several."""
+        return self.captions or (self.caption,)
 
 
 @runtime_checkable
@@ -47,26 +65,44 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample:
+        """One sample.
+
+        Raises:
+            FilteredOut: a filter keeps it out that could not be asked before.
+            UnusableClip: it cannot be read.
+        """
+        ...
+
+    def headers(self) -> Iterator[Fields] | None:
+        """What is said of each file, in order; None where only its media tell."""
+        ...
 
 
 class FolderSource:
     """Files listed in a folder's ``captions.jsonl``, one JSON object a line.
 
     Each line has the keys ``file`` (relative to the folder), ``type`` (``video`` or
-    ``image``) and ``caption``; other keys are ignored.
+    ``image``) and ``caption``, or ``captions``, a list; others are for filters.
 
     Args:
         root: the folder.
         kind: which lines to take.
-        limit: take only the first ones, 0 for all.
+        limit: look at the first ones only, 0 for all.
+        filters: which of those to take.
 
     Raises:
         ValueError: no folder, no list, a line that makes no sense, a listed file that
             is missing, or no line of this kind.
     """
 
-    def __init__(self, root: str | Path, kind: Kind, limit: int = 0):
+    def __init__(
+        self,
+        root: str | Path,
+        kind: Kind,
+        limit: int = 0,
+        filters: Sequence[Filter] = (),
+    ):
         self.kind = kind
         self._root = Path(root)
         if not self._root.is_dir():
@@ -81,33 +117,34 @@ class FolderSource:
                 f"file."
             )
         lines = [line for line in self._read_lines() if line["type"] == kind]
-        self._files = [(line["file"], line["caption"]) for line in lines]
-        if limit:
-            self._files = self._files[:limit]
-        for file, _ in self._files:
-            if not (self._root / file).is_file():
+        lines = lines[:limit] if limit else lines
+        where = f"data.root={str(root)!r}"
+        _require_samples(lines, kind, where)
+        chosen = _chosen(filters, lines, kind, where)
+        self._lines = lines if chosen is None else [lines[i] for i in chosen]
+        for line in self._lines:
+            if not (self._root / line["file"]).is_file():
                 raise ValueError(
-                    f"data.root={str(root)!r} has no file {file!r}, which "
+                    f"data.root={str(root)!r} has no file {line['file']!r}, which "
                     f"captions.jsonl lists; add the file or delete its line."
                 )
-        _require_samples(self._files, kind, f"data.root={str(root)!r}")
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._lines)
 
     def __getitem__(self, index: int) -> Sample:
-        file, caption = self._files[index]
-        path = self._root / file
+        line = self._lines[index]
+        path = self._root / line["file"]
         try:
             is_large = path.stat().st_size > LARGE_BYTES
-            return Sample(file, caption, path if is_large else path.read_bytes())
+            data = path if is_large else path.read_bytes()
         except OSError as error:
             raise UnusableClip(f"unreadable file ({error.strerror})") from error
+        return _sample(line["file"], line, data)
 
-    @property
-    def captions(self) -> list[str]:
-        """Captions of all files, which are not read for it."""
-        return [caption for _, caption in self._files]
+    def headers(self) -> Iterator[Fields]:
+        """The lines of the list."""
+        return iter(self._lines)
 
     def _read_lines(self) -> list[dict[str, Any]]:
         lines = (self._root / "captions.jsonl").read_bytes().splitlines()
@@ -126,81 +163,120 @@ class FolderSource:
             raise ValueError(
                 f"{where} is not JSON ({error}); write one object a line."
             ) from error
-        for key in ("file", "type", "caption"):
-            value = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(value, str):
-                raise ValueError(
-                    f"{where} has {key}={value!r}, wanted a string; write "
-                    f'{{"file": ..., "type": ..., "caption": ...}}.'
-                )
-        if entry["type"] not in KINDS:
+        try:
+            check_line(entry)
+        except ValueError as error:
             raise ValueError(
-                f"{where} has type={entry['type']!r}; use 'video' or 'image'."
-            )
+                f'{where} {error}; write {{"file": ..., "type": "video" or "image", '
+                f'"caption": ...}}.'
+            ) from error
         return entry
 
 
 class RecordSource:
     """Records of `data.records` in the ArrayRecord files of a folder.
 
+    Filters are asked at once where the headers of all records lie beside them (see
+    `records.RecordWriter`), and elsewhere when a record is read.
+
     Args:
         root: the folder; all its ``<kind>*.array_record`` files are read, by name.
         kind: which files to take.
-        limit: take only the first records, 0 for all.
+        limit: look at the first records only, 0 for all.
+        filters: which of those to take.
 
     Raises:
         ValueError: no such file, or no record in them.
     """
 
-    def __init__(self, root: str | Path, kind: Kind, limit: int = 0):
+    def __init__(
+        self,
+        root: str | Path,
+        kind: Kind,
+        limit: int = 0,
+        filters: Sequence[Filter] = (),
+    ):
         self.kind = kind
-        files = sorted(str(path) for path in Path(root).glob(f"{kind}*.array_record"))
-        if not files:
+        self._files = sorted(Path(root).glob(f"{kind}*.array_record"))
+        where = f"data.root={str(root)!r}"
+        if not self._files:
             raise ValueError(
-                f"data.root={str(root)!r} has no {kind}*.array_record; set data.root "
+                f"{where} has no {kind}*.array_record; set data.root "
                 f"to a prepared data set, or use data.{kind}s_per_batch=0."
             )
-        self._records = grain.sources.ArrayRecordDataSource(files)
-        _require_samples(self._records, kind, f"data.root={str(root)!r}")
+        self._records = grain.sources.ArrayRecordDataSource(list(map(str, self._files)))
+        _require_samples(self._records, kind, where)
         held = len(self._records)
         self._length = min(limit, held) if limit else held
+        self._chosen, self._filters = None, tuple(filters)
+        if headers := self.headers():
+            self._chosen = _chosen(filters, headers, kind, where)
+            self._filters = ()
 
     def __len__(self) -> int:
-        return self._length
+        return self._length if self._chosen is None else len(self._chosen)
 
     def __getitem__(self, index: int) -> Sample:
+        place = index if self._chosen is None else int(self._chosen[index])
         try:
-            record = decode_record(self._records[index])
+            record = decode_record(self._records[place])
+            data = record.pop("data")
+            name = record.get("file", f"{self.kind} record {place}")
+            made = _sample(name, record, data)
         except ValueError as error:
             raise UnusableClip(f"unreadable record ({error})") from error
-        name = record.get("file", f"{self.kind} record {index}")
-        original = record.get("original_size")
-        resolution = tuple(original) if original else None
-        return Sample(name, record["caption"], record["data"], resolution)
+        return _passing(self._filters, made)
+
+    def headers(self) -> Iterator[Fields] | None:
+        """The headers of all records, where they lie beside them.
+
+        Raises:
+            ValueError: they are of other records.
+        """
+        headers = read_headers(self._files, len(self._records))
+        if headers is None:
+            return None
+        if self._length < len(self._records):
+            headers = itertools.islice(headers, self._length)
+        if self._chosen is None:
+            return headers
+        chosen = np.zeros(self._length, bool)
+        chosen[self._chosen] = True
+        return itertools.compress(headers, chosen)
 
 
 class TFDSSource:
     """A prepared TFDS data set in ArrayRecord files; needs no TensorFlow.
 
     Its features are ``video`` or ``image`` (encoded bytes: a ``Tensor`` of shape
-    ``()`` and dtype ``object``) and ``caption`` (``Text``).
+    ``()`` and dtype ``object``) and ``caption`` (``Text``). It may have ``captions``
+    (a ``Sequence`` of ``Text``), and texts and numbers for filters, which are asked
+    when an example is read.
 
     Args:
         name: of the data set, such as ``my_clips`` or ``my_clips:1.0.0``.
         kind: the feature to take.
         split: such as ``train`` or ``train[:90%]``.
         data_dir: where data sets lie; empty for TFDS's own default.
-        limit: take only the first examples, 0 for all.
+        limit: look at the first examples only, 0 for all.
+        filters: which of those to take.
 
     Raises:
         ValueError: no such data set, split or feature, or no example.
     """
 
     def __init__(
-        self, name: str, kind: Kind, split: str, data_dir: str = "", limit: int = 0
+        self,
+        name: str,
+        kind: Kind,
+        split: str,
+        data_dir: str = "",
+        limit: int = 0,
+        filters: Sequence[Filter] = (),
     ):
         self.kind = kind
         self._place = f"{name}/{split}"
+        self._filters = tuple(filters)
         self._examples = _tfds_examples(name, kind, split, data_dir)
         _require_samples(self._examples, kind, f"data.tfds_{kind}s={name!r}")
         held = len(self._examples)
@@ -210,19 +286,114 @@ class TFDSSource:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        example = self._examples[index]
-        caption = example["caption"].decode("utf-8", "surrogateescape")
-        return Sample(f"{self._place}[{index}]", caption, bytes(example[self.kind]))
+        example = dict(self._examples[index])
+        data = bytes(example.pop(self.kind))
+        fields = {name: _plain(value) for name, value in example.items()}
+        made = _sample(f"{self._place}[{index}]", fields, data)
+        return _passing(self._filters, made)
+
+    def headers(self) -> None:
+        """Nothing: an example is read whole or not at all."""
+        return None
+
+
+def check_line(entry: Any) -> None:
+    """Refuses a line of captions.jsonl that makes no sense.
+
+    Raises:
+        ValueError: tells what it has and what was wanted, as in "has file=None, ...".
+    """
+    fields = entry if isinstance(entry, dict) else {}
+    for key in ("file", "type"):
+        if not isinstance(fields.get(key), str):
+            raise ValueError(f"has {key}={fields.get(key)!r}, wanted a string")
+    alternatives(fields)
+    if entry["type"] not in KINDS:
+        raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
+
+
+def alternatives(fields: Fields) -> tuple[str, ...]:
+    """All captions of a file: ``caption`` and those in the list ``captions``, once.
+
+    Raises:
+        ValueError: it has neither, or they are no texts.
+    """
+    listed = fields.get("captions")
+    if listed is None:
+        listed = []
+    elif not isinstance(listed, list) or not all(isinstance(x, str) for x in listed):
+        raise ValueError(f"has captions={listed!r}, wanted a list of strings")
+    first = fields.get("caption")
+    if not isinstance(first, str) and (first is not None or not listed):
+        raise ValueError(f"has caption={first!r}, wanted a string")
+    return tuple(dict.fromkeys(listed if first is None else [first, *listed]))
+
+
+def _sample(name: str, fields: Mapping[str, Any], data: Encoded) -> Sample:
+    """A sample of what is said of a file, and of its content."""
+    captions, original = alternatives(fields), fields.get("original_size")
+    return Sample(
+        name,
+        captions[0],
+        data,
+        tuple(original) if original else None,
+        captions if len(captions) > 1 else (),
+        fields,
+    )
+
+
+def _passing(filters: Sequence[Filter], sample: Sample) -> Sample:
+    rule = broken(filters, sample.fields)
+    if rule:
+        raise FilteredOut(rule.reason(sample.fields))
+    return sample
+
+
+def _chosen(
+    filters: Sequence[Filter], headers: Any, kind: Kind, where: str
+) -> np.ndarray | None:
+    """Numbers of the files that filters keep; None for all. Tells the log of them."""
+    if not filters:
+        return None
+    try:
+        chosen, told = kept(filters, headers, f"the {kind}s of {where}")
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from error
+    log.info("%s, %ss: %s", where, kind, told)
+    return chosen
+
+
+def _plain(value: Any) -> Any:
+    """A value of a TFDS example as JSON would have it: bytes are text."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [_plain(item) for item in value]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value
 
 
 def captions_in(source: Source) -> Iterator[str]:
-    """All captions of a source; only a folder's are there without reading the media."""
-    if isinstance(source, FolderSource):
-        yield from source.captions
-    else:
-        for index in range(len(source)):
-            with contextlib.suppress(UnusableClip):  # nothing trains on it
-                yield source[index].caption
+    """All captions of a source; its media are read only where nothing else tells."""
+    headers = source.headers()
+    if headers is not None:
+        for fields in headers:
+            yield from alternatives(fields)
+        return
+    for index in range(len(source)):
+        yield from captions_of_sample(source, index)
+
+
+def captions_of_sample(source: Source, index: int) -> tuple[str, ...]:
+    """The captions of one sample, which is read for it; none where it is not used."""
+    try:
+        sample = source[index]
+    except UnusableClip:
+        return ()  # nothing trains on it
+    return sample.all_captions
 
 
 def check_caption(caption: str) -> None:

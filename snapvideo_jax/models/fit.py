@@ -28,6 +28,7 @@ from snapvideo_jax.models.layers import (
 )
 from snapvideo_jax.models.network import Guess
 from snapvideo_jax.models.remat import REMAT, check_known
+from snapvideo_jax.models.sizes import check_sizes
 from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
@@ -152,6 +153,8 @@ class FIT(nn.Module):
 
     Attributes:
       frames, height, width: the largest video it takes, before padding.
+      further_sizes: others that it takes, each frames, height and width. Those of a
+        height and width have a table of positions of their own, and share the rest.
       in_channels, out_channels: colour channels. [P] 3 and 3; an upsampler reads 6,
         the last three of the clip that it enlarges.
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
@@ -175,6 +178,7 @@ class FIT(nn.Module):
     frames: int = 16
     height: int = 36
     width: int = 64
+    further_sizes: tuple[tuple[int, int, int], ...] = ()
     in_channels: int = 3
     out_channels: int = 3
     pad_height: tuple[int, int] = (2, 2)
@@ -193,6 +197,31 @@ class FIT(nn.Module):
     remat: str = "none"
     group_chunks: int = 1
     unroll: int = 1
+
+    @property
+    def grids(self) -> "tuple[FIT, ...]":
+        """A network like this one for each height and width, of the most frames."""
+        longest = {(self.height, self.width): self.frames}
+        for frames, *size in self.further_sizes:
+            longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
+        return tuple(self.at(frames, *size) for size, frames in longest.items())
+
+    def at(self, frames: int, height: int, width: int) -> "FIT":
+        """A network like this one for clips of one size."""
+        size = dict(frames=frames, height=height, width=width, further_sizes=())
+        return self.clone(parent=None, **size)
+
+    def like(self, height: int, width: int) -> "FIT":
+        """That of `grids` for clips of a height and width.
+
+        Raises:
+          ValueError: the network takes none of this size.
+        """
+        for grid in self.grids:
+            if (grid.height, grid.width) == (height, width):
+                return grid
+        known = [(grid.height, grid.width) for grid in self.grids]
+        raise ValueError(f"a clip is {height}x{width}; the network takes {known}.")
 
     @property
     def padded_height(self) -> int:
@@ -228,61 +257,7 @@ class FIT(nn.Module):
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
         check_known(self)
-        if self.frames % self.patch[0]:
-            raise ValueError(
-                f"model.frames={self.frames} is not a multiple of "
-                f"model.patch[0]={self.patch[0]}."
-            )
-        rows = ("height + pad_height", self.padded_height, self.patch[1], self.group[0])
-        columns = ("width", self.width, self.patch[2], self.group[1])
-        for name, size, patch, group in (rows, columns):
-            if size % patch:
-                raise ValueError(
-                    f"model.{name}={size} px is not a multiple of the {patch} px of "
-                    f"a patch; change it to {size // patch * patch} or "
-                    f"{-(-size // patch) * patch}."
-                )
-            if (size // patch) % group:
-                cells = size // patch
-                fits = [n for n in range(1, cells + 1) if cells % n == 0]
-                raise ValueError(
-                    f"model.group={self.group}: {group} does not divide the {cells} "
-                    f"patches of model.{name}={size} px; use one of {fits}."
-                )
-        if self.in_channels not in (self.out_channels, 2 * self.out_channels):
-            raise ValueError(
-                f"model.in_channels={self.in_channels} is neither "
-                f"model.out_channels={self.out_channels} nor, for an upsampler, twice "
-                "that."
-            )
-        if self.latents % self.groups:
-            raise ValueError(
-                f"model.latents={self.latents} cannot be divided over {self.groups} "
-                f"groups; use a multiple of {self.groups}."
-            )
-        for name in ("patch", "latent"):
-            size = getattr(self, f"{name}_width")
-            per_head = getattr(self, f"{name}_head_width")
-            if size % per_head:
-                raise ValueError(
-                    f"model.{name}_width={size} is not a multiple of "
-                    f"model.{name}_head_width={per_head}."
-                )
-        if self.group_chunks < 1 or self.groups % self.group_chunks:
-            fits = [n for n in range(1, self.groups + 1) if self.groups % n == 0]
-            raise ValueError(
-                f"model.group_chunks={self.group_chunks} does not divide the "
-                f"{self.groups} groups; use one of {fits}."
-            )
-        heads = self.patch_width // self.patch_head_width
-        for name in ("patch_width", "context_width"):
-            inner = min(getattr(self, name), self.latent_width)
-            if inner % heads:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)} and model.latent_width="
-                    f"{self.latent_width}: the smaller cannot be divided over the "
-                    f"{heads} heads of patches; use multiples of {heads}."
-                )
+        check_sizes(self)
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
         """Patches, their groups, latents and context tokens."""
@@ -325,13 +300,13 @@ class FIT(nn.Module):
           previous: latents of the previous call (self-conditioning).
           train: applies dropout; needs the rng "dropout".
         """
-        frames = noisy.shape[1]
+        frames, grid = noisy.shape[1], self.like(*noisy.shape[2:4])
         tokens, mask = ContextTokens(self.context_width, self.dtype, name="context")(
             c_noise, context
         )
         if self.is_upsampler:
             noisy = jnp.concatenate([noisy, context.low_resolution], axis=-1)
-        patches = self._embed(noisy)
+        patches = self._embed(noisy, grid)
         latents = self._initial_latents(previous)
         (patches, latents), _ = self._stack()(
             patch_heads=self.patch_width // self.patch_head_width,
@@ -343,11 +318,11 @@ class FIT(nn.Module):
             group_chunks=self.group_chunks,
             name="blocks",
         )((patches, latents), tokens, mask, train)
-        return self._pixels(patches, frames), Latents(
+        return self._pixels(patches, frames, grid), Latents(
             value=latents, known=jnp.ones(latents.shape[0], bool)
         )
 
-    def _embed(self, noisy):
+    def _embed(self, noisy, grid):
         """Patches -> linear -> LayerNorm -> + learned position."""
         above, below = self.pad_height
         noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
@@ -356,14 +331,26 @@ class FIT(nn.Module):
         axes = ("patch", "embed")
         patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
-        position = self.param(
-            "patch_position",
-            param_init(self._position_init, "table", None),
-            (self.groups * self.patches_per_group, self.patch_width),
-        )
+        position = self._positions()[grid.height, grid.width]
         position = for_every_sample(position.astype(self.dtype), len(patches))
-        position = rearrange(position, "b (g p) d -> b g p d", g=self.groups)
+        position = rearrange(position, "b (g p) d -> b g p d", g=grid.groups)
         return patches + position[:, :, : patches.shape[2]]
+
+    def _positions(self):
+        """The table of learned positions of each height and width, by these two.
+
+        All are there whatever the clip is, so that every batch trains the same state.
+        """
+        return {
+            (grid.height, grid.width): self.param(
+                f"patch_position_{grid.height}x{grid.width}"
+                if number
+                else "patch_position",
+                param_init(grid._position_init, "table", None),
+                (grid.groups * grid.patches_per_group, self.patch_width),
+            )
+            for number, grid in enumerate(self.grids)
+        }
 
     def _position_init(self, key, shape, dtype=jnp.float32):
         """Sines and cosines of frame, row and column, a third of the channels each [C].
@@ -415,7 +402,7 @@ class FIT(nn.Module):
             metadata_params={nn.PARTITION_NAME: "blocks"},
         )
 
-    def _pixels(self, patches, frames):
+    def _pixels(self, patches, frames, grid):
         """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""
         patches = layer_norm("output_norm", dtype=self.dtype)(patches)
         pixels = Dense(
@@ -425,6 +412,6 @@ class FIT(nn.Module):
             init=nn.initializers.zeros,
             name="pixels",
         )(patches)
-        video = unpatchify(pixels, self.patch, self.group, frames, self.padded_height)
+        video = unpatchify(pixels, self.patch, self.group, frames, grid.padded_height)
         above = self.pad_height[0]
-        return video[:, :, above : above + self.height].astype(jnp.float32)
+        return video[:, :, above : above + grid.height].astype(jnp.float32)

@@ -75,18 +75,22 @@ class CachedText(TextEncoder):
                 text[i, : len(found)], mask[i, : len(found)] = found, True
         return text, mask
 
-    def check(self, captions: Sequence[str]) -> None:
+    def check(self, captions: Iterable[str]) -> None:
         """Makes sure that all captions are in the cache.
 
         Raises:
             ValueError: some are missing; names one, how many, and what adds them.
         """
         index, _, manifest = self._open()
-        missing = [x for x in captions if not is_blank(x) and x not in index]
+        first, missing, count = "", 0, 0
+        for caption in captions:  # of a large data set, not to be held at once
+            count += 1
+            if not is_blank(caption) and caption not in index:
+                first, missing = first or caption, missing + 1
         if missing:
             raise ValueError(
-                f"{self._folder} lacks {len(missing)} of {len(captions)} captions, as "
-                f"{missing[0]!r}; add them: snapvideo encode_text --captions FILE "
+                f"{self._folder} lacks {missing} of {count} captions, as "
+                f"{first!r}; add them: snapvideo encode_text --captions FILE "
                 f"--encoder {manifest['encoder']} --out {self._folder}"
             )
 
@@ -139,10 +143,10 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("text-*.array_record"))
 
 
-def next_shard(folder: Path) -> Path:
-    """The first shard that is not there; one may have been deleted between others."""
+def next_shards(folder: Path, count: int) -> list[Path]:
+    """The first shards that are not there; some may be missing between others."""
     paths = (folder / f"text-{number:05d}.array_record" for number in itertools.count())
-    return next(path for path in paths if not path.exists())
+    return list(itertools.islice((p for p in paths if not p.exists()), count))
 
 
 def read_keys(shard: Path) -> Shaped[np.ndarray, "n"]:

@@ -5,7 +5,7 @@ A network sees a caption only as ``(embeddings, mask)``; anything with the metho
 that train (`text.t5`), or embeddings that T5 made beforehand (`text.cache`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -32,8 +32,11 @@ class TextEncoder(Protocol):
         """
         ...
 
-    def check(self, captions: Sequence[str]) -> None:
-        """Raises ValueError where some cannot be encoded, naming the first of them."""
+    def check(self, captions: Iterable[str]) -> None:
+        """Raises ValueError where some cannot be encoded, naming the first of them.
+
+        An encoder that takes any text does not look at them.
+        """
 
     def on_devices(self, mesh: Any) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
         """What turns ``text`` and ``text_mask`` of a batch on a mesh into embeddings.

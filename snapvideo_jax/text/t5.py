@@ -1,7 +1,7 @@
 """Captions to T5 embeddings: tokens on the host, the encoder on the devices."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class T5Text(TextEncoder):
                 ids[i, : len(pieces)], mask[i, : len(pieces)] = pieces, True
         return ids, mask
 
-    def check(self, captions: Sequence[str]) -> None:
+    def check(self, captions: Iterable[str]) -> None:
         """Raises ValueError where the folder is not of a T5 encoder, as `encode`."""
         del captions  # any can be encoded
         _ = self._tokenizer

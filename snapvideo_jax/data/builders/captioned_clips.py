@@ -55,7 +55,7 @@ class CaptionedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for index in range(len(source)):
             sample = source[index]
             data = content_of(sample.data)
-            made = element(self._kind, data, [sample.caption], sample.name)
+            made = element(self._kind, data, sample.all_captions, sample.name)
             yield f"{index:08}", made
 
 

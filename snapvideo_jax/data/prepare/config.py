@@ -4,6 +4,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from snapvideo_jax.data.filters import Filter, parse
+
 TAKEN = ("shards", "temporary")
 """Folders of the output that hold no stage."""
 
@@ -93,8 +95,8 @@ class PrepareConfig:
         whatever Beam can open.
     stages: resolutions by name; each is a folder that can be trained from.
     rules: what is kept, by what a file holds.
-    at_least, at_most: what is kept, by numbers in its line of captions.jsonl, such as
-        {"aesthetic": 4.5}.
+    filters: what is kept, by what its line of captions.jsonl says, as of
+        `data.filters`, such as "aesthetic>=4.5".
     clip_frames: longer videos are cut into the fewest parts that are no longer, equal
         up to a frame.
     video_shards, image_shards: parts that the output has, and the work is done in.
@@ -103,11 +105,15 @@ class PrepareConfig:
     source: str
     stages: Mapping[str, Stage]
     rules: Rules = Rules()
-    at_least: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    at_most: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    filters: str = ""
     clip_frames: int = 240
     video_shards: int = 64
     image_shards: int = 16
+
+    @property
+    def quality(self) -> tuple[Filter, ...]:
+        """The rules of ``filters``."""
+        return parse(self.filters, "filters")
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -115,6 +121,7 @@ class PrepareConfig:
         Raises:
             ValueError: a field is outside its range, or does not go with another.
         """
+        _ = self.quality
         if not self.source:
             raise ValueError(
                 "source is empty; set it to a folder with captions.jsonl "

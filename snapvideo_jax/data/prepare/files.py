@@ -7,12 +7,13 @@ clips is kept. So no more is in memory than one file and what was made of it.
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import av
 
+from snapvideo_jax.data.filters import Filter, broken
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
 from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
@@ -82,7 +83,7 @@ def prepare_file(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared:
         Rejected: it breaks a rule or cannot be decoded.
     """
     check_megabytes(config.rules, len(data))
-    check_quality(config.at_least, config.at_most, entry)
+    check_quality(config.quality, entry)
     try:
         make = _prepare_video if entry["type"] == "video" else _prepare_image
         return make(config, entry, data)
@@ -102,23 +103,15 @@ def check_megabytes(rules: Rules, size: int) -> None:
     _check(rules, {"megabytes": size / 1e6})
 
 
-def check_quality(
-    at_least: Mapping[str, float], at_most: Mapping[str, float], entry: Entry
-) -> None:
-    """Applies the rules of the numbers in a line of captions.jsonl.
+def check_quality(rules: Sequence[Filter], entry: Entry) -> None:
+    """Applies the rules of what a line of captions.jsonl says.
 
     Raises:
-        Rejected: a number is missing or out of its bounds.
+        Rejected: a field is missing, or breaks its rule.
     """
-    for side, bounds in (("at_least", at_least), ("at_most", at_most)):
-        for name, bound in bounds.items():
-            value = entry.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise Rejected(f"{side}.{name}", f"{name} is {value!r}, not a number")
-            if not (value >= bound if side == "at_least" else value <= bound):
-                raise Rejected(
-                    f"{side}.{name}", f"{name} is {value:g}, {side} has {bound:g}"
-                )
+    rule = broken(rules, entry)
+    if rule:
+        raise Rejected(str(rule), rule.reason(entry))
 
 
 def cut(frames: int, longest: int) -> list[tuple[int, int]]:

@@ -30,10 +30,10 @@ from snapvideo_jax.data.prepare.shards import (
     shard_names,
     shard_of,
 )
-from snapvideo_jax.data.sources import KINDS
+from snapvideo_jax.data.sources import KINDS, check_line
 from snapvideo_jax.settings import differences
 
-FORMAT = 1
+FORMAT = 2
 """Of the output; another wherever the same input would give other bytes."""
 SETTINGS = "settings.json"
 CAPTIONS = "captions.jsonl"
@@ -109,11 +109,7 @@ def parse_line(line: bytes) -> Iterator[Entry]:
         return
     try:
         entry = json.loads(line)
-        for key in ("file", "type", "caption"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-                raise ValueError(f"has no text {key!r}")
-        if entry["type"] not in KINDS:
-            raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
+        check_line(entry)
         json.dumps(entry, ensure_ascii=False).encode()  # no halves of characters
     except ValueError as error:
         where = f"{CAPTIONS}: {line[:80].strip().decode('utf-8', 'replace')}"

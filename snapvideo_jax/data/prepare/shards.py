@@ -2,8 +2,9 @@
 
 Which files are in a shard is told by a hash of their names, and their order by the
 names themselves, so a shard's bytes depend neither on who makes it nor on when. It
-consists of an ArrayRecord file for each stage and of a report, written last, which
-says what it was made from. A shard whose report is there is finished.
+consists of an ArrayRecord file for each stage, with the headers of its records beside
+it, and of a report, written last, which says what it was made from. A shard whose
+report is there is finished.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from snapvideo_jax.data.prepare.files import (
     check_megabytes,
     prepare_file,
 )
-from snapvideo_jax.data.records import RecordWriter
+from snapvideo_jax.data.records import RecordWriter, headers_of
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ def make_shard(
     names = {stage: file_name(stage, shard) for stage in config.stages}
     # Without its report first: a shard must not look finished while it changes.
     storage.delete(storage.join(out, report_name(shard)))
-    storage.delete(*(storage.join(out, name) for name in names.values()))
+    for name in names.values():
+        storage.delete(*(storage.join(out, each) for each in _both(name)))
     tally = _Tally(inputs.hexdigest())
     with tempfile.TemporaryDirectory() as folder:
         written = {stage: Path(folder) / stage for stage in names}
@@ -103,8 +105,9 @@ def make_shard(
                     for record in records:
                         writers[stage].write(record)
         for stage in writers:
-            content = storage.write(out, names[stage], _parts(written[stage]))
-            tally.report["files"][names[stage]] = content
+            made = written[stage], headers_of(written[stage])
+            for name, path in zip(_both(names[stage]), made, strict=True):
+                tally.report["files"][name] = storage.write(out, name, _parts(path))
     storage.write_json(out, report_name(shard), tally.report)
     log.info("%s: %d files, %d rejections", shard, len(entries), tally.rejections)
     return False
@@ -129,6 +132,11 @@ def _whole(out: str, report: Report) -> bool:
         storage.size(storage.join(out, name)) == content["bytes"]
         for name, content in report["files"].items()
     )
+
+
+def _both(name: str) -> tuple[str, str]:
+    """Names of a stage's records and of their headers."""
+    return name, str(headers_of(Path(name)))
 
 
 def _parts(path: Path, length: int = 1 << 24):

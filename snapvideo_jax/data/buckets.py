@@ -1,0 +1,139 @@
+"""Which files fit which size of a batch, by aspect ratio and duration.
+
+A file's size and duration are taken from what is said of it (``height``, ``width`` and,
+for a video, ``frames`` with ``fps``, or ``duration`` in seconds with ``fps``), or else
+from the file itself, which is looked at before the run begins.
+"""
+
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import log
+
+import numpy as np
+from jaxtyping import Int
+
+from snapvideo_jax.data.config import ClipSize
+from snapvideo_jax.data.filters import Fields
+from snapvideo_jax.data.image import image_size
+from snapvideo_jax.data.mixture import Member
+from snapvideo_jax.data.skipped import Skipped
+from snapvideo_jax.data.sources import FilteredOut, Kind, Source
+from snapvideo_jax.data.video import ClipInfo, UnusableClip, probe
+
+MOST_PROBED = 20_000
+"""Files whose size nothing tells but the files."""
+
+logger = logging.getLogger(__name__)
+
+
+def fitting(
+    sizes: Sequence[ClipSize], kind: Kind, info: ClipInfo, max_fps: float = 0.0
+) -> list[int]:
+    """Numbers of the sizes that a file goes to.
+
+    It is the nearest in aspect, by ratio, of those it has frames for. Of several as
+    near a video takes the one with most frames, then the first; an image fills any
+    duration and goes to all of them.
+
+    Args:
+        sizes: to choose from.
+        kind, info: of the file.
+        max_fps: highest rate that frames are taken at, in 1/s; 0 for the file's own.
+    """
+    aspect, held = log(info.width / info.height), info.frames
+    if max_fps:
+        held = min(held, int(info.duration * max_fps + 1e-6) + 1)
+    filled = [
+        number
+        for number, (frames, _, _) in enumerate(sizes)
+        if kind == "image" or frames <= held
+    ]
+    far = {
+        number: round(abs(log(sizes[number][2] / sizes[number][1]) - aspect), 9)
+        for number in filled
+    }
+    nearest = [number for number in filled if far[number] == min(far.values())]
+    if kind == "image":
+        return nearest
+    return sorted(nearest, key=lambda number: -sizes[number][0])[:1]
+
+
+def known_info(kind: Kind, fields: Fields) -> ClipInfo | None:
+    """What is said of a file; None where that is not enough."""
+
+    def number(name: str) -> float:
+        value = fields.get(name)
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        return value if good and value > 0 else 0
+
+    height, width = round(number("height")), round(number("width"))
+    frames, fps, duration = number("frames"), number("fps"), number("duration")
+    if not (height and width):
+        return None
+    if kind == "image":
+        return ClipInfo(1, 0.0, 0.0, height, width)
+    if not fps or not (frames or duration):
+        return None
+    frames = round(frames or duration * fps + 1)
+    return ClipInfo(frames, float(fps), (frames - 1) / fps, height, width)
+
+
+def divided(
+    sizes: Sequence[ClipSize], member: Member, skipped: Skipped, threads: int
+) -> list[Int[np.ndarray, "_"]]:
+    """Numbers of the files of a data set that go to each size.
+
+    Files that cannot be used are noted in ``skipped``.
+
+    Raises:
+        ValueError: too many files have to be looked at for it.
+    """
+    source, kind = member.source, member.source.kind
+    said = source.headers()
+    said = itertools.repeat({}, len(source)) if said is None else said
+    infos = [known_info(kind, fields) for fields in said]
+    unknown = [index for index, info in enumerate(infos) if info is None]
+    where = f"{kind}s" + (f" of {member.name}" if member.name else "")
+    if len(unknown) > MOST_PROBED:
+        raise ValueError(
+            f"data.buckets: nothing tells the size of {len(unknown)} of the "
+            f"{len(infos)} {where}; write height, width, fps and frames into "
+            "captions.jsonl, or use snapvideo prepare."
+        )
+    if unknown:
+        logger.info("Looking at %d %s for their size.", len(unknown), where)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        looked = pool.map(functools.partial(_look, source), unknown)
+        for index, (name, found) in zip(unknown, looked, strict=True):
+            if isinstance(found, ClipInfo):
+                infos[index] = found
+            elif not isinstance(found, FilteredOut):
+                skipped.add(kind, member.named(name), found, len(source))
+    files: list[list[int]] = [[] for _ in sizes]
+    for index, info in enumerate(infos):
+        numbers = fitting(sizes, kind, info, member.rates[1]) if info else ()
+        for number in numbers:
+            files[number].append(index)
+    left = len(infos) - len(set(itertools.chain(*files)))
+    told = ", ".join(
+        f"{len(each)} of {frames}x{height}x{width}"
+        for each, (frames, height, width) in zip(files, sizes, strict=True)
+    )
+    logger.info("%s: %s; %d fit none.", where, told, left)
+    return [np.asarray(each, np.int64) for each in files]
+
+
+def _look(source: Source, index: int) -> tuple[str, ClipInfo | UnusableClip]:
+    """Name of a file and what it holds, or why it cannot be used."""
+    name = f"{source.kind} {index}"
+    try:
+        sample = source[index]
+        name = sample.name
+        if source.kind == "image":
+            return name, ClipInfo(1, 0.0, 0.0, *image_size(sample.data))
+        return name, probe(sample.data)
+    except UnusableClip as error:
+        return name, error

@@ -1,0 +1,143 @@
+"""Rules on what is said of a file, such as ``aesthetic>=5``; one syntax everywhere.
+
+What is said of a file are the other keys of its line in captions.jsonl, of the header
+of its record, or of its TFDS example. Rules are joined by commas, and all must hold:
+
+    aesthetic>=5, text_share<0.05, codec!=mpeg4
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+Fields = Mapping[str, Any]
+"""What is said of a file, by name."""
+
+_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_OF_TEXT = ("==", "!=")
+_RULE = re.compile(rf"(\w+)\s*({'|'.join(_SIGNS)})\s*([^\s<>=!].*)")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One rule.
+
+    field: whose value is looked at; true and false are texts.
+    sign: of the comparison.
+    bound: what it is compared with, a number or, with ``==`` and ``!=``, a text.
+    """
+
+    field: str
+    sign: str
+    bound: float | str
+
+    def __str__(self) -> str:
+        bound = self.bound if isinstance(self.bound, str) else f"{self.bound:g}"
+        return f"{self.field}{self.sign}{bound}"
+
+    def has_value(self, fields: Fields) -> bool:
+        """Whether a file says something that can be compared with the bound."""
+        return self._value(fields) is not None
+
+    def holds(self, fields: Fields) -> bool:
+        """Whether a file follows the rule; one that does not say does not."""
+        value = self._value(fields)
+        return value is not None and _SIGNS[self.sign](value, self.bound)
+
+    def reason(self, fields: Fields) -> str:
+        """Why a file does not follow the rule, in a few words."""
+        value, kind = fields.get(self.field), "number"
+        if self.has_value(fields):
+            return f"{self.field} is {value}, wanted {self}"
+        if isinstance(self.bound, str):
+            kind = "text"
+        return f"{self.field} is {value!r}, not a {kind}, wanted {self}"
+
+    def _value(self, fields: Fields) -> float | str | None:
+        value = fields.get(self.field)
+        if isinstance(value, bool):
+            value = str(value).lower()
+        wanted = str if isinstance(self.bound, str) else int | float
+        return value if isinstance(value, wanted) else None
+
+
+def parse(text: str, where: str) -> tuple[Filter, ...]:
+    """The rules of a setting.
+
+    Args:
+        text: rules, joined by commas; empty for none.
+        where: name of the setting, for the error.
+
+    Raises:
+        ValueError: names the rule that makes no sense.
+    """
+    return tuple(
+        _parse_rule(rule.strip(), where) for rule in text.split(",") if rule.strip()
+    )
+
+
+def _parse_rule(rule: str, where: str) -> Filter:
+    found = _RULE.fullmatch(rule)
+    if not found:
+        raise ValueError(
+            f"{where} has the rule {rule!r}; write a field, one of "
+            f"{' '.join(_SIGNS)} and a value, such as aesthetic>=5."
+        )
+    field, sign, bound = found.groups()
+    try:
+        return Filter(field, sign, float(bound))
+    except ValueError:
+        if sign in _OF_TEXT:
+            return Filter(field, sign, bound)
+        raise ValueError(
+            f"{where} has the rule {rule!r}, but {bound!r} is no number; texts are "
+            f"compared by {' and '.join(_OF_TEXT)} only."
+        ) from None
+
+
+def broken(filters: Sequence[Filter], fields: Fields) -> Filter | None:
+    """The first rule that a file does not follow; None where it follows all."""
+    return next((rule for rule in filters if not rule.holds(fields)), None)
+
+
+def kept(
+    filters: Sequence[Filter], files: Iterable[Fields], where: str
+) -> tuple[Int[np.ndarray, "n"], str]:
+    """Which files follow all rules, and how many were dropped by each rule.
+
+    Args:
+        filters: the rules.
+        files: what is said of each file, in order.
+        where: what holds the files, for the error.
+
+    Raises:
+        ValueError: none does; says how many each rule drops.
+    """
+    drops = {rule: [0, 0] for rule in filters}
+    numbers, count = [], 0
+    for count, fields in enumerate(files, start=1):
+        rule = broken(filters, fields)
+        if rule is None:
+            numbers.append(count - 1)
+            continue
+        drops[rule][0] += 1
+        drops[rule][1] += not rule.has_value(fields)
+    told = ", ".join(
+        f"{rule} drops {dropped}" + (f" ({without} do not say)" if without else "")
+        for rule, (dropped, without) in drops.items()
+    )
+    if count and not numbers:
+        raise ValueError(f"filters keep none of {count} of {where}: {told}; loosen it.")
+    return np.asarray(numbers, np.int64), f"{len(numbers)} of {count} kept: {told}"

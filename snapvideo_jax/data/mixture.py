@@ -1,0 +1,106 @@
+"""The data sets of a run, each with its source, weight and frame-rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from snapvideo_jax.data.config import DataConfig, DataSet
+from snapvideo_jax.data.schedule import Schedule
+from snapvideo_jax.data.sources import (
+    KINDS,
+    FolderSource,
+    Kind,
+    RecordSource,
+    Source,
+    TFDSSource,
+)
+
+DEFAULT_CACHE = Path("~/.cache/snapvideo_jax")
+
+
+@dataclass(frozen=True)
+class Member:
+    """The samples of one kind of one data set.
+
+    source: gives them.
+    name: of the data set in ``data.mixture``; "" where there is one only.
+    rates: lowest and highest target rate, in 1/s.
+    weight: among the data sets of this kind.
+    """
+
+    source: Source
+    name: str = ""
+    rates: tuple[float, float] = (1.0, 0.0)
+    weight: float = 1.0
+
+    def named(self, file: str) -> str:
+        """What to call one of its files in messages and lists."""
+        return f"{self.name}: {file}" if self.name else file
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What samples of one kind and one size are taken from.
+
+    members: data sets that have some.
+    files: numbers of their files that have the size.
+    """
+
+    members: Sequence[Member]
+    files: Sequence[range | Int[np.ndarray, "_"]]
+
+    def schedule(self) -> Schedule:
+        """Whose turn it is.
+
+        Raises:
+            ValueError: the weights need too long a table.
+        """
+        kind = self.members[0].source.kind
+        weights = [member.weight for member in self.members]
+        return Schedule(weights, f"data.mixture: {kind}_weight")
+
+
+def make_sources(config: DataConfig) -> dict[Kind, list[Member]]:
+    """The data sets of each kind that batches hold, in order of their names.
+
+    Raises:
+        ValueError: a source finds its data missing or malformed, or its filters leave
+            nothing; names the data set where there are several.
+    """
+    kinds = [kind for kind in KINDS if getattr(config, f"{kind}s_per_batch")]
+    members: dict[Kind, list[Member]] = {}
+    for kind in kinds:
+        members[kind] = []
+        for name, (data_set, weight) in config.data_sets(kind).items():
+            try:
+                source = _make_source(data_set, kind)
+            except ValueError as error:
+                where = f"data.mixture.{name}: " if name else ""
+                raise ValueError(f"{where}{error}") from error
+            members[kind].append(Member(source, name, data_set.rates, weight))
+    return members
+
+
+def _make_source(data_set: DataSet, kind: Kind) -> Source:
+    limit = data_set.subset if kind == "video" else 0
+    if data_set.source == "tfds":
+        return TFDSSource(
+            getattr(data_set, f"tfds_{kind}s"),
+            kind,
+            data_set.tfds_split,
+            data_set.root,
+            limit,
+            data_set.rules,
+        )
+    root, source = data_set.root, RecordSource
+    if data_set.source == "folder":
+        source = FolderSource
+    elif data_set.source == "shapes":
+        # Only this source draws its own data.
+        from snapvideo_jax.data import shapes
+
+        root = shapes.build(Path(root or DEFAULT_CACHE).expanduser())
+    return source(root, kind, limit, data_set.rules)
