@@ -25,6 +25,7 @@ from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
+from snapvideo_jax.run_config import Run
 from snapvideo_jax.settings import differences
 from snapvideo_jax.sharding import MeshConfig
 from snapvideo_jax.step import Training
@@ -65,33 +66,6 @@ class Sheets:
     scale: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """How a run is watched and kept; may change when it is resumed.
-
-    Attributes:
-      log_every_steps: steps that one line of metrics sums up.
-      checkpoint_every_steps: steps between checkpoints.
-      keep: newest checkpoints that are kept.
-      keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
-      peak_tflops: peak of one device that MFU is measured against, in bf16 TFLOP/s; 0
-        looks the device up, and reports no MFU where it is not known.
-    """
-
-    log_every_steps: int = 100
-    checkpoint_every_steps: int = 1000
-    keep: int = 3
-    keep_every_steps: int = 0
-    peak_tflops: float = 0.0
-
-    def __post_init__(self):
-        for name in ("log_every_steps", "checkpoint_every_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"run.{name}={getattr(self, name)} is too small; use at least 1."
-                )
-
-
 SECTIONS = {
     "data": DataConfig,
     "text": Text,
@@ -115,6 +89,9 @@ MAY_CHANGE = (
     "model.remat",
     "model.group_chunks",
     "model.unroll",
+    "optimizer.on_bad_step",
+    "optimizer.spike_factor",
+    "optimizer.ema_snapshot_",
     "data.root",
     "text.path",
     "data.num_",
@@ -210,7 +187,26 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
         what the file itself refuses.
     """
     file, _, arg = path.partition(":")
-    config = _get_config(Path(file))(arg or None)
+    return _overridden(_get_config(Path(file))(arg or None), overrides)
+
+
+def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa: B006
+    """The config of a run, with overrides of what may change.
+
+    Raises:
+      ValueError: the folder holds no run, or as `load` and `check_same`.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    kept = path.read_text()
+    config = _overridden(from_json(kept), overrides)
+    check_same(config, kept, workdir)
+    return config
+
+
+def _overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A config with ``--config.a.b=value`` applied."""
     for item in overrides:
         _check_override(item, config)
     values = flags.FlagValues()

@@ -12,6 +12,7 @@ from snapvideo_jax import layout, sample
 from snapvideo_jax.flops import flops_forward
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import AXES, bytes_per_device
+from snapvideo_jax.snapshots import budget, describe_budget
 
 
 def describe(config: ConfigDict) -> dict:
@@ -25,7 +26,8 @@ def describe(config: ConfigDict) -> dict:
     shapes = nn.unbox(boxed)
     memory = {
         name: bytes_per_device(getattr(shapes, name), getattr(places, name))
-        for name in ("params", "opt_state", "ema")
+        for name in ("params", "opt_state", "ema", "powers")
+        if jax.tree.leaves(getattr(shapes, name))
     }
     return {
         "config": json.loads(configs.to_json(config)),
@@ -35,6 +37,7 @@ def describe(config: ConfigDict) -> dict:
         "batch": experiment.data.batch,
         "mesh": dict(mesh.shape),
         "state_bytes_per_device": memory | {"total": sum(memory.values())},
+        "ema_snapshots": budget(experiment),
         "layout": layout.report(boxed.params, places.params),
     }
 
@@ -59,5 +62,7 @@ def print_description(description: dict, as_json: bool) -> None:
         "state per device  "
         + ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in memory.items())
     )
+    if description["ema_snapshots"]["snapshots"]:
+        print(f"EMA snapshots     {describe_budget(description['ema_snapshots'])}")
     print("layout of the parameters")
     print(layout.describe(description["layout"]))

@@ -18,19 +18,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
+from snapvideo_jax import logs
+from snapvideo_jax.ending import Ending, Preempted
+from snapvideo_jax.places import ALONE, setting, settings, whole_number
+
 logger = logging.getLogger(__name__)
 
-SETTINGS = {
-    "coordinator": "HOST:PORT of process 0, the same for all processes",
-    "process_count": "the number of processes, the same for all",
-    "process_index": "the number of this process, from 0",
-}
-"""Options, and in capitals after SNAPVIDEO_ variables, that tell of the processes."""
 TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 """Variables in which launchers tell how many processes they start."""
 CONNECT_SECONDS = 300
@@ -41,49 +39,6 @@ GRACE_SECONDS = 10
 """What a process that is told to end may take to finish what it can."""
 ENDING = "snapvideo/ending"
 """The key under which the coordinator keeps why the run ends."""
-
-
-class Place(NamedTuple):
-    """One process among those of a run, and where process 0 listens."""
-
-    coordinator: str
-    count: int
-    index: int
-
-
-ALONE = Place("", 1, 0)
-
-
-def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | None:
-    """The place that options (first) and variables ask for, None where none do.
-
-    One process needs no coordinator: ``SNAPVIDEO_PROCESS_COUNT=1`` alone makes a
-    process that runs by itself, also in the middle of a cluster.
-
-    Raises:
-      ValueError: names the setting that is wrong or missing.
-    """
-    found = {name: _setting(name, options, environ) for name in SETTINGS}
-    given = {name: setting for name, setting in found.items() if setting}
-    if not given:
-        return None
-    count, index = found["process_count"], found["process_index"]
-    size = _whole_number(count, least=1) if count else None
-    if size is not None and index and _whole_number(index, least=0) >= size:
-        raise ValueError(
-            f"{'='.join(index)} is none of the {size} processes; use 0 to {size - 1}."
-        )
-    if size == 1:
-        return ALONE
-    for name in SETTINGS:
-        if name not in given:
-            raise ValueError(
-                f"{'='.join(next(iter(given.values())))} is set, but "
-                f"SNAPVIDEO_{name.upper()} (or --{name}) is missing; set it to "
-                f"{SETTINGS[name]}."
-            )
-    _check_address(found["coordinator"])
-    return Place(found["coordinator"][1], size, int(index[1]))
 
 
 def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
@@ -98,8 +53,8 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
       ValueError: the settings are wrong, or the processes do not find each other.
     """
     place = settings(options, os.environ)
-    asked = _setting("connect_seconds", options, os.environ)
-    seconds = _whole_number(asked, least=1) if asked else CONNECT_SECONDS
+    asked = setting("connect_seconds", options, os.environ)
+    seconds = whole_number(asked, least=1) if asked else CONNECT_SECONDS
     if place == ALONE or jax.distributed.is_initialized():
         return
     tasks = {os.environ.get(name) for name in TASKS} - {None}
@@ -117,7 +72,7 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
             _find_coordinator(place.coordinator, seconds)
         else:
             _check_port(place.coordinator)
-    # It would catch SIGTERM, and a process could no longer be stopped by it.
+    # It would take SIGTERM away from `preemption`, which says why it is off.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _deadline(seconds):
@@ -153,7 +108,7 @@ def processes(
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     with contextlib.ExitStack() as stack:
         if folder and (several or always_log):
-            stack.enter_context(_logged(Path(folder)))
+            stack.enter_context(logs.kept(Path(folder)))
         if not several:
             try:
                 yield
@@ -209,6 +164,81 @@ def barrier(name: str) -> None:
         _client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
 
 
+def gather(key: str, value: str, seconds: float | None = None) -> list[str] | None:
+    """What all processes say under a key, in their order; a key is for one use.
+
+    Args:
+      key: what is asked.
+      value: what this process says.
+      seconds: to wait for each of the others; None for as long as it takes.
+
+    Returns:
+      None where some process says nothing within ``seconds``.
+
+    Raises:
+      RuntimeError: the coordinator is gone.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return [value]
+    client, patience = _client(), int(1000 * seconds) if seconds else WAIT_MILLISECONDS
+    client.key_value_set(f"{key}/{jax.process_index()}", value)
+    try:
+        # Process 0 asks all and tells all, for n processes in place of n squared.
+        if jax.process_index() == 0:
+            each = [f"{key}/{index}" for index in range(count)]
+            said = [client.blocking_key_value_get(one, patience) for one in each]
+            client.key_value_set(f"{key}/all", json.dumps(said))
+            return said
+        return json.loads(client.blocking_key_value_get(f"{key}/all", patience))
+    except RuntimeError:
+        if seconds is None:
+            raise
+        return None
+
+
+def tell(key: str, value: str) -> None:
+    """Tells all processes that `listen`; whoever is first is heard."""
+    with contextlib.suppress(RuntimeError):  # another was first, or all end
+        _client().key_value_set(key, value)
+
+
+def listen(key: str) -> str | None:
+    """Waits for what is told under a key; None where the coordinator is gone."""
+    while True:
+        try:
+            return _client().blocking_key_value_get(key, WAIT_MILLISECONDS)
+        except RuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                return None
+
+
+def report(key: str, value: str, seconds: float) -> dict[int, str]:
+    """What each process said under a key within some seconds, by its number."""
+    if jax.process_count() == 1:
+        return {0: value}
+    tell(f"{key}/{jax.process_index()}", value)
+    time.sleep(seconds)
+    try:
+        pairs = _client().key_value_dir_get(f"{key}/")
+    except RuntimeError:
+        return {}
+    return {int(name.rpartition("/")[2]): said for name, said in pairs}
+
+
+def end_now(error: Ending) -> None:
+    """Ends all processes at once with the line of ``error``; from any thread."""
+    line, code = _verdict(error)
+    logger.debug("The run ends: %s", line)
+    client = _client() if jax_distributed.global_state.client else None
+    if client and jax_distributed.global_state.num_processes > 1:
+        tell(ENDING, json.dumps((line, code, 0)))
+        time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
+    else:
+        _print_line(line)
+    _leave(code)
+
+
 class _Watch:
     """Ends this process where another has failed, and tells where this one fails.
 
@@ -225,8 +255,7 @@ class _Watch:
     def fail(self, error: BaseException) -> None:
         """Ends all processes with the line of ``error``, unless they end already."""
         logger.debug("This process failed.", exc_info=error)
-        with contextlib.suppress(RuntimeError):  # another was first
-            _client().key_value_set(ENDING, json.dumps(self._verdict(error)))
+        tell(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
         self._stopped.set()
         self._thread.join(4 * GRACE_SECONDS)
 
@@ -237,103 +266,48 @@ class _Watch:
             _client().key_value_set(ENDING, "null")
         self._thread.join()
 
-    def _verdict(self, error: BaseException) -> tuple[str, int]:
-        """The line that all end with, and their exit code."""
-        code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
-        line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
-        if self._index:
-            line = f"process {self._index}: {line}"
-        return (line if code > 1 else _first_line(line)), code
-
     def _wait(self) -> None:
-        verdict = None
-        while verdict is None:
-            try:
-                verdict = _client().blocking_key_value_get(ENDING, WAIT_MILLISECONDS)
-            except RuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    return  # the coordinator is gone, and JAX ends this process
+        verdict = listen(ENDING)
+        if verdict is None:
+            return  # the coordinator is gone, and JAX ends this process
         if verdict == "null":
             return
-        line, code = json.loads(verdict)
-        self._stopped.wait(GRACE_SECONDS)
+        line, code, patience = json.loads(verdict)
+        self._stopped.wait(patience)
         logger.debug("The run ends: %s", line)
         if self._index == 0:
-            _print_error(line)
+            _print_line(line)
         # Process 0 is the coordinator: it goes last, for the others to hear of it.
         with contextlib.suppress(RuntimeError):
             _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
         time.sleep(0 if self._index else 0.5)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # An ordinary exit would wait for the main thread, here or elsewhere.
-        os._exit(code)
+        _leave(code)
 
 
-class _LogFile(logging.FileHandler):
-    """A log file that is not there before its first line."""
-
-    def _open(self):
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+def leave(error: Ending) -> None:
+    """Ends this process alone, with the line of ``error`` and its exit code."""
+    _print_line(_verdict(error)[0])
+    _leave(error.exit_code)
 
 
-@contextlib.contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Keeps the log of this process in a file, and on the terminal that of process 0.
-
-    Debug lines, such as tracebacks, are for the file only.
-    """
-    index = jax.process_index()
-    log = logging.getLogger("snapvideo_jax")
-    terminals = [each for each in log.handlers if type(each) is logging.StreamHandler]
-    for terminal in terminals:
-        terminal.setLevel(logging.INFO)
-        if index:
-            log.removeHandler(terminal)
-    file = _LogFile(folder / "logs" / f"process_{index:04d}.log", delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(file)
-    log.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        log.removeHandler(file)
-        file.close()
+def _verdict(error: BaseException) -> tuple[str, int]:
+    """The line that all processes end with, and their exit code."""
+    if isinstance(error, Preempted):
+        return f"snapvideo: stopped: {error}", error.exit_code  # the same for all
+    code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+    line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+    if jax_distributed.global_state.process_id:
+        line = f"process {jax_distributed.global_state.process_id}: {line}"
+    word = "stopped" if isinstance(error, Ending) else "error"
+    return f"snapvideo: {word}: {line if code > 1 else _first_line(line)}", code
 
 
-def _setting(
-    name: str, options: Mapping[str, Any], environ: Mapping[str, str]
-) -> tuple[str, str] | None:
-    """What the user calls a setting, and its text; None where it is not set."""
-    variable = f"SNAPVIDEO_{name.upper()}"
-    if options.get(name) is not None:
-        return f"--{name}", str(options[name])
-    return (variable, environ[variable]) if environ.get(variable) else None
-
-
-def _whole_number(setting: tuple[str, str], least: int) -> int:
-    name, text = setting
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(
-            f"{name}={text} is not a whole number of at least {least}; use {least} or "
-            "more."
-        )
-    return int(text)
-
-
-def _check_address(setting: tuple[str, str]) -> None:
-    name, text = setting
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        missing, example = ("host", f"10.0.0.1{text}") if colon else ("port", text)
-        example += "" if colon else ":8476"
-        raise ValueError(
-            f"{name}={text} has no {missing}; use HOST:PORT, for example {example}."
-        )
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"{name}={text} has the port {port}; use 1 to 65535.")
+def _leave(code: int) -> None:
+    """Ends this process; an ordinary exit would wait for what other threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _check_port(address: str) -> None:
@@ -371,9 +345,10 @@ def _deadline(seconds: int) -> Iterator[None]:
     """Ends the program where the others do not come; JAX itself would abort."""
 
     def give_up():
-        _print_error(
-            f"Not all processes came within {seconds} s; start all of them with the "
-            "same coordinator and count, or wait longer with SNAPVIDEO_CONNECT_SECONDS."
+        _print_line(
+            f"snapvideo: error: Not all processes came within {seconds} s; start all "
+            "of them with the same coordinator and count, or wait longer with "
+            "SNAPVIDEO_CONNECT_SECONDS."
         )
         os._exit(2)
 
@@ -386,8 +361,8 @@ def _deadline(seconds: int) -> Iterator[None]:
         timer.cancel()
 
 
-def _print_error(line: str) -> None:
-    print(f"snapvideo: error: {line}", file=sys.stderr, flush=True)
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _client():

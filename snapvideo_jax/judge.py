@@ -21,7 +21,8 @@ def run(arguments) -> None:
     """`snapvideo judge`."""
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         check_least(arguments, sample.LEAST)
-        loaded = sample.load(Path(arguments.workdir), arguments.ema)
+        workdir = Path(arguments.workdir)
+        loaded = sample.load(workdir, arguments.ema, arguments.ema_profile)
         judge_clips(arguments, *loaded)
 
 
@@ -54,7 +55,8 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     out.mkdir(parents=True, exist_ok=True)
     result = settings | about_guidance(experiment, arguments, settings["guidance"])
     result |= {"sampler": dataclasses.asdict(sampler)}
-    result |= {"step": step, "shares": shares, "clips": rows}
+    result |= {"step": step, "weights": sample.weights_of(arguments)}
+    result |= {"shares": shares, "clips": rows}
     (out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
     sample.write_sheet(out / "sheet", clips, labels, experiment.sheets)

@@ -56,7 +56,7 @@ class MetricWriter:
         workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
-        _cut_back(path, resume_step)
+        cut_back(path, resume_step)
         self._lines = path.open("a", encoding="utf-8")
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"),
@@ -173,7 +173,7 @@ def _progress_line(name: str, done: int, total: int, rate: float) -> str:
     return f"{name} {done}/{total} ({percent} %), {rate:.3g}/s, {minutes:.1f} min left"
 
 
-def _cut_back(path: pathlib.Path, resume_step: int | None) -> None:
+def cut_back(path: pathlib.Path, resume_step: int | None) -> None:
     """Removes lines of steps after ``resume_step``, and a line broken by a crash."""
     if not path.exists():
         return

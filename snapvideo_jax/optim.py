@@ -1,7 +1,8 @@
 """The optimizer: LAMB or Adam, warm-up and cosine, clipping, masked decay, EMA.
 
 [P] Tab. 9: FIT trains with LAMB, the U-Nets with Adam; cosine decay after a linear
-warm-up, weight decay 0.01, EMA with a half-life of 6,000 steps.
+warm-up, weight decay 0.01, EMA with a half-life of 6,000 steps. Power-function averages
+beside it are those of arXiv 2312.02696 (`profiles`).
 """
 
 import dataclasses
@@ -10,7 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from snapvideo_jax import profiles
+
 OPTIMIZERS = ("lamb", "adam", "muon")
+ON_BAD_STEP = ("stop", "skip")
+SNAPSHOT_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,16 @@ class Optimizer:
       ema_half_life: in steps. [P] 6,000.
       ema_rampup: the half-life is at most this share of the steps done, so that early
         averages forget the initial weights (EDM's ramp-up) [C].
+      ema_widths: relative standard deviations of power-function averages that are
+        tracked beside that one, such as (0.05, 0.1); above 0 and below 0.288. Averages
+        of other widths are made of them afterwards (`snapvideo ema`). [C] none.
+      ema_snapshot_steps: steps between the snapshots of these that are kept for good.
+      ema_snapshot_dtype: "float32" or "bfloat16", which halves the disk they take.
+      on_bad_step: what follows a step whose loss or gradient is not finite, or whose
+        gradient spikes: "stop" ends the run, "skip" goes on as if it had not been [C].
+      spike_factor: a gradient spikes where its norm is above so many times the median
+        of the last ``spike_window`` steps; 0 finds no spikes [C].
+      spike_window: steps of that median. None spikes before there were so many.
     """
 
     steps: int = 550_000
@@ -39,6 +54,12 @@ class Optimizer:
     clip_norm: float = 1.0
     ema_half_life: float = 6_000.0
     ema_rampup: float = 0.09
+    ema_widths: tuple[float, ...] = ()
+    ema_snapshot_steps: int = 0
+    ema_snapshot_dtype: str = "float32"
+    on_bad_step: str = "stop"
+    spike_factor: float = 0.0
+    spike_window: int = 128
 
     def __post_init__(self):
         if self.name not in OPTIMIZERS:
@@ -50,6 +71,8 @@ class Optimizer:
                 f"optimizer.warmup_steps={self.warmup_steps} must be below "
                 f"optimizer.steps={self.steps}."
             )
+        self._check_bad_steps()
+        self._check_averages()
 
     def schedule(self) -> optax.Schedule:
         """Learning rate by step."""
@@ -81,6 +104,63 @@ class Optimizer:
         """Weight of the old average when step ``step`` (from 1) is taken in."""
         half_life = jnp.minimum(self.ema_half_life, self.ema_rampup * step)
         return 0.5 ** (1 / jnp.maximum(half_life, 1e-8))
+
+    def snapshots(self) -> list[int]:
+        """Steps that power-function averages are kept of; the last always is."""
+        if not self.ema_widths:
+            return []
+        every = self.ema_snapshot_steps
+        return sorted({*range(every, self.steps + 1, every), self.steps})
+
+    def with_powers(self, powers, params, step: jax.Array):
+        """The power-function averages when ``params`` of step ``step`` are taken in.
+
+        ``beta = (1 - 1/t)^(gamma + 1)`` weighs the old average (arXiv 2312.02696, Sec.
+        3.1). ``1 - beta`` is computed itself: float32 has no digits left for it after
+        some 100,000 steps.
+        """
+        averages = []
+        for width, power in zip(self.ema_widths, powers, strict=True):
+            exponent = profiles.gamma(width) + 1
+            weight = -jnp.expm1(exponent * jnp.log1p(-1 / step.astype(jnp.float32)))
+            averages.append(
+                jax.tree.map(lambda old, new: old + weight * (new - old), power, params)  # noqa: B023
+            )
+        return tuple(averages)
+
+    def _check_bad_steps(self) -> None:
+        if self.on_bad_step not in ON_BAD_STEP:
+            raise ValueError(
+                f"optimizer.on_bad_step={self.on_bad_step!r} is unknown; use one of "
+                f"{ON_BAD_STEP}."
+            )
+        if self.spike_factor and not self.spike_factor > 1:
+            raise ValueError(
+                f"optimizer.spike_factor={self.spike_factor} would call every other "
+                "step a spike; use more than 1, or 0 for none."
+            )
+        if self.spike_window < 1:
+            raise ValueError(
+                f"optimizer.spike_window={self.spike_window} is too small; use at "
+                "least 1."
+            )
+
+    def _check_averages(self) -> None:
+        named = f"optimizer.ema_widths={self.ema_widths}"
+        for width in self.ema_widths:
+            profiles.check_width(width, named)
+        if len(set(self.ema_widths)) < len(self.ema_widths):
+            raise ValueError(f"{named} has a width twice; use each once.")
+        if self.ema_widths and self.ema_snapshot_steps < 1:
+            raise ValueError(
+                f"{named} are of no use without snapshots; set "
+                "optimizer.ema_snapshot_steps, such as to a 50th of optimizer.steps."
+            )
+        if self.ema_snapshot_dtype not in SNAPSHOT_DTYPES:
+            raise ValueError(
+                f"optimizer.ema_snapshot_dtype={self.ema_snapshot_dtype!r} is unknown; "
+                f"use one of {SNAPSHOT_DTYPES}."
+            )
 
 
 def is_matrix(params):

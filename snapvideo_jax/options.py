@@ -19,6 +19,11 @@ def check_least(arguments, least: Mapping[str, float]) -> None:
             raise ValueError(f"--{name}={value} is too small; use {smallest} or more.")
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between."""
+    return tuple(map(float, text.split(",")))
+
+
 def check_step_seconds(arguments) -> None:
     """Refuses a --step_seconds that is no time.
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
+from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import __version__, distributed, media
 from snapvideo_jax import config as configs
@@ -224,19 +225,28 @@ def _generate(
     return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def load(workdir: Path, ema: bool = True):
+def load(workdir: Path, ema: bool = True, profile: str | None = None):
     """A workdir's experiment, its parameters, their step, and a mesh of all devices.
 
+    Args:
+      workdir: of the run.
+      ema: its average, not the raw weights.
+      profile: folder of an average that `snapvideo ema` made, to be used in their
+        place.
+
     Raises:
-      ValueError: the folder holds no run, or the run has no checkpoint yet.
+      ValueError: the folder holds no run, the run has no checkpoint yet, or there is no
+        such average of it.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    config = configs.of_workdir(workdir)
     distributed.keep_compiled(workdir)
-    experiment = configs.build(configs.from_json(path.read_text()))
+    experiment = configs.build(config)
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
-    params, step = _restored(workdir, experiment, mesh, ema)
+    if profile:
+        like = _placed_state(experiment, mesh)
+        params, step = profile_of(Path(profile), like.params)
+    else:
+        params, step = _restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
 
 
@@ -255,13 +265,43 @@ def load_guide(experiment: "configs.Experiment", arguments, mesh) -> Guide | Non
 
 def _restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
     """Parameters of a workdir's checkpoint on a mesh, and its step."""
-    shapes = abstract_state(experiment)
-    like = placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+    like = _placed_state(experiment, mesh)
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.restore_params(like, ema, step)
     finally:
         checkpoints.close()
+
+
+def _placed_state(experiment, mesh):
+    """Shapes of a state, with their places on a mesh."""
+    shapes = abstract_state(experiment)
+    return placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+
+
+def profile_of(folder: Path, like) -> tuple[Any, int]:
+    """The parameters that `snapvideo ema` wrote to a folder, and their step.
+
+    Args:
+      folder: of one average.
+      like: shapes and places of the parameters.
+
+    Raises:
+      ValueError: no average lies there, or one of another model does.
+    """
+    if not ocp.is_orbax_checkpoint(folder.absolute()):
+        raise ValueError(
+            f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
+            "--length 0.1 makes one and prints its folder."
+        )
+    about = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+    try:
+        loaded = ocp.load_checkpointables(folder.absolute(), {"params": like})
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"--ema_profile={folder} is not of the model of --workdir."
+        ) from error
+    return loaded["params"], about["step"]
 
 
 def abstract_state(experiment: "configs.Experiment"):
@@ -297,7 +337,7 @@ def run(arguments) -> None:
         check_least(arguments, LEAST)
         prompts = _prompts(arguments)
         media.check_formats(arguments.formats)
-        loaded = load(Path(arguments.workdir), arguments.ema)
+        loaded = load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
         write_clips(arguments, prompts, *loaded)
 
 
@@ -334,7 +374,7 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
                 "sampler": dataclasses.asdict(sampler),
                 "workdir": arguments.workdir,
                 "step": step,
-                "weights": "ema" if arguments.ema else "raw",
+                "weights": weights_of(arguments),
                 "version": __version__,
             }
             stem.with_suffix(".json").write_text(json.dumps(about, indent=2))
@@ -375,6 +415,11 @@ def settings_of(experiment: "configs.Experiment", arguments) -> dict[str, Any]:
         fps=sheets.fps if arguments.fps is None else arguments.fps,
         resolution=resolution_of(experiment),
     )
+
+
+def weights_of(arguments) -> str:
+    """Which weights a command samples from: "ema", "raw", or an average's folder."""
+    return arguments.ema_profile or ("ema" if arguments.ema else "raw")
 
 
 def resolution_of(experiment: "configs.Experiment") -> tuple[int, int]:

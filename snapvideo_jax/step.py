@@ -13,7 +13,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from einops import rearrange
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
@@ -29,6 +28,7 @@ from snapvideo_jax.sharding import (
     laid_out,
 )
 from snapvideo_jax.types import Batch, Context, Keys
+from snapvideo_jax.update import updated
 
 Params = Any
 CLIP_AXES = ("batch", None, "rows", None, None)
@@ -37,6 +37,8 @@ NOISE, SIGMA, LABEL, LOW_NOISE, LOW_LEVEL = range(5)
 """Purposes a sample's key is split for."""
 BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
 """Noise levels that separate the bins the loss is reported in."""
+METRICS = ("loss", "grad_norm", "median_norm", "verdict", "loss_sum", "loss_count")
+"""Metrics of a step that are of the whole batch."""
 
 
 @flax.struct.dataclass
@@ -44,12 +46,20 @@ class TrainState:
     """All that a run is made of, beside its data position, which is the step.
 
     Leaves are arrays, or their shapes or shardings.
+
+    Attributes:
+      step: updates that were made or skipped.
+      ema: average of the parameters by half-life.
+      powers: power-function averages, one for each of ``optimizer.ema_widths``.
+      norms: of the gradients of the last ``optimizer.spike_window`` steps.
     """
 
     step: Any
     params: Params
     opt_state: Any
     ema: Params
+    powers: Any = ()
+    norms: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +127,8 @@ def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainSt
         params=params,
         opt_state=_boxed_like(params, optimizer.transform().init(plain)),
         ema=jax.tree.map(jnp.copy, params),
+        powers=tuple(jax.tree.map(jnp.copy, params) for _ in optimizer.ema_widths),
+        norms=jnp.zeros(optimizer.spike_window),
     )
 
 
@@ -158,22 +170,29 @@ def train_step(
       model: any network with the call of `snapvideo_jax.models`.
 
     Returns:
-      The next state, and metrics: loss, gradient norm, and per kind and noise bin
-      the sum of losses and the number of samples.
+      The next state, and metrics: loss, gradient norm and its running median, what the
+      step was found to be (`update.GOOD` and others), per kind and noise bin the sum of
+      losses and the number of samples, and of each sample its number and its loss.
     """
 
     def loss_fn(params, part, key):
         losses, sigma, is_image = sample_losses(
             params, part, key, model=model, edm=edm, training=training
         )
-        return losses.mean(), _binned(losses, sigma, is_image)
+        kinds = _kinds(edm, part, training)
+        numbers = jnp.concatenate([batch["sample"] for _, batch in kinds])
+        samples = {"number": numbers, "loss": losses}
+        return losses.mean(), (_binned(losses, sigma, is_image), samples)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     step_key = jax.random.fold_in(key, state.step)
     if training.microbatches == 1:
-        (loss, bins), grads = grad_fn(state.params, batch, key=(key, step_key))
+        (loss, (bins, samples)), grads = grad_fn(
+            state.params, batch, key=(key, step_key)
+        )
+        samples = jax.tree.map(lambda leaf: leaf[None], samples)
     else:
-        loss, bins, grads = _accumulated(
+        loss, bins, samples, grads = _accumulated(
             grad_fn,
             state.params,
             batch,
@@ -182,16 +201,8 @@ def train_step(
             training.self_conditioning_period,
         )
     with jax.named_scope("optimizer"):  # so that profiles tell it apart
-        updates, opt_state = optimizer.transform().update(
-            grads, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        decay = optimizer.ema_decay(state.step + 1)
-        ema = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.ema, params
-        )
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **bins}
-    return TrainState(state.step + 1, params, opt_state, ema), metrics
+        after, found = updated(state, loss, grads, optimizer)
+    return after, {"loss": loss, **found, **bins, "samples": samples}
 
 
 def train_step_of(experiment):
@@ -214,10 +225,11 @@ def jit_train_step(experiment, mesh, places: TrainState):
       places: shardings of the state, before and after the step.
     """
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
+    metrics = dict.fromkeys(METRICS, whole) | {"samples": None}  # stay where they are
     return jax.jit(
         laid_out(train_step_of(experiment), mesh),
         in_shardings=(places, over_batch, whole),
-        out_shardings=(places, whole),
+        out_shardings=(places, metrics),
         donate_argnums=0,
     )
 
@@ -230,18 +242,28 @@ def sample_losses(params, batch, key, *, model, edm, training):
         that is drawn for a batch and not for a sample.
     """
     run_key, step_key = key
-    if edm.images_as_videos:
-        parts = [(edm, batch)]
-    else:
-        parts = _split_kinds(edm, batch, training)
     results = [
         _losses(params, part, run_key, step_key, model, kind, training)
-        for kind, part in parts
+        for kind, part in _kinds(edm, batch, training)
     ]
     return tuple(jnp.concatenate(column) for column in zip(*results, strict=True))
 
 
 def _losses(params, batch, run_key, step_key, model, edm, training):
+    clip, eps, sigma, output = outputs(
+        params, batch, (run_key, step_key), model=model, edm=edm, training=training
+    )
+    losses = edm.loss(output, clip, eps, sigma)
+    return losses, sigma, batch["frame_interval"] == 0
+
+
+def outputs(params, batch, key, *, model, edm, training):
+    """Clips in -1..1 of one framework, their noise, its level, and the output ``F``.
+
+    Args:
+      key: as for `sample_losses`.
+    """
+    run_key, step_key = key
     clip = constrain(pixels(batch["video"]), *CLIP_AXES)
     keys = sample_keys(run_key, batch["sample"])
     sigma = edm.training_sigma(purpose(keys, SIGMA))
@@ -264,8 +286,7 @@ def _losses(params, batch, run_key, step_key, model, edm, training):
         train=True,
         rngs={"dropout": step_key},
     )
-    losses = edm.loss(output, clip, eps, sigma)
-    return losses, sigma, batch["frame_interval"] == 0
+    return clip, eps, sigma, output
 
 
 def with_low_resolution(context, clip, keys, training) -> Context:
@@ -357,8 +378,13 @@ def normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "b *s"]:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _split_kinds(edm, batch, training):
-    """Videos, and images cut to one frame, with the framework of each (Tab. 3, iv)."""
+def _kinds(edm, batch, training):
+    """The batch, or videos, and images cut to one frame, each with its framework.
+
+    [P] Tab. 3, iv.
+    """
+    if edm.images_as_videos:
+        return [(edm, batch)]
     unit = training.videos + training.images
 
     def take(start, stop):
@@ -392,7 +418,7 @@ def _binned(losses, sigma, is_image):
 
 
 def _accumulated(grad_fn, params, batch, key, microbatches, unit):
-    """Loss, bins and gradients averaged over parts of the batch.
+    """Loss, bins, samples and gradients of all parts of the batch, averaged.
 
     A part takes every k-th run of ``unit`` samples, so it has the batch's mixture and
     stays on the devices that hold it.
@@ -408,14 +434,16 @@ def _accumulated(grad_fn, params, batch, key, microbatches, unit):
     def body(total, inputs):
         index, part = inputs
         part_key = (run_key, jax.random.fold_in(step_key, index))
-        (loss, bins), grads = grad_fn(params, part, key=part_key)
-        return jax.tree.map(jnp.add, total, (loss, bins, grads)), None
+        (loss, (bins, samples)), grads = grad_fn(params, part, key=part_key)
+        return jax.tree.map(jnp.add, total, (loss, bins, grads)), samples
 
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = jax.eval_shape(lambda: grad_fn(params, first, key=key))
-    (loss, bins), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (loss, bins, grads), _ = jax.lax.scan(
+    (loss, (bins, _)), grads = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), shapes
+    )
+    (loss, bins, grads), samples = jax.lax.scan(
         body, (loss, bins, grads), (jnp.arange(microbatches), parts)
     )
     mean = lambda leaf: leaf / microbatches  # noqa: E731
-    return mean(loss), bins, jax.tree.map(mean, grads)
+    return mean(loss), bins, samples, jax.tree.map(mean, grads)

@@ -1,102 +1,129 @@
 """What is written of a run while it trains: metrics and sample sheets."""
 
+import contextlib
 import itertools
 import logging
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from snapvideo_jax import sample
+from snapvideo_jax.bad_steps import BadSteps
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data.skipped import check_share, gather, list_of
 from snapvideo_jax.flops import flops_per_sample
+from snapvideo_jax.goodput import Goodput, Summary
 from snapvideo_jax.metrics import MetricWriter
 from snapvideo_jax.step import BIN_EDGES
+from snapvideo_jax.update import GOOD
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss of a step was infinite or not a number."""
-
-    exit_code = 3
-
-
 class Watch:
-    """What is written of a run while it trains: metrics and sample sheets."""
+    """What is written of a run while it trains: metrics and sample sheets.
+
+    Args:
+      experiment, mesh: of the run.
+      workdir: of the run.
+      first: step that it begins from.
+      is_writer: False on all processes but one, which then write nothing.
+      joint: the global sequence of samples.
+      goodput: tells where the time goes.
+    """
 
     def __init__(
-        self, experiment, workdir: Path, mesh, first: int, is_writer: bool, joint
+        self,
+        experiment,
+        workdir: Path,
+        mesh,
+        first: int,
+        is_writer: bool,
+        joint,
+        goodput: Goodput,
     ):
         self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
-        self._joint = joint
+        self._joint, self._goodput, self._done = joint, goodput, first
+        self._summary = Summary(workdir, goodput, first, experiment.optimizer.steps)
         self._writer = MetricWriter(workdir, is_writer, resume_step=first)
         self._is_writer = is_writer
         self._flops = flops_per_sample(experiment)
         device = jax.devices()[0]
         self._peak = experiment.run.peak_tflops or peak_tflops(device.device_kind)
+        self._bad = BadSteps(experiment.optimizer, workdir, first, is_writer)
         self._pending: list = []
         self._generator = None
         self._begin()
 
     def _begin(self) -> None:
-        self._waited, self._began = 0.0, time.monotonic()
-
-    def waiting(self):
-        """A context that counts the time spent in it as waiting for data."""
-        return _Stopwatch(self)
+        self._before, self._began = self._goodput.seconds(), self._goodput.wall()
 
     def after_step(self, done: int, state, metrics) -> None:
         """Keeps the metrics of a step; writes them and a sheet where they are due."""
         # One step is left in flight, so that the host never holds up the device.
-        if self._pending:
-            self._check(*self._pending[-1])
+        self.check_finite()
         self._pending.append((done, metrics))
+        self._done = done
         last = done == self._experiment.optimizer.steps
         if done % self._experiment.run.log_every_steps == 0 or last:
             self._log(done)
         every = self._experiment.sheets.every_steps
         if self._experiment.sheets.prompts and every and (done % every == 0 or last):
-            self._sheet(done, state)
+            with self._goodput.doing("evaluation"):
+                self._sheet(done, state)
 
     def check_finite(self) -> None:
-        """Waits for the last step and looks at its loss."""
-        for step, metrics in self._pending[-1:]:
-            self._check(step, metrics)
+        """Waits for the last step and looks at what it was found to be."""
+        with self._goodput.doing("step"):
+            for step, metrics in self._pending[-1:]:
+                self._bad.look_at(step, metrics)
+
+    def saved(self, done: int) -> None:
+        """A checkpoint is being written; from it the run would go on."""
+        self._summary.saved(done)
+        if self._is_writer:
+            self._summary.write(done)
+
+    def ended(self, why: str) -> None:
+        """Writes and tells where the time went."""
+        if self._is_writer:
+            with contextlib.suppress(OSError):  # a full disk ends it, and is told of
+                self._summary.write(self._done, why)
+            self._summary.tell()
 
     def close(self) -> None:
         self._writer.close()
 
-    def _check(self, step: int, metrics) -> None:
-        loss = float(metrics["loss"])
-        if not np.isfinite(loss):
-            raise NonFiniteLoss(
-                f"The loss of step {step} is {loss}. The newest checkpoint is kept; "
-                f"lower optimizer.learning_rate or look at the data of that step."
-            )
-
     def _log(self, done: int) -> None:
-        steps = [metrics for _, metrics in self._pending]
         self.check_finite()
-        seconds = time.monotonic() - self._began
+        steps = [metrics for _, metrics in self._pending]
+        good = [metrics for metrics in steps if int(metrics["verdict"]) == GOOD]
+        spent = self._goodput.seconds()
+        spent = {part: spent[part] - self._before[part] for part in spent}
+        seconds = self._goodput.wall() - self._began - spent["evaluation"]
         clips = len(steps) * self._experiment.data.batch
         rate = self._flops * clips / seconds
         values = {
-            "loss": np.mean([float(m["loss"]) for m in steps]),
-            "grad_norm": np.mean([float(m["grad_norm"]) for m in steps]),
+            "loss": np.mean([float(m["loss"]) for m in good or steps]),
+            "grad_norm": np.mean([float(m["grad_norm"]) for m in good or steps]),
             "learning_rate": float(self._experiment.optimizer.schedule()(done - 1)),
             "clips_per_second": clips / seconds,
             "seconds_per_step": seconds / len(steps),
-            "data_wait_share": self._waited / seconds,
+            "data_wait_share": spent["data"] / seconds,
             "model_tflops_per_second": rate / 1e12,
-        } | _bin_means(steps)
+        } | _bin_means(good or steps)
+        if self._bad.skips:
+            values["skipped_updates"] = self._bad.count
+        shares = self._summary.shares()
+        values["goodput"] = shares["step"]
+        values |= {f"goodput/{part}": share for part, share in shares.items()}
         if self._peak:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
         if self._joint.filtered:
             values["filtered_files"] = self._joint.filtered
         if self._is_writer:
+            self._summary.write(done)
             skipped = gather(self._workdir)
             values["skipped_files"] = len(skipped)
         self._writer.write(done, values)
@@ -108,14 +135,13 @@ class Watch:
             done,
             values["loss"],
             clips / seconds,
-            100 * self._waited / seconds,
+            100 * spent["data"] / seconds,
         )
         self._pending = []
         self._begin()
 
     def _sheet(self, done: int, state) -> None:
         """Samples the fixed prompts from raw and EMA weights."""
-        began = time.monotonic()
         sheets = self._experiment.sheets
         if self._generator is None:
             self._generator = sample.Generator(
@@ -140,18 +166,6 @@ class Watch:
             self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
         if self._is_writer:
             logger.info("step %d: sheet %s.gif", done, stem)
-        self._began += time.monotonic() - began
-
-
-class _Stopwatch:
-    def __init__(self, watch: Watch):
-        self._watch = watch
-
-    def __enter__(self):
-        self._began = time.monotonic()
-
-    def __exit__(self, *exception):
-        self._watch._waited += time.monotonic() - self._began
 
 
 def _bin_means(steps) -> dict[str, float]:

@@ -58,12 +58,17 @@ def folder(path, *lines):
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
             + ["--batch", "--raw", "--oscillate", "--guidance_interval", "--threshold"]
-            + ["--negative_prompt", "--autoguide", "--autoguidance"],
+            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"],
         ),
         (
             "judge",
             ["--workdir", "--out", "--count", "--steps", "--guidance", "--raw"]
             + ["--coordinator", "--process_count"],
+        ),
+        (
+            "ema",
+            ["--workdir", "--config", "--length", "--half_life", "--step", "--out"]
+            + ["--most_error", "--plan", "--json"],
         ),
         (
             "plan",
@@ -75,6 +80,22 @@ def folder(path, *lines):
             ["--encoder", "--captions", "--config", "--out", "--tokens", "--batch"]
             + ["--shard_captions", "--dtype", "--plan", "--mean_tokens", "--json"]
             + ["--step_seconds", "--coordinator"],
+        ),
+        (
+            "replay",
+            [
+                "--workdir",
+                "--step",
+                "--samples",
+                "--from_checkpoint",
+                "--out",
+                "--json",
+            ],
+        ),
+        (
+            "rehearse",
+            ["--config", "--out", "--steps", "--processes", "--seed", "--faults"]
+            + ["--kills", "--json"],
         ),
     ],
 )
@@ -88,7 +109,7 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge", "plan"):
+    for verb in ("train", "sample", "judge", "ema", "plan", "replay", "rehearse"):
         assert f"\n    {verb} " in out
 
 

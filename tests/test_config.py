@@ -207,6 +207,13 @@ def test_a_missing_config_file_is_named(file):
         ),
         ("run.log_every_steps=0", "run.log_every_steps=0 is too small; use at least 1"),
         ("run.checkpoint_every_steps=0", "run.checkpoint_every_steps=0 is too small"),
+        ("run.grace_seconds=0.0", "run.grace_seconds=0.0 is no time; use one above 0"),
+        ("run.stall_compile_minutes=-1.0", "run.stall_compile_minutes=-1.0 is no time"),
+        ("run.stall_minutes=-1.0", "run.stall_minutes=-1.0 is below 0; use a time, or"),
+        (
+            "run.local_every_steps=5",
+            "run.local_folder='' and run.local_every_steps=5 do not go together; set",
+        ),
         ("optimizer.name=sgd", "optimizer.name='sgd' is unknown; use one of"),
         ("sampler.solver=rk4", "sampler.solver='rk4' is unknown; use one of"),
         ("seed=-1", "seed=-1 is below 0"),

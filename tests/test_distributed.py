@@ -16,7 +16,8 @@ from PIL import Image
 from processes import PATIENCE_SECONDS, end, free_port, start, together
 
 from snapvideo_jax import distributed
-from snapvideo_jax.distributed import ALONE, Place, initialize, settings
+from snapvideo_jax.distributed import initialize
+from snapvideo_jax.places import ALONE, Place, settings
 
 STEPS, BATCH = 6, 8
 SHEETS = (f"--config.sheets.every_steps={STEPS}",)

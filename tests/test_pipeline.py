@@ -100,7 +100,7 @@ def test_a_batch_has_the_agreed_shapes_and_types(root):
         "resolution": ("float32", (12, 2)),
         "text": ("float32", (12, 6, 8)),
         "text_mask": ("bool", (12, 6)),
-        "sample": ("uint32", (12,)),
+        **dict.fromkeys(("sample", "moved"), ("uint32", (12,))),
     }
     assert batch["sample"].tolist() == list(range(12))
 

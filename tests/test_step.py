@@ -317,7 +317,8 @@ def compiled_step(model, training):
 def state_of(params):
     params = jax.tree.map(jnp.asarray, params)
     state = SETTINGS.transform().init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, state, params)
+    step, norms = jnp.zeros((), jnp.int32), jnp.zeros(SETTINGS.spike_window)
+    return TrainState(step, params, state, params, norms=norms)
 
 
 def test_two_microbatches_are_one_batch():
@@ -328,6 +329,9 @@ def test_two_microbatches_are_one_batch():
     )
     assert whole[0].params["memory"] != state.params["memory"]
     # The first moments are the gradients, up to a factor.
+    for part in (whole, parts):
+        samples = part[1].pop("samples")
+        np.testing.assert_array_equal(np.sort(samples["number"].ravel()), np.arange(8))
     leaves = jax.tree.leaves(whole), jax.tree.leaves(parts)
     for left, right in zip(*leaves, strict=True):
         np.testing.assert_allclose(right, left, rtol=1e-3, atol=1e-4)

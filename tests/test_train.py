@@ -23,6 +23,7 @@ from tensorboardX.proto import event_pb2
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample, train
+from snapvideo_jax.bad_steps import NonFiniteLoss
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
 
@@ -209,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_the_run(shapes_root, tmp_path, monkeypat
     config = tiny_config(shapes_root, "run.log_every_steps=4")
     with monkeypatch.context() as patch:
         patch.setattr(train, "put_batch", poisoned)
-        with pytest.raises(train.NonFiniteLoss, match="loss of step 5 is nan.*lower"):
+        with pytest.raises(NonFiniteLoss, match="loss of step 5 is nan.*lower"):
             train.train(config, tmp_path)
     assert kept_steps(tmp_path) == [2, 4]
     state = restore(tmp_path)

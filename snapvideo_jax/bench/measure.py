@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Times:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = WARM_UP
-) -> dict[str, Times]:
+    calls: Mapping[Hashable, Callable[[], Any]], repeats: int, warm_up: int = WARM_UP
+) -> dict[Hashable, Times]:
     """Times of several calls that take turns, so that all see the same machine.
 
     Args:
@@ -58,7 +58,7 @@ def interleaved(
       warm_up: turns before those.
     """
     clocks = time.perf_counter, time.process_time
-    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in calls}
+    found: dict[Hashable, list[tuple[float, ...]]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
             began = [clock() for clock in clocks]

@@ -155,7 +155,7 @@ class DataConfig(DataSet):
     """
 
     mixture: Mapping[str, Part] = dataclasses.field(
-        default_factory=dict, metadata={"of": Part}
+        default_factory=dict, hash=False, metadata={"of": Part}
     )
     frames: int = 16
     height: int = 36

@@ -121,6 +121,8 @@ class JointSource:
     def __getitem__(self, sample: int) -> dict[str, Any]:
         """One sample as `types.Batch` has it, with its caption in place of text.
 
+        ``moved`` is how many places further its file lies than the first choice.
+
         Raises:
             ValueError: too many files cannot be used.
         """
@@ -246,6 +248,7 @@ class JointSource:
                 "caption": np.asarray(caption, object),
                 "sample": np.uint32(sample),
                 "filtered": np.int32(filtered),
+                "moved": np.uint32(further),
             }
         raise ValueError(
             f"none of the {len(spot.files)} {kind}s can be used; repair the files, or "

@@ -66,7 +66,7 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
         held={
             "parameters": held(state.params),
             "optimizer": held(state.opt_state),
-            "ema": held(state.ema),
+            "ema": held((state.ema, state.powers)),
             "batch": held(batch),
         },
         forward=_forward(experiment),

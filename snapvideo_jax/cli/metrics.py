@@ -1,7 +1,8 @@
-"""Options of the verbs `evaluate`, `convert` and `compare`; imports nothing heavy."""
+"""Options of the verbs `evaluate`, `convert` and `compare`."""
 
 import argparse
-from collections.abc import Callable
+
+from snapvideo_jax.cli.shared import add, add_processes
 
 EVALUATE_HELP = """\
 Clips are a folder (videos, strips of frames side by side, folders of frames, .npz), or
@@ -20,20 +21,16 @@ files that are known.
 """
 
 
-def add_verbs(add: Callable, add_processes: Callable) -> None:
-    """Adds the verbs to a command line.
-
-    Args:
-      add: makes a parser of a verb's name, help and epilog.
-      add_processes: adds the options of verbs that run in several processes.
-    """
-    _add_evaluate(add, add_processes)
-    _add_convert(add)
-    _add_compare(add)
+def add_verbs(verbs) -> None:
+    """Adds the verbs to a command line."""
+    _add_evaluate(verbs)
+    _add_convert(verbs)
+    _add_compare(verbs)
 
 
-def _add_evaluate(add: Callable, add_processes: Callable) -> None:
+def _add_evaluate(verbs) -> None:
     verb = add(
+        verbs,
         "evaluate",
         "Score clips: FVD, FID, IS, CLIPSIM, CLIP-FID.",
         EVALUATE_HELP,
@@ -110,8 +107,9 @@ def _add_protocol(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_convert(add: Callable) -> None:
+def _add_convert(verbs) -> None:
     verb = add(
+        verbs,
         "convert",
         "Convert a network that evaluate uses from a published checkpoint.",
         CONVERT_HELP,
@@ -129,8 +127,9 @@ def _add_convert(add: Callable) -> None:
     )
 
 
-def _add_compare(add: Callable) -> None:
+def _add_compare(verbs) -> None:
     verb = add(
+        verbs,
         "compare",
         "Show two results of evaluate, if they were computed alike.",
         "Names the fields that differ where they were not.",

@@ -1,0 +1,111 @@
+"""What verbs of the command line have in common."""
+
+import argparse
+
+CONFIG_HELP = """\
+A config is a Python file with get_config(arg); configs/ has one for every published
+model. What follows a colon is its argument, and any field can be changed:
+
+  --config configs/fit.py:size=500m --config.optimizer.steps=1000
+"""
+
+
+def add(verbs, name: str, help: str, epilog: str = "") -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_sampler(verb: argparse.ArgumentParser) -> None:
+    """Options of every verb that samples; None is the config's own value."""
+    verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
+    verb.add_argument(
+        "--solver",
+        help="heun, euler, dpmpp_2m or adams_bashforth (default: the config's)",
+    )
+    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
+    _add_guidance(verb)
+    verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument(
+        "--batch", type=int, default=64, help="clips at once (default 64)"
+    )
+    verb.add_argument(
+        "--raw",
+        dest="ema",
+        action="store_false",
+        help="use the raw weights in place of their moving average",
+    )
+    verb.add_argument(
+        "--ema_profile",
+        metavar="DIR",
+        help="use an average that snapvideo ema wrote there",
+    )
+    add_processes(verb)
+
+
+def _add_guidance(verb: argparse.ArgumentParser) -> None:
+    """Options of guidance; None is the config's own value."""
+    group = verb.add_argument_group("guidance")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
+        "papers' weight is 1 + g (default: the config's)",
+    )
+    group.add_argument(
+        "--oscillate",
+        action="store_true",
+        default=None,
+        help="after some steps alternate between a low weight and G "
+        "(config.guidance.after, .low)",
+    )
+    group.add_argument(
+        "--guidance_interval",
+        metavar="LOW,HIGH",
+        help="guide only at noise levels between these",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="Q",
+        help="dynamic thresholding at the quantile Q, as 0.995; 0 is none",
+    )
+    group.add_argument(
+        "--negative_prompt", metavar="TEXT", help="what is guided away from"
+    )
+    group.add_argument(
+        "--autoguide",
+        metavar="WORKDIR[@STEP]",
+        help="guide by the difference to a smaller or earlier model",
+    )
+    group.add_argument(
+        "--autoguidance",
+        type=float,
+        metavar="W",
+        help="weight w of D_1 + (w - 1) (D_1 - D_0), where D_0 is that model; 1 is "
+        "none, the g of --guidance would be w - 1 (default: the config's)",
+    )
+
+
+def add_processes(verb: argparse.ArgumentParser) -> None:
+    """Options of every verb that runs in several processes; all take a text."""
+    group = verb.add_argument_group(
+        "several processes",
+        "Cloud TPU pods, GKE, SLURM and Open MPI need none of these. SNAPVIDEO_ and "
+        "the name in capitals is a variable to the same end.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--process_count", metavar="N", help="of all processes")
+    group.add_argument("--process_index", metavar="I", help="of this one, from 0")
+    group.add_argument(
+        "--connect_seconds",
+        metavar="S",
+        help="how long processes wait for each other at the start (default: 300)",
+    )
