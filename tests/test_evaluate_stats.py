@@ -165,6 +165,10 @@ def test_statistics_are_read_as_pytorch_fid_would_and_by_us(tmp_path):
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(3), sigma=np.eye(3))
     foreign = read_statistics(tmp_path / "theirs.npz")
     assert (foreign.n, foreign.protocol) == (None, None)
+    whole = (tmp_path / "fid.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.npz holds no statistics"):
+        read_statistics(tmp_path / "cut.npz")
     np.savez(tmp_path / "broken.npz", mu=np.zeros(3), sigma=np.eye(4))
     with pytest.raises(ValueError, match="a square of its size"):
         read_statistics(tmp_path / "broken.npz")

@@ -18,6 +18,7 @@ from flax import serialization
 from safetensors import SafetensorError, safe_open
 
 from snapvideo_jax.evaluate.nets import flat
+from snapvideo_jax.evaluate.npz import opened
 
 PICKLES = (".pkl", ".pickle")
 FLAX = (".msgpack", ".flax")
@@ -72,9 +73,9 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with opened(path) as file:
+            return dict(file)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read safely ({error}).") from error
 
 
@@ -99,7 +100,7 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, and all of them the file's
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"{path} cannot be read safely ({reason}).") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
@@ -131,12 +132,12 @@ _STORAGES = {
 
 def _torchscript(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
     """What a module in an archive holds; its code is looked at, never run."""
-    (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     try:
+        (pickled,) = [x for x in archive.namelist() if x.endswith("/data.pkl")]
         with archive.open(pickled) as file:
             root = _Unpickler(file, archive, pickled.removesuffix("data.pkl")).load()
     except (
-        *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError),
         *(KeyError, ValueError, TypeError, AttributeError, IndexError),
     ) as error:
         raise ValueError(f"{path} cannot be read safely ({error}).") from error

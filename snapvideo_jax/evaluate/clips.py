@@ -24,6 +24,7 @@ from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.evaluate import resize
+from snapvideo_jax.evaluate.npz import opened
 
 VIDEOS = (".mp4", ".gif", ".webm", ".avi", ".mkv", ".mov", ".mpg", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -348,9 +349,9 @@ _ONE_AT_A_TIME = threading.Lock()
 def _array(path: Path) -> np.ndarray:
     """An array, kept for the clips in it that are read next."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file[file.files[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with opened(path) as file:
+            return next(iter(file.values()))
+    except ValueError as error:
         raise UnusableClip(f"unreadable array ({error})") from error
 
 

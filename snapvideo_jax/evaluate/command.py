@@ -242,14 +242,10 @@ def networks_of(
         name for name in wanted if not (folder / f"{name}.safetensors").is_file()
     ]
     if missing:
-        commands = "\n".join(
-            f"  snapvideo convert --network {name} --weights FILE --out "
-            f"{folder / name}.safetensors"
-            for name in missing
-        )
         raise ValueError(
             f"{folder} lacks {', '.join(f'{name}.safetensors' for name in missing)}; "
-            f"make them (docs/evaluation.md tells from what):\n{commands}"
+            f"make each (docs/evaluation.md tells from what): snapvideo convert "
+            f"--network NAME --weights FILE --out {folder / 'NAME.safetensors'}"
         )
     tokenizer = read_tokenizer(folder) if needs_tokens else None
     weights = {name: load(folder / f"{name}.safetensors", name) for name in wanted}

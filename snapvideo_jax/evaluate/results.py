@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snapvideo_jax.evaluate.frechet import frechet_distance
+from snapvideo_jax.evaluate.npz import opened
 from snapvideo_jax.evaluate.settings import DDOF
 from snapvideo_jax.evaluate.stats import Average, Marginals, Moments
 from snapvideo_jax.files import write_whole
@@ -68,14 +69,14 @@ def read_statistics(path: Path) -> Gaussian:
       ValueError: there is no such file, or it holds no mean and covariance.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with opened(path) as file:
             mean, covariance = (
                 np.asarray(file[name], np.float64) for name in ("mu", "sigma")
             )
             known = {"n": None, "protocol": None, "about": {"file": path.name}}
-            if "snapvideo" in file.files:
+            if "snapvideo" in file:
                 known |= json.loads(str(file["snapvideo"]))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} holds no statistics ({error}); wanted an .npz with mu and sigma."
         ) from error
@@ -90,9 +91,9 @@ def read_statistics(path: Path) -> Gaussian:
 def is_statistics(path: Path) -> bool:
     """Whether an .npz holds statistics, not clips."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files)
-    except (OSError, ValueError, EOFError):
+        with opened(path) as file:
+            return {"mu", "sigma"} <= file.keys()
+    except ValueError:
         return False
 
 

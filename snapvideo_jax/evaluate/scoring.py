@@ -23,6 +23,7 @@ from snapvideo_jax.evaluate.clips import Item, Selection
 from snapvideo_jax.evaluate.convert import Weights
 from snapvideo_jax.evaluate.features import Captions, Extractor, cosines
 from snapvideo_jax.evaluate.nets import CLIP, c3d, inception
+from snapvideo_jax.evaluate.npz import opened
 from snapvideo_jax.evaluate.preprocess import VARIANTS
 from snapvideo_jax.evaluate.settings import FRECHET, Scoring
 from snapvideo_jax.evaluate.stats import Average, Marginals, Moments
@@ -79,22 +80,22 @@ class Sums(NamedTuple):
     def read(path: Path, metrics: Sequence[str]) -> "Sums":
         """Raises ValueError where a file is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with opened(path) as file:
                 about = json.loads(str(file["about"]))
                 parts = {
                     metric: KINDS[metric].of(
                         {
                             name.removeprefix(f"{metric}/"): file[name]
-                            for name in file.files
+                            for name in file
                             if name.startswith(f"{metric}/")
                         }
                     )
                     for metric in metrics
                 }
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                skipped = tuple((name, reason) for name, reason in about[SKIPPED])
+                return Sums(parts, about["clips"], skipped, about["cut"])
+        except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it.") from error
-        skipped = tuple((name, reason) for name, reason in about[SKIPPED])
-        return Sums(parts, about["clips"], skipped, about["cut"])
 
 
 class Scorer:
