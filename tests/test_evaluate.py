@@ -296,6 +296,10 @@ def test_a_selfcheck_runs_what_it_can_and_tells_numbers_apart(run, weights, tmp_
     found = line.split("clip-diagram")[1].split("(published 0.9927937")[0]
     numbers = [float(number) for number in found.split(",")]
     assert len(numbers) == 3 and sum(numbers) == pytest.approx(1, abs=1e-5)
+    # A damaged file fails its own anchor, by name, and stops no other.
+    (tmp_path / "CLIP.png").write_bytes(b"no picture")
+    code, printed, _ = run(*command)
+    assert code == 1 and "CLIP.png" in printed and "1 FAILED, 8 not run" in printed
 
 
 # --- Comparing ----------------------------------------------------------------------

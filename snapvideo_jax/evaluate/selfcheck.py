@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.evaluate import clips
 from snapvideo_jax.evaluate.clips import Item, Selection
 from snapvideo_jax.evaluate.convert import Weights, load
 from snapvideo_jax.evaluate.features import Captions, Extractor, cosines
 from snapvideo_jax.evaluate.frechet import frechet_distance
 from snapvideo_jax.evaluate.nets import CLIP, c3d, inception
+from snapvideo_jax.evaluate.npz import opened
 from snapvideo_jax.evaluate.preprocess import VARIANTS
 from snapvideo_jax.evaluate.results import read_statistics
 from snapvideo_jax.evaluate.stats import Marginals, Moments, splits_of
@@ -76,8 +78,11 @@ def _judge(anchor: Anchor, weights: Path, anchors: Path) -> tuple[str, str]:
     missing = _missing(anchor, weights, anchors)
     if missing:
         return "not run", f"lacks {'; '.join(missing)}"
-    loaded = load(weights / f"{anchor.network}.safetensors", anchor.network)
-    found = anchor.compute(loaded, weights, anchors)
+    try:
+        loaded = load(weights / f"{anchor.network}.safetensors", anchor.network)
+        found = anchor.compute(loaded, weights, anchors)
+    except (OSError, ValueError, KeyError, UnusableClip) as error:
+        return "FAILED", f"a file is damaged ({error})"
     published = ", ".join(f"{x:.7g}" for x in anchor.expected)
     about = (
         f"{', '.join(f'{x:.7g}' for x in found)} (published {published}, "
@@ -151,7 +156,7 @@ def _inception_picture(weights: Weights, _, anchors: Path) -> tuple[float, ...]:
 def _fid_adm(name: str) -> Callable[..., tuple[float, ...]]:
     def compute(weights: Weights, _, anchors: Path) -> tuple[float, ...]:
         real = read_statistics(anchors / ADM_REAL)
-        with np.load(anchors / name, allow_pickle=False) as file:
+        with opened(anchors / name) as file:
             pictures = file["arr_0"]
         moments = _moments("inception", "tf", weights, pictures, inception.FEATURES)
         return (
