@@ -132,12 +132,12 @@ def test_a_large_mean_leaves_the_variance():
     np.testing.assert_allclose(far.covariance(), np.cov(features.T), rtol=1e-9)
 
 
-def test_rows_that_only_fill_a_batch_do_not_count():
-    features, mask = normal(8, 4), np.arange(8) < 5
-    masked = Moments.empty(4).update(features, mask)
-    assert masked.n == 5
-    np.testing.assert_array_equal(masked.scatter, moments_of(features[:5]).scatter)
-    assert Moments.empty(4).update(features, np.zeros(8, bool)).n == 0
+def test_no_samples_change_nothing():
+    whole = moments_of(normal(8, 4))
+    for same in (whole.update(np.zeros((0, 4))), whole.merge(Moments.empty(4))):
+        assert same.n == 8
+        np.testing.assert_array_equal(same.scatter, whole.scatter)
+    assert Moments.empty(4).merge(Moments.empty(4)).n == 0
 
 
 def test_one_sample_has_no_covariance():

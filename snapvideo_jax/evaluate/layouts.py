@@ -318,8 +318,10 @@ def _hf_flax(path: str) -> Source:
 
 
 _COUNTS = ("num_batches_tracked",)
-_CLIP_IGNORED = ("position_ids", "logit_scale", "input_resolution", "context_length")
-_CLIP_IGNORED = (*_CLIP_IGNORED, "vocab_size", "attn_mask")
+_CLIP_IGNORED = (
+    *("position_ids", "logit_scale", "attn_mask"),
+    *("input_resolution", "context_length", "vocab_size"),
+)
 LAYOUTS = {
     "i3d": (
         Layout("TATS", _piergiaj, _COUNTS),

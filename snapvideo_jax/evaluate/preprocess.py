@@ -30,12 +30,10 @@ class Variant:
     """One way to prepare frames.
 
     apply: frames to the network's input, frame by frame.
-    about: what it does, for people.
     settings: of the network's module that belong to it.
     """
 
     apply: Callable[[Frames], Ready]
-    about: str
     settings: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -50,42 +48,51 @@ def _around_128(levels: Ready) -> Ready:
 
 
 def _fvd_stylegan_v(frames: Frames) -> Ready:
+    """Squashed, half-pixel; the norms have epsilon 1e-3."""
     return _to_signs(resize.bilinear(frames, I3D_SIZE, resize.half_pixel))
 
 
 def _fvd_tf(frames: Frames) -> Ready:
+    """Squashed by TensorFlow 1's bilinear; epsilon 1e-3."""
     return _to_signs(resize.bilinear(frames, I3D_SIZE, resize.legacy))
 
 
 def _fvd_videogpt(frames: Frames) -> Ready:
+    """The middle, half-pixel; epsilon 1e-5."""
     size = resize.cover(frames.shape[1:3], I3D_SIZE[0], round_up=True)
     covering = resize.bilinear(frames, size, resize.half_pixel)
     return _to_signs(resize.centre(covering, I3D_SIZE))
 
 
 def _fid_tf(frames: Frames) -> Ready:
+    """Squashed by TensorFlow 1's bilinear."""
     return _around_128(resize.bilinear(frames, INCEPTION_SIZE, resize.legacy))
 
 
 def _fid_pytorch_fid(frames: Frames) -> Ready:
+    """Squashed, half-pixel; white is 1."""
     return _to_signs(resize.bilinear(frames, INCEPTION_SIZE, resize.half_pixel))
 
 
 def _fid_clean(frames: Frames) -> Ready:
+    """Squashed by Pillow's bicubic, not rounded."""
     return _around_128(resize.bicubic_exact(frames, INCEPTION_SIZE))
 
 
 def _is_c3d(frames: Frames) -> Ready:
+    """Squashed, aligned corners; the network makes BGR of it and takes the mean off."""
     return resize.bilinear(frames, C3D_SIZE, resize.aligned)
 
 
 def _clip_openai(frames: Frames) -> Ready:
+    """The middle, by Pillow's bicubic."""
     size = resize.cover(frames.shape[1:3], CLIP_SIDE, round_up=False)
     covering = resize.bicubic(frames, size)
     return _clip_norm(resize.centre(covering, (CLIP_SIDE, CLIP_SIDE), round))
 
 
 def _clip_squash(frames: Frames) -> Ready:
+    """Squashed by TensorFlow 1's bilinear, as torch-fidelity has it."""
     size = (CLIP_SIDE, CLIP_SIDE)
     return _clip_norm(resize.bilinear(frames, size, resize.legacy))
 
@@ -97,44 +104,17 @@ def _clip_norm(levels) -> Ready:
 
 VARIANTS: dict[str, dict[str, Variant]] = {
     "i3d": {
-        "stylegan-v": Variant(
-            _fvd_stylegan_v,
-            "squashed to 224x224, bilinear, half-pixel; batch norm epsilon 1e-3",
-            {"epsilon": 1e-3},
-        ),
-        "tf": Variant(
-            _fvd_tf,
-            "squashed to 224x224, TensorFlow 1's bilinear; epsilon 1e-3",
-            {"epsilon": 1e-3},
-        ),
-        "videogpt": Variant(
-            _fvd_videogpt,
-            "shorter side 224, bilinear, half-pixel, middle 224x224; epsilon 1e-5",
-            {"epsilon": 1e-5},
-        ),
+        "stylegan-v": Variant(_fvd_stylegan_v, {"epsilon": 1e-3}),
+        "tf": Variant(_fvd_tf, {"epsilon": 1e-3}),
+        "videogpt": Variant(_fvd_videogpt, {"epsilon": 1e-5}),
     },
     "inception": {
-        "tf": Variant(
-            _fid_tf, "squashed to 299x299, TensorFlow 1's bilinear; (x - 128) / 128"
-        ),
-        "pytorch-fid": Variant(
-            _fid_pytorch_fid, "squashed to 299x299, bilinear, half-pixel; in [-1, 1]"
-        ),
-        "clean": Variant(
-            _fid_clean, "squashed to 299x299, Pillow's bicubic; (x - 128) / 128"
-        ),
+        "tf": Variant(_fid_tf),
+        "pytorch-fid": Variant(_fid_pytorch_fid),
+        "clean": Variant(_fid_clean),
     },
-    "c3d": {
-        "tgan": Variant(
-            _is_c3d, "squashed to 112x112, bilinear, aligned corners; BGR less its mean"
-        ),
-    },
-    "clip": {
-        "openai": Variant(
-            _clip_openai, "shorter side 224, Pillow's bicubic, middle 224x224"
-        ),
-        "squash": Variant(_clip_squash, "squashed to 224x224, TensorFlow 1's bilinear"),
-    },
+    "c3d": {"tgan": Variant(_is_c3d)},
+    "clip": {"openai": Variant(_clip_openai), "squash": Variant(_clip_squash)},
 }
 """By network, the default first."""
 

@@ -25,7 +25,7 @@ from snapvideo_jax.evaluate.features import Captions, Extractor, cosines
 from snapvideo_jax.evaluate.nets import CLIP, c3d, inception
 from snapvideo_jax.evaluate.npz import opened
 from snapvideo_jax.evaluate.preprocess import VARIANTS
-from snapvideo_jax.evaluate.settings import FRECHET, Scoring
+from snapvideo_jax.evaluate.settings import FRECHET, NETWORK_OF, Scoring
 from snapvideo_jax.evaluate.stats import Average, Marginals, Moments
 from snapvideo_jax.evaluate.tokenizer import Tokenizer
 
@@ -165,7 +165,7 @@ class Scorer:
           is_real: leave out what needs no real clips.
         """
         metrics = self.metrics(is_real)
-        networks = [n for n in self._extract if self._is_wanted(n, metrics)]
+        networks = list(dict.fromkeys(NETWORK_OF[metric] for metric in metrics))
         by_metric = {metric: self._empty(metric) for metric in metrics}
         skipped, scored, before = [], 0, self._cut()
         group: list[tuple[int, dict[str, np.ndarray]]] = []
@@ -183,10 +183,6 @@ class Scorer:
         return Sums(
             by_metric, scored + len(group), tuple(skipped), self._cut() - before
         )
-
-    def _is_wanted(self, network: str, metrics: Sequence[str]) -> bool:
-        from_network = {"i3d": {"fvd"}, "inception": {"fid"}, "c3d": {"is"}}
-        return bool(from_network.get(network, {"clipsim", "clip_fid"}) & set(metrics))
 
     def _empty(self, metric: str) -> Any:
         if metric in FRECHET:

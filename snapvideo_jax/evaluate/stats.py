@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,15 +33,9 @@ class Moments:
     def empty(width: int) -> "Moments":
         return Moments(0, np.zeros(width), np.zeros((width, width)))
 
-    def update(
-        self,
-        features: Float[np.ndarray, "b d"],
-        mask: Bool[np.ndarray, "b"] | None = None,
-    ) -> "Moments":
-        """With more samples; where ``mask`` is False, a row only fills a batch."""
+    def update(self, features: Float[np.ndarray, "b d"]) -> "Moments":
+        """With more samples."""
         features = np.asarray(features, np.float64)
-        if mask is not None:
-            features = features[mask]
         if not len(features):
             return self
         mean = features.mean(axis=0)
