@@ -46,7 +46,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "parity": [
             "matplotlib>=3.11.2,<4",
-            "torch>=2.15,<3",
+            "torch>=2.13,<3",
             "transformers>=5.23,<6",
         ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
         # adds those of I3D and Inception, which are installed with --no-deps
