@@ -26,6 +26,7 @@ setup(
         "av>=18.1,<19",
         "einops>=0.8.2,<0.9",
         "flax>=0.12.8,<0.13",
+        "ftfy>=6.3.1,<7",
         "grain>=0.2.18,<0.3",
         "importlib-resources>=7.1,<8",  # for TFDS, which does not say so
         "jax>=0.10.2,<0.12",
@@ -35,6 +36,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=12.3,<14",
+        "regex>=2026.11.19",
         "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.3,<0.3",
         "tensorboardX>=2.6.5,<3",
@@ -47,9 +49,12 @@ setup(
             "matplotlib>=3.11.2,<4",
             "torch>=2.13,<3",
             "transformers>=5.23,<6",
-        ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
+        ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
+        # adds those of I3D and Inception, which are installed with --no-deps
         "prepare": ["apache-beam>=2.77,<2.78"],
-        "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
+        "convert": [
+            "torch>=2.13,<3"
+        ],  # reads state dicts: T5's, and of metric networks
         "pages": ["selenium>=4.51,<5"],  # tests of pages in a Chromium that is there
         "dev": [
             "apache-beam>=2.77,<2.78",
