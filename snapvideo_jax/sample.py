@@ -33,6 +33,7 @@ from snapvideo_jax.diffusion import (
     with_guidance,
 )
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
+from snapvideo_jax.manifest import COMMITTED
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, read_prompts
 from snapvideo_jax.sharding import (
@@ -289,7 +290,7 @@ def profile_of(folder: Path, like) -> tuple[Any, int]:
     Raises:
       ValueError: no average lies there, or one of another model does.
     """
-    if not ocp.is_orbax_checkpoint(folder.absolute()):
+    if not (folder / COMMITTED).is_file():
         raise ValueError(
             f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
             "--length 0.1 makes one and prints its folder."

@@ -305,7 +305,9 @@ def test_a_run_stops_at_a_spike_before_it_is_saved(
     (line,) = [
         each for each in err.splitlines() if each.startswith("snapvideo: stopped")
     ]
-    assert "gradient of step 8 has a norm of" in line and "spike_factor=1.6 times" in line
+    assert (
+        "gradient of step 8 has a norm of" in line and "spike_factor=1.6 times" in line
+    )
     assert kept_steps(tmp_path) == [2, 4, 6]
     # It may go on with the step skipped: the setting is one that may change.
     code, _, err = run(
