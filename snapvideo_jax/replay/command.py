@@ -38,6 +38,7 @@ def run(arguments) -> None:
             out,
             arguments.overrides,
             arguments.from_checkpoint,
+            arguments.samples or (),
         )
         report = replay(rebuilt, out, arguments.samples)
     print(json.dumps(report) if arguments.json else describe(report, out))
@@ -52,16 +53,7 @@ def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str,
       rebuilt: the step; its state is gone afterwards.
       out: where they are written.
       rows: of the batch, to be looked into; None for those of the largest losses.
-
-    Raises:
-      ValueError: a row is none of the batch.
     """
-    batch = rebuilt.experiment.data.batch
-    for row in rows or ():
-        if not 0 <= row < batch:
-            raise ValueError(
-                f"--samples={row} is not in the batch; use 0 to {batch - 1}."
-            )
     losses, sigma = samples.losses(rebuilt)
     if rows is None:
         worst = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf))
