@@ -332,19 +332,21 @@ def test_a_feed_gives_each_batch_with_the_state_after_it():
 
 
 def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
-    batches, stop = Batches(), Stop()
+    batches = Batches()
     batches.number = 3
-    stop.begin(0, grace_seconds=60)
-    stop.compiled()
-    feed = Feed(batches, stop)
-    batches.allowed.release()
-    with pytest.raises(OSError, match="the worker died"):
-        feed.next(0)
-    assert stop.may_begin(0)
-    # The workers of a loader may get the signal too, and die before this is heard.
-    batches.allowed.release()
-    timer = threading.Timer(0.1, stop._signalled)
-    timer.start()
-    assert feed.next(1) is None
-    feed.close()
-    assert not ends
+    # Once it no longer listens, what is left of the grace period ends nothing.
+    with Stop().listening() as stop:
+        stop.begin(0, grace_seconds=60)
+        stop.compiled()
+        feed = Feed(batches, stop)
+        batches.allowed.release()
+        with pytest.raises(OSError, match="the worker died"):
+            feed.next(0)
+        assert stop.may_begin(0)
+        # The workers of a loader may get the signal too, and die before this is heard.
+        batches.allowed.release()
+        timer = threading.Timer(0.1, stop._signalled)
+        timer.start()
+        assert feed.next(1) is None
+        feed.close()
+        assert not ends
