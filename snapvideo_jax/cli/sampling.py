@@ -1,6 +1,6 @@
 """Options of the verbs `sample` and `judge`."""
 
-from snapvideo_jax.cli.shared import add, add_sampler
+from snapvideo_jax.cli.shared import add, add_overwrite, add_sampler
 
 
 def add_verbs(verbs) -> None:
@@ -29,6 +29,7 @@ def _add_sample(verbs) -> None:
         metavar="F,F",
         help="of mp4, gif, png (default: mp4)",
     )
+    add_overwrite(verb)
     add_sampler(verb)
 
 
