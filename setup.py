@@ -47,6 +47,7 @@ setup(
             "torch>=2.15,<3",
             "transformers>=5.23,<6",
         ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
+        "plot": ["matplotlib>=3.11.2,<4"],  # snapvideo search_noise
         "prepare": ["apache-beam>=2.77,<2.78"],
         "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
         "dev": [

@@ -59,7 +59,8 @@ class Request:
       numbers: number of each sample under ``seed``; its noise depends on no other.
       seed: of the noise.
       guidance: weight ``g``; 0 is the plain conditional model (1 + g in other papers).
-      fps: frame-rate the clips are conditioned on; 0 for images.
+      fps: frame-rate the clips are conditioned on, one or one for each sample; 0 for
+        images.
       resolution: height and width of the original that they are conditioned on.
       stream: of the noise. Clips of one sample that are made one after another take
         different ones.
@@ -74,7 +75,7 @@ class Request:
     numbers: Sequence[int]
     seed: int
     guidance: float
-    fps: float
+    fps: float | Sequence[float]
     resolution: tuple[int, int]
     stream: int = 0
     small: UInt8[np.ndarray, "b t h w c"] | None = None
@@ -170,11 +171,12 @@ class Generator:
         filled = filled_up(max(count, self._batch), self._mesh)
         pick = np.minimum(np.arange(filled), count - 1)
         text, mask = self._experiment.text.encode(list(request.prompts))
-        interval = 1 / request.fps if request.fps else 0.0
+        fps = np.broadcast_to(np.asarray(request.fps, float), count)
+        interval = np.divide(1, fps, out=np.zeros(count), where=fps > 0)
         inputs = {
             "text": text[pick],
             "text_mask": mask[pick],
-            "frame_interval": np.full(filled, interval, np.float32),
+            "frame_interval": interval.astype(np.float32)[pick],
             "resolution": np.full((filled, 2), request.resolution, np.float32),
         }
         numbers = np.asarray(request.numbers, np.uint32)[pick]

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import jax
 
 from snapvideo_jax import __version__, distributed, media
 from snapvideo_jax import config as configs
-from snapvideo_jax.diffusion import Sampler
+from snapvideo_jax.diffusion import Sampler, sigma_schedule
+from snapvideo_jax.diffusion.trajectory import kept_steps
 from snapvideo_jax.generate import Generator, Guide, Request, chunks, jit_generate
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
@@ -54,7 +54,10 @@ logger = logging.getLogger(__name__)
 
 BATCH = 64
 """Clips that are made at once where nothing else is asked for."""
-LEAST = {"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0}
+LEAST = {
+    **{"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0},
+    **{"cascade_batch": 1, "small_noise": 0, "save_trajectory": 0},
+}
 """Smallest values of options on the command line."""
 
 
@@ -101,6 +104,13 @@ def run(arguments) -> None:
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         check_least(arguments, LEAST)
         media.check_formats(arguments.formats)
+        if arguments.cascade or arguments.small_clips:
+            from snapvideo_jax import cascade  # which needs this module
+
+            cascade.sample(arguments)
+            return
+        if not arguments.workdir:
+            raise ValueError("--workdir is missing; give the folder of a run.")
         prompts = prompts_of(arguments)
         loaded = load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
         write_clips(arguments, prompts, *loaded)
@@ -122,28 +132,42 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
     experiment = guidance_of(experiment, arguments, settings["guidance"])
     guide = load_guide(experiment, arguments, mesh)
     batch = min(arguments.batch, len(prompts))
-    generator = Generator(experiment, sampler, mesh, guide, batch=batch)
+    generator = Generator(
+        experiment, sampler, mesh, guide, batch=batch, kept=arguments.save_trajectory
+    )
     about = settings | about_of(experiment, arguments, sampler, step, settings)
     output = Output(
         Path(arguments.out),
-        [about | {"prompt": text, "number": n} for n, text in enumerate(prompts)],
+        {n: about | {"prompt": text, "number": n} for n, text in enumerate(prompts)},
         arguments.formats,
         settings["fps"],
         arguments.overwrite,
     )
     requests = requests_of(prompts, output.missing, batch, **settings)
-    fill(output, requests, functools.partial(generator, params), prompts, experiment)
+    make = functools.partial(generator.make, params)
+    fill(
+        output, requests, make, experiment, strip_levels(arguments, experiment, sampler)
+    )
 
 
-def fill(output: Output, requests, make, labels, experiment) -> None:
+def strip_levels(arguments, experiment, sampler: Sampler) -> list[float]:
+    """Noise levels that --save_trajectory shows; none without it."""
+    if not arguments.save_trajectory:
+        return []
+    levels = sigma_schedule(experiment.diffusion, sampler.steps)
+    chosen = kept_steps(sampler.steps, arguments.save_trajectory)
+    return [float(levels[step]) for step in chosen]
+
+
+def fill(output: Output, requests, make, experiment, levels=()) -> None:
     """Makes what a folder lacks, writes it, and the contact sheet.
 
     Args:
       output: the folder.
       requests: for the clips that are missing.
-      make: a request to its clips.
-      labels: of all clips, on the sheet.
+      make: a request to its clips, see `generate.Made`.
       experiment: gives the settings of sheets.
+      levels: of noise at which clips were kept on their way, for strips.
     """
     is_writer = jax.process_index() == 0
     began, shown = time.monotonic(), {}
@@ -151,24 +175,38 @@ def fill(output: Output, requests, make, labels, experiment) -> None:
         made = make(request)
         if not is_writer:
             continue
-        for number, clip in zip(request.numbers, made, strict=True):
+        for row, (number, clip) in enumerate(
+            zip(request.numbers, made.clips, strict=True)
+        ):
+            if levels:
+                way = made.noisy[row], made.estimates[row]
+                output.write_strip(number, *way, levels, experiment.sheets.scale)
             output.write(number, clip)
-            if number < SHEET_CLIPS:
+            if len(shown) < SHEET_CLIPS:
                 shown[number] = clip
     if not is_writer:
         return
-    output.write_sheet(shown, labels, experiment.sheets)
+    output.write_sheet(shown, clip_shape(experiment.model), experiment.sheets)
     seconds, sheet = time.monotonic() - began, output.folder / "sheet.gif"
     logger.info("%d clips in %.1f s: %s", len(output.missing), seconds, sheet)
 
 
+def clip_shape(model) -> tuple[int, int, int, int]:
+    """Of what a network makes, ``t h w c``."""
+    return model.frames, model.height, model.width, model.out_channels
+
+
 def requests_of(
-    prompts: Sequence[str], numbers: Sequence[int], batch: int, **settings
+    prompts: Sequence[str] | Mapping[int, str],
+    numbers: Sequence[int],
+    batch: int,
+    **settings,
 ) -> list[Request]:
     """Requests of up to ``batch`` of the samples whose numbers are given."""
+    parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
     return [
         Request(prompts=[prompts[n] for n in part], numbers=part, **settings)
-        for part in map(list, itertools.batched(numbers, batch))
+        for part in parts
     ]
 
 

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, sample
+from snapvideo_jax import distributed, sample, transplant
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import gather, list_of
@@ -115,9 +115,8 @@ def train(
         logger.info("Resuming %s at step %d.", workdir, first)
         snapshots.catch_up(first, state)
     else:
-        fresh = functools.partial(sample.fresh_state, experiment)
         with goodput.doing("compile"):
-            state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
+            state = transplant.begin(experiment, mesh, places, workdir)
         logger.info("Beginning %s at step 0.", workdir)
 
     # --- The step, compiled --------------------------------------------------------

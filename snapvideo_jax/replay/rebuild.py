@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import ledger, sample
+from snapvideo_jax import ledger, sample, transplant
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import list_of
@@ -219,9 +219,7 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
             return state, begun_at, places
     finally:
         checkpoints.close()
-    fresh = functools.partial(sample.fresh_state, experiment)
-    state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
-    return state, 0, places
+    return transplant.begin(experiment, mesh, places), 0, places
 
 
 def _compare(done: int, rows, metrics, recorded: Entry | None) -> None:
