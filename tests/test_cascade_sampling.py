@@ -19,6 +19,12 @@ def stages(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The workdir of a first stage that makes clips of another size."""
+    return make_run(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
 def both(stages, tmp_path_factory):
     """A folder for what both stages make; empty at first."""
     return tmp_path_factory.mktemp("both")
@@ -90,16 +96,16 @@ def test_a_wrong_wish_ends_in_one_line(
 
 
 def test_stages_that_do_not_match_are_refused(
-    run, stages, nothing_compiles, trained, tmp_path
+    run, stages, plain, nothing_compiles, tmp_path
 ):
     first, second = stages
     out = tmp_path / "out"
     assert_one_line(
-        cascade(run, (trained, second), out),
+        cascade(run, (plain, second), out),
         "The stages do not match: --workdir makes 2 frames of 16x14 px",
         "enlarges 2 frames of 8x7 px",
     )
-    assert_one_line(cascade(run, (first, trained), out), "is a first stage")
+    assert_one_line(cascade(run, (first, plain), out), "is a first stage")
     alone = ("sample", "--out", out, *FEW)
     assert_one_line(
         run(*alone, "--cascade", second, "--small_clips", tmp_path), "holds no clips"

@@ -58,7 +58,18 @@ def folder(path, *lines):
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
             + ["--batch", "--raw", "--oscillate", "--guidance_interval", "--threshold"]
-            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"],
+            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"]
+            + ["--cascade", "--small_clips", "--small_noise", "--cascade_steps"]
+            + ["--cascade_guidance", "--save_trajectory", "--overwrite"],
+        ),
+        (
+            "extend",
+            ["--workdir", "--prompt", "--out", "--frames", "--rates", "--image"]
+            + ["--known", "--reconstruction", "--rule", "--products", "--overwrite"],
+        ),
+        (
+            "search_noise",
+            ["--cascade", "--out", "--clips", "--count", "--grid", "--score"],
         ),
         (
             "judge",

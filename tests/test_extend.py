@@ -91,7 +91,7 @@ def test_a_video_goes_on_where_it_was_stopped(
         (["--rates", "x"], ["--rates=x are not numbers"]),
         (["--rates", "0.5,1"], ["0.5 is below 1 fps", "data.min_fps"]),
         (["--known", "9=FILE"], ["frame 9 is out of range", "frames 0 to 8"]),
-        (["--known", "-1=FILE"], ["--known=-1=", "no", "0=first.png"]),
+        (["--known=-1=FILE"], ["--known=-1=", "0=first.png"]),
         (["--known", "1"], ["--known=1 is not a frame's number and a file"]),
         (["--known", "1=none.png"], ["none.png is not there"]),
         (["--known", "0=FILE", "--image", "FILE"], ["frame 0 is known already"]),

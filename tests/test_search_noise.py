@@ -79,5 +79,6 @@ def test_a_wrong_wish_ends_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_first_stage_has_no_noise_to_search(run, trained, tmp_path):
-    assert_one_line(search(run, trained, tmp_path), "is a first stage")
+def test_a_first_stage_has_no_noise_to_search(run, tmp_path):
+    first = make_run(tmp_path / "first")
+    assert_one_line(search(run, first, tmp_path / "out"), "is a first stage")

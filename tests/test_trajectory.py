@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import strip
 from PIL import Image
+from stages import make_run
 
 from snapvideo_jax.diffusion import EDM, SOLVERS, Sampler, sample, sigma_schedule
 from snapvideo_jax.diffusion.trajectory import kept_steps, nothing_kept, recorded
@@ -39,9 +40,9 @@ def test_first_calls_of_steps_are_kept_and_the_result_is_the_same(solver):
     np.testing.assert_array_equal(estimates[:, -1], clips)
     level = jnp.full(2, edm.sigma_max)
     np.testing.assert_allclose(
-        estimates[:, 0], shrinking(start, level, 0)[0], rtol=1e-5
+        estimates[:, 0], shrinking(start, level, jnp.zeros(()))[0], rtol=1e-5
     )
-    shown = np.clip(start * edm.c_in(edm.sigma_max), -1, 1)
+    shown = np.clip(start * edm.c_in(jnp.array(edm.sigma_max)), -1, 1)
     np.testing.assert_allclose(noisy[:, 0], shown, rtol=1e-5)
     # For this denoiser all clips of a path are the same but for their scale.
     level = float(sigma_schedule(edm, sampler.steps)[3])
@@ -54,9 +55,10 @@ def test_steps_that_are_kept_are_spread_over_a_run():
     assert kept_steps(2, 8) == (0, 1) and kept_steps(1, 8) == (0,)
 
 
-def test_the_strip_is_written_beside_the_clip(run, trained, tmp_path):
+def test_the_strip_is_written_beside_the_clip(run, tmp_path):
     """3 noise levels, 2 rows of clips of 16x14 px."""
-    command = ("sample", "--workdir", trained, "--prompt", "a", "--steps", 4)
+    workdir = make_run(tmp_path / "run")
+    command = ("sample", "--workdir", workdir, "--prompt", "a", "--steps", 4)
     for name, more in {"plain": [], "shown": ["--save_trajectory", 3]}.items():
         out = tmp_path / name
         code, _, err = run(*command, "--out", out, "--format", "png", *more)

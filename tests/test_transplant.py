@@ -154,9 +154,8 @@ def test_training_begins_there_and_its_first_loss_is_of_those_weights(
     """The verb's own loop: one step, and the report beside it."""
     from snapvideo_jax.train import train
 
-    config = tiny_config(
-        shapes_root, *UP, f"run.init_from={first}", "optimizer.steps=1"
-    )
+    few = ("optimizer.steps=1", "optimizer.warmup_steps=0")
+    config = tiny_config(shapes_root, *UP, f"run.init_from={first}", *few)
     train(config, tmp_path)
     report = json.loads((tmp_path / "init_from.json").read_text())
     assert report["copied"] == begun[2]["copied"]

@@ -15,7 +15,7 @@ from snapvideo_jax.diffusion.samplers import Denoise, Stepwise, sigma_schedule
 
 def kept_steps(steps: int, count: int) -> tuple[int, ...]:
     """Up to ``count`` of the steps of a run, evenly spread, with the first and last."""
-    return tuple(sorted(set(np.linspace(0, steps - 1, count).round().astype(int))))
+    return tuple(sorted({round(step) for step in np.linspace(0, steps - 1, count)}))
 
 
 def nothing_kept(
