@@ -44,7 +44,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "parity": [
             "matplotlib>=3.11.2,<4",
-            "torch>=2.15,<3",
+            "torch>=2.13,<3",
             "transformers>=5.23,<6",
         ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
         "plot": ["matplotlib>=3.11.2,<4"],  # snapvideo search_noise

@@ -220,7 +220,7 @@ def measure(experiment: configs.Experiment, repeats: int) -> dict[str, dict]:
     for name, call in (("forward pass", "forward"), ("train step", "step")):
         ours = PROGRAMS[name](experiment, mesh).call
         calls = {"jax": ours, "torch": getattr(theirs, call)}
-        found[name] = interleaved(calls, repeats)
+        found[name] = interleaved(calls, repeats, warm_up=1, before=1)
     return found
 
 

@@ -40,6 +40,14 @@ def test_calls_take_turns_and_warming_up_does_not_count():
     }
 
 
+def test_the_first_runs_of_a_turn_may_count_for_nothing():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    found = interleaved(calls, repeats=2, warm_up=1, before=1)
+    assert "".join(order) == 3 * "aabb"
+    assert [len(times.seconds) for times in found.values()] == [2, 2]
+
+
 def test_the_spread_is_that_of_the_middle_half():
     times = Times((5.0, 1.0, 2.0, 3.0, 100.0))
     assert times.median == 3.0

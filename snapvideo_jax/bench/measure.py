@@ -48,7 +48,10 @@ class Times:
 
 
 def interleaved(
-    calls: Mapping[Hashable, Callable[[], Any]], repeats: int, warm_up: int = WARM_UP
+    calls: Mapping[Hashable, Callable[[], Any]],
+    repeats: int,
+    warm_up: int = WARM_UP,
+    before: int = 0,
 ) -> dict[Hashable, Times]:
     """Times of several calls that take turns, so that all see the same machine.
 
@@ -56,11 +59,16 @@ def interleaved(
       calls: by name; their results are waited for.
       repeats: counted turns.
       warm_up: turns before those.
+      before: runs in each turn that are not counted, before the one that is. Memory
+        that a program frees may go back to the machine while others have their turns,
+        and the first run would also be timed getting it again.
     """
     clocks = time.perf_counter, time.process_time
     found: dict[Hashable, list[tuple[float, ...]]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
+            for _ in range(before):
+                jax.block_until_ready(call())
             began = [clock() for clock in clocks]
             jax.block_until_ready(call())
             if turn >= warm_up:
