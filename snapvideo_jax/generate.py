@@ -320,14 +320,14 @@ def _generate(
         denoise = reconstruct(denoise, pixels(known), is_known, edm, reconstruction)
     if not steps_kept:
         clips, _ = sample(denoise, start, carry, keys, edm, sampler)
-        return _as_bytes(clips)
+        return as_bytes(clips)
     denoise = recorded(denoise, edm, sampler.steps, steps_kept)
     carry = (carry, nothing_kept(start, sampler.steps, steps_kept))
     clips, (_, kept) = sample(denoise, start, carry, keys, edm, sampler)
-    return _as_bytes(clips), *map(_as_bytes, kept)
+    return as_bytes(clips), *map(as_bytes, kept)
 
 
-def _as_bytes(clips):
+def as_bytes(clips):
     """-1..1 to 0..255."""
     return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -22,9 +23,10 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.data import make_joint_source
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.files import write_whole
-from snapvideo_jax.generate import Generator, Request
+from snapvideo_jax.generate import Generator, Request, as_bytes
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, numbers
+from snapvideo_jax.step import pixels
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +154,7 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
     arguments, experiment = second.arguments, second.experiment
     out, is_writer = Path(arguments.out), jax.process_index() == 0
     size = second.shape[1:3]
-    unit = real["clips"] / np.float32(127.5) - 1
-    small = as_bytes(shrink(jax.numpy.asarray(unit), size))
+    small = np.asarray(as_bytes(shrink(pixels(jnp.asarray(real["clips"])), size)))
     _, params, step, mesh = sample.load(Path(arguments.workdir), arguments.ema)
     batch = min(arguments.batch, len(small))
     generator = Generator(experiment, second.sampler, mesh, batch=batch)
@@ -175,7 +176,8 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
             write_whole(out / "search.json", json.dumps(about, indent=2).encode())
     if not is_writer:
         return
-    bilinear = as_bytes(enlarge(small / jax.numpy.float32(127.5) - 1, unit.shape[2:4]))
+    large = enlarge(pixels(jnp.asarray(small)), real["clips"].shape[2:4])
+    bilinear = np.asarray(as_bytes(large))
     plot(out / "search.png", levels, score, score.of(bilinear, real["clips"]).mean())
     rows = np.stack([real["clips"][:SHOWN], bilinear[:SHOWN], *shown])
     names = ["real", "bilinear", *(f"{noise:g}" for noise in grid)]
@@ -246,8 +248,3 @@ def plot(path: Path, levels, score: Score, bilinear: float) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-
-
-def as_bytes(clips) -> UInt8[np.ndarray, "b t h w c"]:
-    """-1..1 to 0..255."""
-    return np.clip(np.rint((np.asarray(clips) + 1) * 127.5), 0, 255).astype(np.uint8)
