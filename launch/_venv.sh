@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it. Moves to the checkout and defines use_venv.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # Prints the first Python of version 3.11 or newer.
 find_python() {

@@ -36,6 +36,7 @@ if [[ -n $seed ]]; then
   train+=("--config.seed=$seed")
 fi
 
+# shellcheck source=launch/_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 use_venv ""
 SECONDS=0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lint, format check and tests. Arguments go to pytest: launch/test.sh -k gif
 set -euo pipefail
+# shellcheck source=launch/_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}

@@ -8,7 +8,7 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax.cli import planning, preparing, running, sampling
+from snapvideo_jax.cli import metrics, pages, planning, preparing, running, sampling
 
 TAKE_OVERRIDES = (
     *("train", "ema", "replay", "rehearse"),
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (running, sampling, planning, preparing):
+    for group in (running, sampling, planning, preparing, metrics, pages):
         group.add_verbs(verbs)
     return parser
 

@@ -17,7 +17,7 @@ from snapvideo_jax.diffusion.trajectory import kept_steps
 from snapvideo_jax.generate import Generator, Guide, Request, chunks, jit_generate
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
-from snapvideo_jax.options import check_least
+from snapvideo_jax.options import check_least, read_prompts
 from snapvideo_jax.outputs import SHEET_CLIPS, Output, write_sheet
 from snapvideo_jax.sharding import make_mesh
 from snapvideo_jax.states import (
@@ -262,11 +262,7 @@ def prompts_of(arguments) -> list[str]:
     """
     prompts = list(arguments.prompt or ())
     if arguments.prompts:
-        path = Path(arguments.prompts)
-        if not path.is_file():
-            raise ValueError(f"--prompts={path}: there is no such file.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
+        prompts += read_prompts(Path(arguments.prompts))
     if not prompts:
         raise ValueError(
             'There is nothing to sample; give --prompt "..." or --prompts.'

@@ -104,6 +104,15 @@ def folder(path, *lines):
             ],
         ),
         (
+            "evaluate",
+            ["--clips", "--against", "--out", "--metrics", "--weights", "--features"]
+            + ["--frames", "--fps", "--position", "--real_fps", "--real_position"]
+            + ["--seed", "--size", "--view", "--image_frames", "--fvd", "--fid"]
+            + ["--clip", "--splits", "--batch", "--shards", "--threads", "--selfcheck"]
+            + ["--anchors", "--coordinator", "--process_count"],
+        ),
+        ("convert", ["--network", "--weights", "--out", "--mean", "--quick_gelu"]),
+        (
             "rehearse",
             ["--config", "--out", "--steps", "--processes", "--seed", "--faults"]
             + ["--kills", "--json"],
@@ -120,7 +129,8 @@ def test_help_names_every_flag(run, verb, flags):
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
-    for verb in ("train", "sample", "judge", "ema", "plan", "replay", "rehearse"):
+    verbs = ("train", "sample", "judge", "ema", "plan", "replay", "rehearse")
+    for verb in (*verbs, "evaluate", "convert", "compare"):
         assert f"\n    {verb} " in out
 
 

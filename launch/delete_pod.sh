@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Gives slices back, running or still waited for; nothing of them costs after that.
+#
+#   launch/delete_pod.sh NAME --project PROJECT --zone ZONE [--dry-run]
+#
+# What is on the shared storage stays.
+set -euo pipefail
+# shellcheck source=launch/_cloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
+
+read_options "project zone" "dry-run" "$@"
+need_name pod
+need project "the id of the project that pays"
+need zone "the one it was created in"
+# --force also deletes the nodes, without which the request cannot go.
+run gcloud compute tpus queued-resources delete "${names[0]}" \
+  "--project=${given[project]}" "--zone=${given[zone]}" --force --quiet
