@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from snapvideo_jax.ending import Ending
+from snapvideo_jax.json_lines import finite, read
 from snapvideo_jax.metrics import cut_back
 from snapvideo_jax.sharding import on_host
 from snapvideo_jax.update import GOOD, SPIKE
@@ -48,7 +49,7 @@ class BadSteps:
         self.count = 0
         if is_writer and self._path.exists():
             cut_back(self._path, first)
-            self.count = len(self._path.read_text(encoding="utf-8").splitlines())
+            self.count = len(read(self._path))
 
     def look_at(self, step: int, metrics) -> None:
         """Waits for a step and looks at what it was found to be; once for every step.
@@ -69,7 +70,7 @@ class BadSteps:
         if not self.skips:
             raise self._error(about)
         self.count += 1
-        line = {name: _plain(value) for name, value in about.items()}
+        line = finite(about)
         logger.warning("Step %d is skipped: %s", step, line)
         if self._is_writer:
             with self._path.open("a", encoding="utf-8") as lines:
@@ -110,9 +111,3 @@ def _about(step: int, metrics) -> dict:
         "median": median or None,  # 0 is not known yet
         "samples": sorted(numbers[~np.isfinite(losses)].tolist()),
     }
-
-
-def _plain(value):
-    """``value``, or None for a number that JSON cannot hold."""
-    is_number = isinstance(value, float)
-    return None if is_number and not math.isfinite(value) else value

@@ -214,16 +214,27 @@ def listen(key: str) -> str | None:
 
 
 def report(key: str, value: str, seconds: float) -> dict[int, str]:
-    """What each process said under a key within some seconds, by its number."""
+    """The last word of each process under a key after some seconds, by its number.
+
+    A word stands until the process says another one or takes it back.
+    """
     if jax.process_count() == 1:
         return {0: value}
-    tell(f"{key}/{jax.process_index()}", value)
-    time.sleep(seconds)
     try:
-        pairs = _client().key_value_dir_get(f"{key}/")
-    except RuntimeError:
+        client = _client()
+        client.key_value_set(f"{key}/{jax.process_index()}", value, True)
+        time.sleep(seconds)
+        pairs = client.key_value_dir_get(f"{key}/")
+    except RuntimeError:  # all end
         return {}
     return {int(name.rpartition("/")[2]): said for name, said in pairs}
+
+
+def take_back(key: str) -> None:
+    """Takes back what this process has said by `report`."""
+    if jax.process_count() > 1:
+        with contextlib.suppress(RuntimeError):  # all end
+            _client().key_value_delete(f"{key}/{jax.process_index()}")
 
 
 def end_now(error: Ending) -> None:

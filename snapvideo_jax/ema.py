@@ -133,10 +133,7 @@ def _experiment(arguments):
     if arguments.overrides:
         raise ValueError(f"Unknown argument {arguments.overrides[0]!r}; see --help.")
     workdir = Path(arguments.workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
-    return configs.build(configs.from_json(path.read_text())), workdir
+    return configs.build(configs.of_workdir(workdir)), workdir
 
 
 def _check_lengths(arguments) -> None:

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped, UInt32
 
+from snapvideo_jax import json_lines
 from snapvideo_jax.metrics import cut_back
 
 FOLDER = "ledger"
@@ -183,7 +184,7 @@ def line_of(
     values = {name: float(value) for name, value in metrics.items()}
     line = {
         "step": step,
-        **{name: x if math.isfinite(x) else None for name, x in values.items()},
+        **json_lines.finite(values),
         "rows": _as_text(rows),
         "digest": digest_of(samples),
         "samples": base64.b64encode(samples.astype("<u4").tobytes()).decode(),
@@ -203,10 +204,8 @@ def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Ent
             continue
         steps: dict[int, list[dict[str, Any]]] = {}
         for _, _, path in sorted(x for x in _files(folder) if x[0] == begin):
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):  # else it is being written
-                    part = json.loads(line)
-                    steps.setdefault(part["step"], []).append(part)
+            for part in json_lines.read(path):
+                steps.setdefault(part["step"], []).append(part)
         for step in sorted(steps):
             if step >= first and (last is None or step <= last):
                 yield _joined(step, steps[step])

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from snapvideo_jax import json_lines
 from snapvideo_jax.metrics import cut_back
 from snapvideo_jax.sample import abstract_state
 
@@ -121,9 +122,7 @@ class SnapshotReader(contextlib.AbstractContextManager):
                 f"--workdir={workdir} tracks no power-function averages; train with "
                 "optimizer.ema_widths=(0.05,0.1) and optimizer.ema_snapshot_steps."
             )
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        self.steps = sorted({json.loads(line)["step"] for line in lines})
+        self.steps = sorted({line["step"] for line in json_lines.read(path)})
         if not self.steps:
             raise ValueError(
                 f"--workdir={workdir} has no snapshot yet; the first is made after "

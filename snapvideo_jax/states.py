@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.manifest import COMMITTED
 from snapvideo_jax.sharding import placed, state_shardings
 from snapvideo_jax.step import init_state
 
@@ -41,7 +42,7 @@ def profile_of(folder: Path, like) -> tuple[Any, int]:
     Raises:
       ValueError: no average lies there, or one of another model does.
     """
-    if not ocp.is_orbax_checkpoint(folder.absolute()):
+    if not (folder / COMMITTED).is_file():
         raise ValueError(
             f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
             "--length 0.1 makes one and prints its folder."

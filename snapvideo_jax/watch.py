@@ -98,21 +98,21 @@ class Watch:
     def _log(self, done: int) -> None:
         self.check_finite()
         steps = [metrics for _, metrics in self._pending]
-        good = [metrics for metrics in steps if int(metrics["verdict"]) == GOOD]
+        good = [m for m in steps if int(m["verdict"]) == GOOD] or steps
         spent = self._goodput.seconds()
         spent = {part: spent[part] - self._before[part] for part in spent}
         seconds = self._goodput.wall() - self._began - spent["evaluation"]
         clips = len(steps) * self._experiment.data.batch
         rate = self._flops * clips / seconds
         values = {
-            "loss": np.mean([float(m["loss"]) for m in good or steps]),
-            "grad_norm": np.mean([float(m["grad_norm"]) for m in good or steps]),
+            "loss": np.mean([float(m["loss"]) for m in good]),
+            "grad_norm": np.mean([float(m["grad_norm"]) for m in good]),
             "learning_rate": float(self._experiment.optimizer.schedule()(done - 1)),
             "clips_per_second": clips / seconds,
             "seconds_per_step": seconds / len(steps),
             "data_wait_share": spent["data"] / seconds,
             "model_tflops_per_second": rate / 1e12,
-        } | _bin_means(good or steps)
+        } | _bin_means(good)
         if self._bad.skips:
             values["skipped_updates"] = self._bad.count
         shares = self._summary.shares()

@@ -18,6 +18,8 @@ SLOW = ("start", "restore", "compile", "evaluation")
 """Parts of a run that may take longer than steps."""
 TICKS = 20
 """How often within its limit the watchdog looks."""
+STALLED = "snapvideo/stalled"
+"""The key under which processes say what they hang at."""
 
 
 class Watchdog:
@@ -37,7 +39,6 @@ class Watchdog:
         self._ends, self._goodput = ends, goodput
         self._step, self._beat = 0, time.monotonic()
         self._closed = threading.Event()
-        self._dumps = 0
         if minutes:
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -51,6 +52,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         since_slow = barked = 0.0
+        stands = False  # a word of this process, of a stall that may be over
         while not self._closed.wait(min(self._limit, self._slow_limit) / TICKS):
             part, since = self._goodput.current
             now = time.monotonic()
@@ -58,16 +60,17 @@ class Watchdog:
                 since_slow, limit = now, self._slow_limit
             else:
                 since, limit = max(self._beat, since_slow), self._limit
+            if stands and self._beat > barked:
+                distributed.take_back(STALLED)
+                stands = False
             waited = now - max(since, barked)
             if waited > limit:
                 self._bark(part, waited)
-                barked = time.monotonic()
+                stands, barked = True, time.monotonic()
 
     def _bark(self, part: str, waited: float) -> None:
-        self._dumps += 1
         # The others notice within two of their looks.
-        seconds = 3 * self._limit / TICKS
-        said = distributed.report(f"snapvideo/stalled/{self._dumps}", part, seconds)
+        said = distributed.report(STALLED, part, 3 * self._limit / TICKS)
         what = (
             f"No step has finished for {waited / 60:.3g} min, since step {self._step}: "
             f"this process is {PARTS[part]}{_others(said)}"

@@ -106,6 +106,7 @@ def initial_state(model):
         params=params,
         opt_state=jax.tree_util.tree_map_with_path(fill, shapes.opt_state),
         ema=jax.tree.map(np.copy, params),
+        norms=np.zeros(shapes.norms.shape, np.float32),
     )
 
 

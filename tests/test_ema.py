@@ -232,7 +232,7 @@ def test_a_plan_tells_errors_of_runs_to_come_and_of_runs_that_are_there(runs, ru
     there = json.loads(run("ema", "--plan", "--workdir", tracked, "--json")[1])
     assert coming["disk"] == there["disk"] and coming["step"] == STEPS
     (row,) = (row for row in there["lengths"] if row["length"] == DIRECT)
-    assert coming["lengths"] == [row] and 1e-4 < row["error"] < 0.02
+    assert coming["lengths"] == [pytest.approx(row)] and 1e-4 < row["error"] < 0.02
     assert there["bytes_there"] > 0.5 * there["disk"]["bytes"]
     code, out, _ = run("ema", "--plan", "--workdir", tracked)
     assert code == 0 and "GB of disk" in out and "there now" in out
@@ -262,15 +262,14 @@ def test_a_resumed_run_makes_the_snapshots_that_a_kill_took(runs, tracked, shape
 # --- Going wrong ---------------------------------------------------------------------
 
 
-def largest(folder):
-    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
+# Where one array cannot be read, Orbax forgets the tasks that read the others.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_snapshots_that_are_missing_or_cut_short_are_named_and_left_out(tracked, run):
     shutil.rmtree(tracked / "ema" / "6")
-    data = largest(tracked / "ema" / "12")
-    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    largest(tracked / "ema" / "18").unlink()
+    for data in (tracked / "ema" / "12").rglob("d/*"):
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    for data in (tracked / "ema" / "18").rglob("d/*"):
+        data.unlink()
     with SnapshotReader(experiment_of(tracked), tracked) as reader:
         with pytest.raises(UnreadableSnapshot, match="snapshot of step 12 cannot be"):
             reader.combine({12: {0.1: 1.0}})

@@ -15,7 +15,7 @@ import time
 
 import pytest
 from helpers import TINY_CONFIG, kept_steps, read_metrics
-from launching import GCLOUD, LAUNCH, ROOT, RUN, SNAPVIDEO, TRAIN, call, program
+from launching import GCLOUD, LAUNCH, RUN, SNAPVIDEO, TRAIN, call, program
 from processes import PATIENCE_SECONDS, environment
 
 # --- Pods ----------------------------------------------------------------------------
@@ -136,7 +136,12 @@ def test_a_pod_gets_a_commit_and_nothing_that_differs_from_it(world):
 
 @pytest.fixture
 def host(tmp_path):
-    """Starts `start_host.sh` on what waits in place of a training."""
+    """Starts `start_host.sh` on what waits in place of a training.
+
+    In a copy of the scripts: the environment of this checkout, where it has one, would
+    come before the command that is played.
+    """
+    launch = shutil.copytree(LAUNCH, tmp_path / "checkout" / "launch")
     path = program(tmp_path / "bin", "snapvideo", SNAPVIDEO)
     state = tmp_path / "state"
     about = dict(PATH=path, WAIT="1", SNAPVIDEO_HOST_STATE=str(state))
@@ -144,8 +149,8 @@ def host(tmp_path):
 
     def start(*arguments):
         process = subprocess.Popen(
-            [LAUNCH / "start_host.sh", *(arguments or TRAIN)],
-            cwd=ROOT,
+            [launch / "start_host.sh", *(arguments or TRAIN)],
+            cwd=launch,
             env=os.environ | about,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

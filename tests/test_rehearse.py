@@ -75,7 +75,7 @@ def test_a_run_that_ends_otherwise_is_found_out(shapes_root, trained, tmp_path):
     other = tmp_path / "other"
     train(tiny_config(shapes_root, "optimizer.learning_rate=0.011"), other)
     survived, why = report.compare(other, trained, same_bits=True)
-    assert not survived and "arrays differ, as .ema" in why
+    assert not survived and "arrays differ, as .params" in why
     survived, why = report.compare(other, trained, same_bits=False)
     assert not survived and why.startswith("loss within ")
     seeded = tmp_path / "seeded"

@@ -49,7 +49,8 @@ def test_every_kill_hit_the_training_loop(runs):
     assert len(scene.kills_at) == len(scene.lost) == KILLS
     assert {kind for kind, *_ in scene.kills_at} == {"step", "save"}
     assert all(0 < step <= STEPS for _, step, _ in scene.kills_at), scene.kills_at
-    assert all(0 <= lost <= 3 for lost in scene.lost), scene.lost
+    # While one checkpoint is written the run comes as far as the next: 2 and 2 steps.
+    assert all(0 <= lost <= 4 for lost in scene.lost), scene.lost
 
 
 def test_a_killed_run_ends_in_the_same_state_bit_by_bit(runs):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from snapvideo_jax import json_lines
 from snapvideo_jax.data.container import SlowClip, UnusableClip
 from snapvideo_jax.data.sources import KINDS, Kind
 
@@ -51,10 +52,7 @@ def gather(workdir: Path, forget: bool = False) -> list[Entry]:
 
 def read(path: Path) -> list[Entry]:
     """The entries of a list; one that is still being written is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return json_lines.read(path)
 
 
 def note(path: Path, entry: Entry) -> list[Entry]:

@@ -6,7 +6,6 @@ frame beside it: that is what the page shows of the many clips that do not play.
 
 import io
 import json
-import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from snapvideo_jax.data.video import Clip, ClipInfo, UnusableClip
+from snapvideo_jax.json_lines import finite
 from snapvideo_jax.pages.page import new_folder, write_page
 from snapvideo_jax.pages.samples import Sample, read_samples
 
@@ -105,16 +105,6 @@ def read_metrics(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
         if numbers:
             found[path.name] = finite(numbers)
     return found, wrong
-
-
-def finite(value: Any) -> Any:
-    """A value of JSON, with null where a number is NaN or infinite."""
-    if isinstance(value, dict):
-        return {str(name): finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [finite(each) for each in value]
-    is_finite = not isinstance(value, float) or math.isfinite(value)
-    return value if is_finite else None
 
 
 def _numbers_of(content: Any) -> dict[str, float]:

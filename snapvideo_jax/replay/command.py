@@ -14,6 +14,7 @@ from einops import repeat
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, media
 from snapvideo_jax.data import captions_of
+from snapvideo_jax.json_lines import finite
 from snapvideo_jax.options import check_least
 from snapvideo_jax.replay import samples
 from snapvideo_jax.replay.rebuild import Rebuilt, agreement, rebuild
@@ -38,6 +39,7 @@ def run(arguments) -> None:
             out,
             arguments.overrides,
             arguments.from_checkpoint,
+            arguments.samples or (),
         )
         report = replay(rebuilt, out, arguments.samples)
     print(json.dumps(report) if arguments.json else describe(report, out))
@@ -52,16 +54,7 @@ def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str,
       rebuilt: the step; its state is gone afterwards.
       out: where they are written.
       rows: of the batch, to be looked into; None for those of the largest losses.
-
-    Raises:
-      ValueError: a row is none of the batch.
     """
-    batch = rebuilt.experiment.data.batch
-    for row in rows or ():
-        if not 0 <= row < batch:
-            raise ValueError(
-                f"--samples={row} is not in the batch; use 0 to {batch - 1}."
-            )
     losses, sigma = samples.losses(rebuilt)
     if rows is None:
         worst = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf))
@@ -83,9 +76,9 @@ def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str,
         for k, row in enumerate(rows)
     ]
     _write_sheet(out / "sheet", looks, about, rebuilt.experiment.sheets)
-    report = _report(rebuilt, losses, sigma) | {"samples": about}
-    (out / "replay.json").write_text(json.dumps(_plain(report), indent=2))
-    return _plain(report)
+    report = finite(_report(rebuilt, losses, sigma) | {"samples": about})
+    (out / "replay.json").write_text(json.dumps(report, indent=2))
+    return report
 
 
 def _report(rebuilt: Rebuilt, losses, sigma) -> dict[str, Any]:
@@ -155,17 +148,6 @@ def _write_sheet(stem: Path, looks, about, sheets) -> None:
     made = media.contact_sheet(np.stack(tiles), columns, labels, scale=scale)
     media.write_gif(stem.with_suffix(".gif"), made, sheets.fps or 4.0)
     media.write_png(stem.with_suffix(".png"), made[len(made) // 2][None])
-
-
-def _plain(report: Any) -> Any:
-    """With null in place of numbers that JSON cannot hold."""
-    if isinstance(report, dict):
-        return {name: _plain(value) for name, value in report.items()}
-    if isinstance(report, list):
-        return [_plain(value) for value in report]
-    if isinstance(report, float) and not math.isfinite(report):
-        return None
-    return report
 
 
 def describe(report: dict[str, Any], out: Path) -> str:

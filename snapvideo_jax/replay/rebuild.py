@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def rebuild(
     out: Path,
     overrides: list[str] = [],  # noqa: B006
     from_checkpoint: bool = False,
+    asked: Sequence[int] = (),
 ) -> Rebuilt:
     """A step of a run, rebuilt from the newest checkpoint that lies before it.
 
@@ -147,9 +149,10 @@ def rebuild(
       out: folder in which files that cannot be used are listed.
       overrides: as for `config.load`.
       from_checkpoint: takes the checkpoint's state in place of the exact one.
+      asked: rows of the batch that will be looked into.
 
     Raises:
-      ValueError: there is no such run or step, or the config or the data cannot be
+      ValueError: there is no such run, step or row, or the config or the data cannot be
         used.
     """
     experiment = configs.build(configs.of_workdir(workdir, overrides))
@@ -158,6 +161,12 @@ def rebuild(
             f"--step={step} is past the last step of the run, "
             f"{experiment.optimizer.steps}; use that or an earlier one."
         )
+    for row in asked:
+        if not 0 <= row < experiment.data.batch:
+            raise ValueError(
+                f"--samples={row} is not in the batch; use 0 to "
+                f"{experiment.data.batch - 1}."
+            )
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     joint = _joint(experiment, workdir, out)
     iterator = iter(split_dataset(joint, 0, 1, experiment.text))
