@@ -8,17 +8,18 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import layout, sample
+from snapvideo_jax import layout
 from snapvideo_jax.flops import flops_forward
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import AXES, bytes_per_device
 from snapvideo_jax.snapshots import budget, describe_budget
+from snapvideo_jax.states import abstract_state
 
 
 def describe(config: ConfigDict) -> dict:
     """What --dry-run prints: sizes and memory, computed without allocating anything."""
     experiment = configs.build(config)
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     sizes = dataclasses.asdict(experiment.mesh)
     sizes["data"] = max(sizes["data"], 1)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), AXES)

@@ -14,41 +14,18 @@ from snapvideo_jax import __version__, distributed, media
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler, sigma_schedule
 from snapvideo_jax.diffusion.trajectory import kept_steps
-from snapvideo_jax.generate import Generator, Guide, Request, chunks, jit_generate
+from snapvideo_jax.generate import Generator, Guide, Request
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, read_prompts
-from snapvideo_jax.outputs import SHEET_CLIPS, Output, write_sheet
+from snapvideo_jax.outputs import SHEET_CLIPS, Output
 from snapvideo_jax.sharding import make_mesh
 from snapvideo_jax.states import (
-    abstract_state,
-    fresh_state,
     placed_state,
     profile_of,
     restored,
 )
 from snapvideo_jax.text.encoder import refuse_long
-
-__all__ = [
-    "BATCH",
-    "LEAST",
-    "Generator",
-    "Guide",
-    "Request",
-    "abstract_state",
-    "chunks",
-    "fresh_state",
-    "jit_generate",
-    "load",
-    "load_guide",
-    "resolution_of",
-    "run",
-    "sampler_of",
-    "settings_of",
-    "weights_of",
-    "write_clips",
-    "write_sheet",
-]
 
 logger = logging.getLogger(__name__)
 
