@@ -4,13 +4,17 @@ The first stage fills the folder ``small``, without loss; the second enlarges wh
 in a folder, be it that one or another. So either stage goes on where it was stopped,
 only one network is in memory at a time, and both stages alone make what they make
 together. The noise of both is that of a sample's number, in streams of its own.
+
+Longer clips, as `snapvideo extend` makes them, are enlarged window by window: each goes
+on from the last frame that was enlarged, which it knows (`diffusion.hierarchy`).
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,16 @@ from snapvideo_jax import distributed
 from snapvideo_jax import sample as stage
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.diffusion import Sampler
-from snapvideo_jax.generate import Generator, Request
+from snapvideo_jax.diffusion.hierarchy import Window, windows
+from snapvideo_jax.generate import Generator, Made, Request
 from snapvideo_jax.guiding import guidance_of
 from snapvideo_jax.outputs import Output, check_clip, read_clip
 from snapvideo_jax.text.encoder import refuse_long
 
 logger = logging.getLogger(__name__)
 
-STREAM = 1
-"""Of the noise of the second stage."""
+STREAM = 2**16
+"""Of the noise of the second stage, in its first window; those that follow, follow."""
 OF_FIRST_STAGE = (
     *("churn", "ema_profile", "oscillate", "guidance_interval", "threshold"),
     *("negative_prompt", "autoguide", "autoguidance"),
@@ -45,12 +50,14 @@ class Small:
       stem: path without its ending.
       prompt: what it shows.
       fps: its frame-rate; None where nothing tells.
+      frames: how many it has; None for as many as the upsampler makes at once.
       about: how it was made.
     """
 
     stem: Path
     prompt: str
     fps: float | None
+    frames: int | None
     about: dict[str, Any]
 
 
@@ -86,10 +93,11 @@ def sample(arguments) -> None:
     """
     second = second_stage(arguments)
     if arguments.small_clips:
-        if arguments.workdir or arguments.prompt or arguments.prompts:
+        given = ("workdir", "prompt", "prompts", "from_clip", "strength")
+        if any(getattr(arguments, name) is not None for name in given):
             raise ValueError(
-                "--small_clips are enlarged as they are; leave out --workdir, --prompt "
-                "and --prompts, or --small_clips."
+                "--small_clips are enlarged as they are; leave out --workdir, prompts "
+                "and --from_clip, or --small_clips."
             )
         enlarge(second, Path(arguments.small_clips))
         return
@@ -180,8 +188,10 @@ def enlarge(second: Second, folder: Path) -> None:
     arguments, experiment = second.arguments, second.experiment
     small = small_clips(folder)
     refuse_long(experiment.text, [each.prompt for each in small.values()])
+    plan = plan_of(second, small.values(), folder)
+    shape = (plan[-1].frames[-1] + 1, *second.shape[1:])
     for each in small.values():
-        check_clip(each.stem, second.shape)
+        check_clip(each.stem, shape)
     settings = second.settings | {"fps": _fps(second, list(small.values()), folder)}
     _, params, step, mesh = stage.load(Path(arguments.workdir), arguments.ema)
     about = stage.about_of(experiment, arguments, second.sampler, step, settings)
@@ -205,12 +215,69 @@ def enlarge(second: Second, folder: Path) -> None:
     requests = stage.requests_of(prompts, output.missing, batch, **told)
 
     def make(request: Request):
-        clips = [read_clip(small[n].stem, second.shape) for n in request.numbers]
+        clips = [read_clip(small[n].stem, shape) for n in request.numbers]
         request = dataclasses.replace(request, small=np.stack(clips))
-        return generator.make(params, request)
+        return by_window(functools.partial(generator.make, params), request, plan)
 
     levels = stage.strip_levels(arguments, experiment, second.sampler)
-    stage.fill(output, requests, make, experiment, levels)
+    stage.fill(output, requests, make, experiment, levels, shape[0])
+
+
+def plan_of(second: Second, small: Iterable[Small], folder: Path) -> list[Window]:
+    """The windows of small clips that are enlarged one after another.
+
+    Raises:
+      ValueError: clips have different numbers of frames, or fewer than a window, or
+        what was asked for is of one window only.
+    """
+    length = second.shape[0]
+    told = {each.frames or length for each in small}
+    if len(told) > 1:
+        raise ValueError(
+            f"{folder} has clips of {sorted(told)} frames; enlarge those of one length "
+            "at a time, each from a folder of its own."
+        )
+    (frames,) = told
+    if frames < length:
+        raise ValueError(
+            f"{folder} has clips of {frames} frames; --cascade="
+            f"{second.arguments.workdir} enlarges {length} or more; make longer ones."
+        )
+    if frames > length and second.arguments.save_trajectory:
+        raise ValueError(
+            f"--save_trajectory shows one clip of {length} frames, and those of "
+            f"{folder} have {frames}; leave it out."
+        )
+    return windows(frames, (1.0,), length)
+
+
+def by_window(
+    make: Callable[[Request], Made], request: Request, plan: Sequence[Window]
+) -> Made:
+    """Large clips, made window by window.
+
+    Args:
+      make: of `Generator`, for clips of a window's length.
+      request: with small clips of all frames.
+      plan: the windows.
+    """
+    if len(plan) == 1:
+        return make(request)
+    clips = None
+    for place, window in enumerate(plan):
+        frames = list(window.frames)
+        part = dataclasses.replace(
+            request, small=request.small[:, frames], stream=request.stream + place
+        )
+        if clips is not None:
+            is_known = np.isin(frames, window.known)
+            part = dataclasses.replace(part, known=clips[:, frames], is_known=is_known)
+        made = make(part).clips
+        if clips is None:
+            shape = (len(made), request.small.shape[1], *made.shape[2:])
+            clips = np.zeros(shape, np.uint8)
+        clips[:, list(window.made)] = made[:, np.isin(frames, window.made)]
+    return Made(clips)
 
 
 def small_clips(folder: Path) -> dict[int, Small]:
@@ -227,6 +294,7 @@ def small_clips(folder: Path) -> dict[int, Small]:
                 (folder / line["file"]).with_suffix(""),
                 line.get("caption", ""),
                 None,
+                None,
                 {"file": line["file"]},
             )
             for number, line in enumerate(lines)
@@ -242,7 +310,11 @@ def small_clips(folder: Path) -> dict[int, Small]:
         kept = json.loads(path.read_text())
         about = {name: kept[name] for name in ("workdir", "step", "seed")}
         clips[int(path.stem)] = Small(
-            path.with_suffix(""), kept["prompt"], kept["fps"], about
+            path.with_suffix(""),
+            kept["prompt"],
+            kept["fps"],
+            kept.get("frames"),
+            about,
         )
     return clips
 

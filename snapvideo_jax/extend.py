@@ -6,7 +6,6 @@ clip is kept in ``parts`` until its video is whole, so a job goes on where it st
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import logging
@@ -20,13 +19,11 @@ from jaxtyping import UInt8
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, media, sample
-from snapvideo_jax.data.container import UnusableClip
-from snapvideo_jax.data.image import decode_image
-from snapvideo_jax.data.video import Clip
 from snapvideo_jax.diffusion import Reconstruction
 from snapvideo_jax.diffusion.hierarchy import Window, check_rates, windows
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.generate import Generator, Request
+from snapvideo_jax.given import digest, read_frames
 from snapvideo_jax.guiding import guidance_of
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, numbers
@@ -35,8 +32,6 @@ from snapvideo_jax.text.encoder import refuse_long
 
 logger = logging.getLogger(__name__)
 
-VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
-"""Endings of files that are more than one frame."""
 TIMES = 4
 """The higher rate by the lower one, where no rates are given [C]."""
 
@@ -106,7 +101,8 @@ def known_frames(arguments, experiment, fps: float) -> dict[int, np.ndarray]:
                 f"--known={text} is not a frame's number and a file, as 0=first.png."
             )
         for place, frame in enumerate(
-            read_frames(Path(file), (model.height, model.width), fps), int(number)
+            read_frames(Path(file), (model.height, model.width), fps, "--known"),
+            int(number),
         ):
             if place >= arguments.frames:
                 raise ValueError(
@@ -117,29 +113,6 @@ def known_frames(arguments, experiment, fps: float) -> dict[int, np.ndarray]:
                 raise ValueError(f"--known={text}: frame {place} is known already.")
             found[place] = frame
     return found
-
-
-def read_frames(
-    path: Path, size: tuple[int, int], fps: float
-) -> UInt8[np.ndarray, "t h w c"]:
-    """A picture, or a video at a frame-rate; the middle of it, in a size.
-
-    Raises:
-      ValueError: it is neither.
-    """
-    try:
-        if not path.is_file():
-            raise UnusableClip("not there")
-        if path.suffix.lower() in VIDEOS:
-            with Clip(str(path), size, whole=True) as clip:
-                count = int(clip.info.duration * fps + 1e-6) + 1
-                frames = clip.frames_at(np.arange(count) / fps)
-        else:
-            frames = decode_image(str(path), size)[None]
-    except UnusableClip as error:
-        raise ValueError(f"--known: {path} is {error}.") from error
-    top, left = ((frames.shape[axis + 1] - size[axis]) // 2 for axis in range(2))
-    return frames[:, top : top + size[0], left : left + size[1]]
 
 
 def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
@@ -166,7 +139,7 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
         "rates": sorted({window.fps for window in plan}),
         "clips": len(plan),
         "known": {
-            str(number): _digest(known[number].tobytes()) for number in sorted(known)
+            str(number): digest(known[number].tobytes()) for number in sorted(known)
         },
         "reconstruction": dataclasses.asdict(reconstruction),
     }
@@ -195,8 +168,7 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
         if place < done:
             made = parts.read(place)
         else:
-            made = generator(params, asked(request, window, place, video))
-            made = made[:, [window.frames.index(n) for n in window.made]]
+            made = made_in(generator, params, request, window, place, video)
             parts.write(place, made, is_writer)
         video[:, list(window.made)] = made
         if place == len(plan) - 1 and is_writer:
@@ -219,6 +191,14 @@ def begun(model, plan, known, count: int) -> UInt8[np.ndarray, "b t h w c"]:
     for number, frame in known.items():
         video[:, number] = frame
     return video
+
+
+def made_in(
+    generator: Generator, params, request: Request, window: Window, place: int, video
+) -> UInt8[np.ndarray, "b t h w c"]:
+    """The frames that one clip adds to some videos; the rest as of `asked`."""
+    clips = generator(params, asked(request, window, place, video))
+    return clips[:, [window.frames.index(number) for number in window.made]]
 
 
 def asked(request: Request, window: Window, place: int, video) -> Request:
@@ -250,7 +230,7 @@ class Parts:
     def __init__(self, folder: Path, about):
         self._folder = folder
         self._folders = [
-            folder / f"{number:05d}-{_digest(json.dumps(each).encode())}"
+            folder / f"{number:05d}-{digest(json.dumps(each).encode())}"
             for number, each in about.items()
         ]
 
@@ -280,7 +260,3 @@ class Parts:
             shutil.rmtree(folder, ignore_errors=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]

@@ -21,6 +21,7 @@ from snapvideo_jax.diffusion import (
     Reconstruction,
     Sampler,
     initial_noise,
+    noised,
     pairs,
     reconstruct,
     sample,
@@ -69,6 +70,7 @@ class Request:
       known: clips in 0..255 whose frames ``is_known`` come back as they are, by
         reconstruction guidance; the others are ignored.
       is_known: which frames are known, in all clips.
+      clip: what a `Generator` with a ``first`` step begins with, in 0..255.
     """
 
     prompts: Sequence[str]
@@ -82,6 +84,7 @@ class Request:
     small_noise: float = 0.0
     known: UInt8[np.ndarray, "b t h w c"] | None = None
     is_known: Bool[np.ndarray, "t"] | None = None
+    clip: UInt8[np.ndarray, "b t h w c"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Generator:
         compiled again.
       reconstruction: how known frames are made use of.
       kept: noise levels at which clips are kept as they are made.
+      first: step at which clips of requests are noised and enter; 0 for pure noise.
 
     Raises:
       ValueError: as `jit_generate`.
@@ -140,6 +144,7 @@ class Generator:
         batch: int = 1,
         reconstruction: Reconstruction = Reconstruction(),  # noqa: B008
         kept: int = 0,
+        first: int = 0,
     ):
         self._experiment = experiment
         self._mesh, self._batch, self._kept = mesh, batch, kept
@@ -153,6 +158,7 @@ class Generator:
             enlarges=experiment.model.is_upsampler,
             reconstruction=reconstruction,
             kept=kept,
+            first=first,
         )
 
     def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
@@ -182,7 +188,7 @@ class Generator:
         numbers = np.asarray(request.numbers, np.uint32)[pick]
         told = {
             name: clip[pick]
-            for name in ("small", "known")
+            for name in ("small", "known", "clip")
             if (clip := getattr(request, name)) is not None
         }
         placed = jax.device_put((inputs, numbers, told), batch_sharding(self._mesh))
@@ -225,11 +231,12 @@ def jit_generate(
     enlarges: bool = False,
     reconstruction: Reconstruction = Reconstruction(),  # noqa: B008
     kept: int = 0,
+    first: int = 0,
 ):
     """`_generate` of an experiment on a mesh, jitted; ``guided`` is static.
 
     Args:
-      experiment, sampler, mesh, guide, reconstruction, kept: as of `Generator`.
+      experiment, sampler, mesh, guide, reconstruction, kept, first: as of `Generator`.
       enlarges: whether it will be given small clips.
 
     Raises:
@@ -246,6 +253,7 @@ def jit_generate(
         guide=guide,
         reconstruction=reconstruction,
         steps_kept=kept,
+        first=first,
     )
     return jax.jit(
         laid_out(generate, mesh),
@@ -274,6 +282,7 @@ def _generate(
     small_noise=0.0,
     known=None,
     is_known=None,
+    clip=None,
     *,
     guided,
     model,
@@ -283,6 +292,7 @@ def _generate(
     guide: Guide | None = None,
     reconstruction: Reconstruction = Reconstruction(),  # noqa: B008
     steps_kept: int = 0,
+    first: int = 0,
 ):
     """Noise to pixels, for one batch of samples."""
     batch, size = numbers.shape[0], (model.frames, model.height, model.width)
@@ -291,6 +301,8 @@ def _generate(
     other = jax.vmap(jax.random.fold_in, (0, None))
     keys = jnp.where(stream == 0, keys, other(purpose(keys, CORRUPTION), stream))
     start = initial_noise(keys, (*size, model.out_channels), edm)
+    if clip is not None:
+        start = noised(pixels(clip), start, edm, sampler.steps, first)
     keep = jnp.zeros(batch, bool)
     context = Context(**inputs, drop_text=keep)
     if small is not None:
@@ -319,11 +331,11 @@ def _generate(
     if known is not None:
         denoise = reconstruct(denoise, pixels(known), is_known, edm, reconstruction)
     if not steps_kept:
-        clips, _ = sample(denoise, start, carry, keys, edm, sampler)
+        clips, _ = sample(denoise, start, carry, keys, edm, sampler, first)
         return as_bytes(clips)
-    denoise = recorded(denoise, edm, sampler.steps, steps_kept)
-    carry = (carry, nothing_kept(start, sampler.steps, steps_kept))
-    clips, (_, kept) = sample(denoise, start, carry, keys, edm, sampler)
+    denoise = recorded(denoise, edm, sampler.steps, steps_kept, first)
+    carry = (carry, nothing_kept(start, sampler.steps, steps_kept, first))
+    clips, (_, kept) = sample(denoise, start, carry, keys, edm, sampler, first)
     return as_bytes(clips), *map(as_bytes, kept)
 
 

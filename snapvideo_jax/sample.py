@@ -1,7 +1,6 @@
 """Clips of captions: loading a run, and the verb `snapvideo sample`."""
 
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler, sigma_schedule
 from snapvideo_jax.diffusion.trajectory import kept_steps
 from snapvideo_jax.generate import Generator, Guide, Request
+from snapvideo_jax.given import beginning
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, read_prompts
@@ -107,12 +107,14 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
     sampler = sampler_of(experiment, arguments)
     settings = settings_of(experiment, arguments)
     experiment = guidance_of(experiment, arguments, settings["guidance"])
+    start = beginning(arguments, experiment.model, sampler.steps, settings["fps"])
     guide = load_guide(experiment, arguments, mesh)
-    batch = min(arguments.batch, len(prompts))
+    batch, kept = min(arguments.batch, len(prompts)), arguments.save_trajectory
     generator = Generator(
-        experiment, sampler, mesh, guide, batch=batch, kept=arguments.save_trajectory
+        experiment, sampler, mesh, guide, batch=batch, kept=kept, first=start.first
     )
     about = settings | about_of(experiment, arguments, sampler, step, settings)
+    about |= start.about
     output = Output(
         Path(arguments.out),
         {n: about | {"prompt": text, "number": n} for n, text in enumerate(prompts)},
@@ -121,22 +123,27 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
         arguments.overwrite,
     )
     requests = requests_of(prompts, output.missing, batch, **settings)
-    make = functools.partial(generator.make, params)
-    fill(
-        output, requests, make, experiment, strip_levels(arguments, experiment, sampler)
-    )
+
+    def make(request: Request):
+        clip = start.of(len(request.numbers))
+        return generator.make(params, dataclasses.replace(request, clip=clip))
+
+    levels = strip_levels(arguments, experiment, sampler, start.first)
+    fill(output, requests, make, experiment, levels)
 
 
-def strip_levels(arguments, experiment, sampler: Sampler) -> list[float]:
+def strip_levels(arguments, experiment, sampler: Sampler, first: int = 0):
     """Noise levels that --save_trajectory shows; none without it."""
     if not arguments.save_trajectory:
         return []
     levels = sigma_schedule(experiment.diffusion, sampler.steps)
-    chosen = kept_steps(sampler.steps, arguments.save_trajectory)
+    chosen = kept_steps(sampler.steps, arguments.save_trajectory, first)
     return [float(levels[step]) for step in chosen]
 
 
-def fill(output: Output, requests, make, experiment, levels=()) -> None:
+def fill(
+    output: Output, requests, make, experiment, levels=(), frames: int | None = None
+) -> None:
     """Makes what a folder lacks, writes it, and the contact sheet.
 
     Args:
@@ -145,6 +152,7 @@ def fill(output: Output, requests, make, experiment, levels=()) -> None:
       make: a request to its clips, see `generate.Made`.
       experiment: gives the settings of sheets.
       levels: of noise at which clips were kept on their way, for strips.
+      frames: of the clips, where they are not as many as the network makes.
     """
     is_writer = jax.process_index() == 0
     began, shown = time.monotonic(), {}
@@ -163,7 +171,8 @@ def fill(output: Output, requests, make, experiment, levels=()) -> None:
                 shown[number] = clip
     if not is_writer:
         return
-    output.write_sheet(shown, clip_shape(experiment.model), experiment.sheets)
+    length, *size = clip_shape(experiment.model)
+    output.write_sheet(shown, (frames or length, *size), experiment.sheets)
     seconds, sheet = time.monotonic() - began, output.folder / "sheet.gif"
     logger.info("%d clips in %.1f s: %s", len(output.missing), seconds, sheet)
 

@@ -24,8 +24,10 @@ from snapvideo_jax.data import make_joint_source
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.generate import Generator, Request, as_bytes
+from snapvideo_jax.given import digest
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, numbers
+from snapvideo_jax.settings import differences
 from snapvideo_jax.step import pixels
 
 logger = logging.getLogger(__name__)
@@ -162,23 +164,37 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
     about = sample.about_of(experiment, arguments, second.sampler, step, settings)
     about |= {"seed": arguments.seed, "guidance": settings["guidance"]}
     about |= {"score": arguments.score, "count": len(small), "clips": arguments.clips}
-    score, levels, shown = SCORES[arguments.score], {}, []
+    about |= {"data": digest(real["clips"].tobytes())}
+    score, parts, made = SCORES[arguments.score], out / "parts", {}
+    levels = tried(out / "search.json", about)
     for noise in progress(grid, len(grid), name="noise level", is_writer=is_writer):
-        made = enlarged(generator, params, second, small, real, noise, batch)
-        shown.append(made[:SHOWN])
-        values = score.of(made, real["clips"])
-        levels[f"{noise:g}"] = {
+        name, part = f"{noise:g}", parts / f"{noise:g}.npy"
+        if name in levels and part.is_file():
+            continue
+        made[name] = enlarged(generator, params, second, small, real, noise, batch)
+        values = score.of(made[name], real["clips"])
+        levels[name] = {
             "mean": float(values.mean()),
             "standard_error": float(values.std() / len(values) ** 0.5),
         }
+        made[name] = made[name][:SHOWN]
         if is_writer:
-            about |= {"levels": levels, "best": float(best_of(levels, score))}
-            write_whole(out / "search.json", json.dumps(about, indent=2).encode())
+            parts.mkdir(parents=True, exist_ok=True)
+            np.save(part, made[name])
+            keep = about | {"levels": levels, "best": float(best_of(levels, score))}
+            write_whole(out / "search.json", json.dumps(keep, indent=2).encode())
     if not is_writer:
         return
+    shown = [np.load(parts / f"{noise:g}.npy") for noise in grid]
+    levels = {name: levels[name] for name in map("{:g}".format, grid)}
     large = enlarge(pixels(jnp.asarray(small)), real["clips"].shape[2:4])
     bilinear = np.asarray(as_bytes(large))
-    plot(out / "search.png", levels, score, score.of(bilinear, real["clips"]).mean())
+    alone = float(score.of(bilinear, real["clips"]).mean())
+    keep = about | {"levels": levels, "best": float(best_of(levels, score))}
+    write_whole(
+        out / "search.json", json.dumps(keep | {"bilinear": alone}, indent=2).encode()
+    )
+    plot(out / "search.png", levels, score, alone)
     rows = np.stack([real["clips"][:SHOWN], bilinear[:SHOWN], *shown])
     names = ["real", "bilinear", *(f"{noise:g}" for noise in grid)]
     labels = [name for _ in range(rows.shape[1]) for name in names]
@@ -189,8 +205,18 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
     print(
         f"--small_noise {best} is best of {len(grid)} by {arguments.score}: "
         f"{levels[best]['mean']:.4g}, the standard error is "
-        f"{levels[best]['standard_error']:.2g} ({len(small)} clips)."
+        f"{levels[best]['standard_error']:.2g} ({len(small)} clips); bilinear alone "
+        f"has {alone:.4g}."
     )
+
+
+def tried(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Scores of a search that was stopped, if it was the same but for its grid."""
+    if not path.is_file():
+        return {}
+    kept = json.loads(path.read_text())
+    levels, _, _ = (kept.pop(name, None) for name in ("levels", "best", "bilinear"))
+    return {} if differences(json.loads(json.dumps(about)), kept) else levels
 
 
 def enlarged(generator, params, second, small, real, noise: float, batch: int):

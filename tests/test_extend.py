@@ -9,6 +9,8 @@ from helpers import assert_one_line, strip
 from PIL import Image
 from stages import make_run
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 FEW = ("--steps", 2, "--guidance", 0, "--format", "png", "--prompt", "a red cross")
 FRAMES = 9
 
@@ -112,7 +114,7 @@ def test_a_wrong_wish_ends_in_one_line(
 
 def test_frames_of_a_video_are_known_by_its_time(picture, tmp_path):
     """At 4 fps every other frame of a clip of 8 fps is taken, cut to the middle."""
-    from snapvideo_jax.extend import read_frames
+    from snapvideo_jax.given import read_frames
 
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as film:
@@ -122,7 +124,7 @@ def test_frames_of_a_video_are_known_by_its_time(picture, tmp_path):
             frame = np.full((14, 32, 3), level, np.uint8)
             film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         film.mux(stream.encode())
-    found = read_frames(path, (14, 16), 4.0)
+    found = read_frames(path, (14, 16), 4.0, "--known")
     assert found.shape == (3, 14, 16, 3)
     levels = found.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(levels, [0, 120, 240], atol=4)

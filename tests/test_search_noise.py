@@ -10,6 +10,8 @@ from stages import UPSAMPLER, make_run
 
 from snapvideo_jax.search_noise import SCORES, best_of, psnr, sharpness
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 pytest.importorskip("matplotlib")
 
 
@@ -42,6 +44,25 @@ def test_a_grid_is_tried_scored_and_drawn(run, upsampler, tmp_path):
     with Image.open(out / "search.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
     assert (out / "sheet.gif").stat().st_size > 0
+
+
+def test_a_search_goes_on_where_it_was_stopped(run, upsampler, tmp_path, monkeypatch):
+    """A longer grid takes what is there; other settings begin anew."""
+    from snapvideo_jax import search_noise as verb
+
+    root, out = clips_folder(tmp_path / "clips", {}), tmp_path / "out"
+    rng, tried = np.random.default_rng(0), []
+
+    def enlarged(generator, params, second, small, real, noise, batch):
+        tried.append(noise)
+        return rng.integers(256, size=real["clips"].shape, dtype=np.uint8)
+
+    monkeypatch.setattr(verb, "enlarged", enlarged)
+    for more in (["0,0.3"], ["0,0.1,0.3"], ["0,0.3", "--seed", 1]):
+        code, _, err = search(run, upsampler, out, "--clips", root, "--grid", *more)
+        assert code == 0, err
+    assert tried == [0, 0.3, 0.1, 0, 0.3]
+    assert list(json.loads((out / "search.json").read_text())["levels"]) == ["0", "0.3"]
 
 
 def test_scores_are_what_they_say():

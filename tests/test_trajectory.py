@@ -11,6 +11,8 @@ from stages import make_run
 from snapvideo_jax.diffusion import EDM, SOLVERS, Sampler, sample, sigma_schedule
 from snapvideo_jax.diffusion.trajectory import kept_steps, nothing_kept, recorded
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def shrinking(x, sigma, carry):
     """The denoiser of standard normal data."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from helpers import by_name, tiny_config
+from helpers import TINY_CONFIG, by_name, tiny_config
 from stages import SMALL, UPSAMPLER, make_run
 
 from snapvideo_jax import config as configs
@@ -63,6 +63,18 @@ def test_every_array_is_copied_widened_resized_or_new(first, begun):
         if theirs[name].shape == ours[name].shape and (theirs[name] == ours[name]).all()
     ]
     assert len(same) == len(report["copied"]) == len(theirs) - 2
+
+
+def test_a_dry_run_tells_the_same(first, begun, run, shapes_root):
+    options = [f"--config.{each}" for each in UP]
+    code, printed, err = run(
+        *("train", "--dry-run", "--json", "--config", TINY_CONFIG, *options),
+        *(f"--config.data.root={shapes_root}", f"--config.run.init_from={first}"),
+    )
+    assert code == 0, err
+    told = json.loads(printed)["init_from"]
+    assert told == {kind: begun[2][kind] for kind in told}
+    assert set(told) == {"copied", "widened", "resized", "new"}
 
 
 def test_averages_begin_with_the_same_weights(begun):

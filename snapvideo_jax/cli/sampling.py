@@ -30,6 +30,17 @@ def _add_sample(verbs) -> None:
         help="also write NUMBER-trajectory.gif and .png: what the network was shown at "
         "K noise levels (default 8), and what it made of it",
     )
+    group = verb.add_argument_group(
+        "video to video", "Noises a clip and makes it anew, as the prompts say."
+    )
+    group.add_argument("--from_clip", metavar="FILE", help="the clip, of any size")
+    group.add_argument(
+        "--strength",
+        type=float,
+        metavar="S",
+        help="share of the steps that are taken anew: 0 gives the clip back, 1 has "
+        "nothing left of it (default: 0.6)",
+    )
     _add_cascade(verb)
     add_sampler(verb)
 

@@ -13,20 +13,23 @@ from snapvideo_jax.diffusion.edm import EDM, broadcast
 from snapvideo_jax.diffusion.samplers import Denoise, Stepwise, sigma_schedule
 
 
-def kept_steps(steps: int, count: int) -> tuple[int, ...]:
+def kept_steps(steps: int, count: int, first: int = 0) -> tuple[int, ...]:
     """Up to ``count`` of the steps of a run, evenly spread, with the first and last."""
-    return tuple(sorted({round(step) for step in np.linspace(0, steps - 1, count)}))
+    spread = np.linspace(first, steps - 1, count)
+    return tuple(sorted({round(step) for step in spread}))
 
 
 def nothing_kept(
-    start: Float[Array, "b *s"], steps: int, count: int
+    start: Float[Array, "b *s"], steps: int, count: int, first: int = 0
 ) -> tuple[Float[Array, "b k *s"], Float[Array, "b k *s"]]:
     """What `recorded` begins with, for noise of the shape of ``start``."""
-    shape = (len(start), len(kept_steps(steps, count)), *start.shape[1:])
+    shape = (len(start), len(kept_steps(steps, count, first)), *start.shape[1:])
     return jnp.zeros(shape), jnp.zeros(shape)
 
 
-def recorded(denoise: Denoise | Stepwise, edm: EDM, steps: int, count: int) -> Stepwise:
+def recorded(
+    denoise: Denoise | Stepwise, edm: EDM, steps: int, count: int, first: int = 0
+) -> Stepwise:
     """``denoise``, its first call of some steps kept.
 
     The carry is ``(carry, kept)``; kept are what the network is shown, ``c_in x`` cut
@@ -37,8 +40,9 @@ def recorded(denoise: Denoise | Stepwise, edm: EDM, steps: int, count: int) -> S
       edm: its noise levels.
       steps: of the sampler.
       count: how many are kept, see `kept_steps`.
+      first: step that the sampler begins with.
     """
-    chosen = kept_steps(steps, count)
+    chosen = kept_steps(steps, count, first)
     places = np.full(steps, -1)
     places[list(chosen)] = np.arange(len(chosen))
     places, levels = jnp.asarray(places), sigma_schedule(edm, steps)
