@@ -22,7 +22,12 @@ import numpy as np
 
 from snapvideo_jax import extend, media, sample
 from snapvideo_jax.data.judge import judge, track
-from snapvideo_jax.data.shapes import held_out_prompts, render, sample_scene
+from snapvideo_jax.data.shapes import (
+    DURATION,
+    held_out_prompts,
+    render,
+    sample_scene,
+)
 from snapvideo_jax.diffusion import Reconstruction
 from snapvideo_jax.diffusion.hierarchy import check_rates, windows
 from snapvideo_jax.generate import Generator, Request
@@ -103,8 +108,8 @@ def main() -> None:
             if turn:  # the first one compiles
                 seconds[frames].append(time.perf_counter() - began)
     scenes = [sample_scene(1, number, "test") for number in range(arguments.count)]
-    size = arguments.frames, rates[-1], model.width
-    real = [render(scene, *size) for scene in scenes]
+    most = min(arguments.frames, int(DURATION * rates[-1]) + 1)
+    real = [render(scene, most, rates[-1], model.width) for scene in scenes]
     print("| prompt | colour and shape | largest jump by the median |")
     print("|---|---|---|")
     jumps = [jump(frames, rates[-1]) for frames in video]
