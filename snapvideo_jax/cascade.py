@@ -196,6 +196,8 @@ def enlarge(second: Second, folder: Path) -> None:
     _, params, step, mesh = stage.load(Path(arguments.workdir), arguments.ema)
     about = stage.about_of(experiment, arguments, second.sampler, step, settings)
     about |= settings | {"small_noise": arguments.small_noise}
+    if len(plan) > 1:
+        about["windows"] = len(plan)
     output = Output(
         Path(arguments.out),
         {
@@ -248,6 +250,9 @@ def plan_of(second: Second, small: Iterable[Small], folder: Path) -> list[Window
             f"--save_trajectory shows one clip of {length} frames, and those of "
             f"{folder} have {frames}; leave it out."
         )
+    if frames == length:
+        every = tuple(range(length))
+        return [Window(1.0, every, known=(), made=every)]
     return windows(frames, (1.0,), length)
 
 

@@ -76,3 +76,8 @@ def test_given_frames_are_known_wherever_they_come_up():
 def test_rates_that_no_clip_can_fill_are_refused(rates, part):
     with pytest.raises(ValueError, match=part):
         check_rates(rates, 16)
+
+
+def test_single_frames_make_no_video():
+    with pytest.raises(ValueError, match="use one with data.frames=2 or more"):
+        windows(4, (24,), 1)

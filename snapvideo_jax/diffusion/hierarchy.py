@@ -67,7 +67,15 @@ def windows(
       rates: as `check_rates` wants them.
       length: frames of a clip.
       given: numbers of frames that are known from the start.
+
+    Raises:
+      ValueError: clips are single frames, which cannot go on from one another.
     """
+    if length < 2:
+        raise ValueError(
+            "This network makes single frames, and a video goes on from frame to "
+            "frame; use one with data.frames=2 or more."
+        )
     there, result = set(given), []
     spaces = [round(rates[-1] / rate) for rate in rates]
     for level, (fps, space) in enumerate(zip(rates, spaces, strict=True)):
