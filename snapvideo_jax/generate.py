@@ -80,7 +80,7 @@ class Request:
     fps: float | Sequence[float]
     resolution: tuple[int, int]
     stream: int = 0
-    small: UInt8[np.ndarray, "b t h w c"] | None = None
+    small: UInt8[np.ndarray, "b t y x c"] | None = None
     small_noise: float = 0.0
     known: UInt8[np.ndarray, "b t h w c"] | None = None
     is_known: Bool[np.ndarray, "t"] | None = None
