@@ -43,15 +43,7 @@ def looped(experiment, params, mesh, request: Request):
     """A call that makes a request's clips by a loop in Python."""
     model, edm, sampler = experiment.model, experiment.diffusion, experiment.sampler
     count, solver = len(request.numbers), SOLVERS[sampler.solver]
-    text, mask = experiment.text.encode(list(request.prompts))
-    inputs = {
-        "text": text,
-        "text_mask": mask,
-        "frame_interval": np.full(count, 1 / request.fps, np.float32),
-        "resolution": np.full((count, 2), request.resolution, np.float32),
-    }
-    place = batch_sharding(mesh)
-    inputs = experiment.text.on_devices(mesh)(jax.device_put(inputs, place))
+    place, embed = batch_sharding(mesh), experiment.text.on_devices(mesh)
     keys = sample_keys(jax.random.key(request.seed), jnp.asarray(request.numbers))
     size = (model.frames, model.height, model.width, model.out_channels)
     levels = np.asarray(sigma_schedule(edm, sampler.steps))
@@ -78,6 +70,14 @@ def looped(experiment, params, mesh, request: Request):
     jitted = jax.jit(laid_out(denoised, mesh))
 
     def call():
+        text, mask = experiment.text.encode(list(request.prompts))
+        inputs = {
+            "text": text,
+            "text_mask": mask,
+            "frame_interval": np.full(count, 1 / request.fps, np.float32),
+            "resolution": np.full((count, 2), request.resolution, np.float32),
+        }
+        inputs = embed(jax.device_put(inputs, place))
         x = jax.device_put(initial_noise(keys, size, edm), place)
         carry = model.no_latents(count * (2 if request.guidance else 1))
         past = jnp.zeros_like(x)
