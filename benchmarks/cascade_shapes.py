@@ -76,13 +76,13 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=64, help="clips, prompts: 64")
     parser.add_argument("--grid", default="0,0.05,0.1,0.2", help="amounts of noise")
-    parser.add_argument("--more", nargs="*", default=[], help="options of both verbs")
+    parser.add_argument("--batch", type=int, default=16, help="clips at once: 16")
     arguments = parser.parse_args()
     out = Path(arguments.out)
     experiment = configs.build(configs.of_workdir(Path(arguments.cascade)))
     model = experiment.model
     clips = held_out_clips(out / "held_out", arguments.count, model.height)
-    common = ("--cascade", arguments.cascade, *arguments.more)
+    common = ("--cascade", arguments.cascade, "--batch", arguments.batch)
     snapvideo(
         *("search_noise", "--clips", clips, "--out", out / "search"),
         *("--count", arguments.count, "--grid", arguments.grid, *common),
