@@ -51,6 +51,7 @@ setup(
             "transformers>=5.23,<6",
         ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
         # adds those of I3D and Inception, which are installed with --no-deps
+        "plot": ["matplotlib>=3.11.2,<4"],  # snapvideo search_noise
         "prepare": ["apache-beam>=2.77,<2.78"],
         "convert": [
             "torch>=2.13,<3"

@@ -41,8 +41,8 @@ from snapvideo_jax.bench import (  # noqa: E402
 from snapvideo_jax.diffusion import EDM  # noqa: E402
 from snapvideo_jax.flops import flops_forward, flops_per_sample  # noqa: E402
 from snapvideo_jax.optim import Optimizer  # noqa: E402
-from snapvideo_jax.sample import abstract_state  # noqa: E402
 from snapvideo_jax.sharding import make_mesh  # noqa: E402
+from snapvideo_jax.states import abstract_state  # noqa: E402
 from snapvideo_jax.step import context_of  # noqa: E402
 
 CONFIGS = Path(__file__).parent.parent / "configs"

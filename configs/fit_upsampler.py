@@ -7,7 +7,7 @@
 The small clip is made from the large one, with noise of up to 0.5 (Sec. 3.5). ``pod``
 sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet run at full size;
 the paper used 370,000 steps of 320 samples, and began with the weights of the first
-stage, which the cascade will bring.
+stage: --config.run.init_from=WORKDIR.
 """
 
 import fit  # a config may import its neighbours

@@ -8,17 +8,18 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import layout, sample
+from snapvideo_jax import layout, transplant
 from snapvideo_jax.flops import flops_forward
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import AXES, bytes_per_device
 from snapvideo_jax.snapshots import budget, describe_budget
+from snapvideo_jax.states import abstract_state
 
 
 def describe(config: ConfigDict) -> dict:
     """What --dry-run prints: sizes and memory, computed without allocating anything."""
     experiment = configs.build(config)
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     sizes = dataclasses.asdict(experiment.mesh)
     sizes["data"] = max(sizes["data"], 1)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), AXES)
@@ -29,6 +30,10 @@ def describe(config: ConfigDict) -> dict:
         for name in ("params", "opt_state", "ema", "powers")
         if jax.tree.leaves(getattr(shapes, name))
     }
+    where, begins = experiment.run.init_from, None
+    if where:
+        first, _, _ = transplant.source_of(where)
+        begins = dataclasses.asdict(transplant.check(experiment, first))
     return {
         "config": json.loads(configs.to_json(config)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
@@ -38,6 +43,7 @@ def describe(config: ConfigDict) -> dict:
         "mesh": dict(mesh.shape),
         "state_bytes_per_device": memory | {"total": sum(memory.values())},
         "ema_snapshots": budget(experiment),
+        "init_from": begins,
         "layout": layout.report(boxed.params, places.params),
     }
 
@@ -64,5 +70,7 @@ def print_description(description: dict, as_json: bool) -> None:
     )
     if description["ema_snapshots"]["snapshots"]:
         print(f"EMA snapshots     {describe_budget(description['ema_snapshots'])}")
+    if begins := description["init_from"]:
+        print(f"init_from         {transplant.Report(**begins)}")
     print("layout of the parameters")
     print(layout.describe(description["layout"]))

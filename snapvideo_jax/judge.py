@@ -11,8 +11,10 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import distributed, sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import held_out_prompts
+from snapvideo_jax.generate import Generator, chunks
 from snapvideo_jax.guiding import about_guidance, guidance_of
 from snapvideo_jax.options import check_least
+from snapvideo_jax.outputs import write_sheet
 
 FIELDS = ("colour", "shape", "direction")
 
@@ -31,7 +33,7 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
 
     Args:
       arguments: of the command line.
-      experiment, params, step, mesh: as from `snapvideo_jax.sample.load`.
+      experiment, params, step, mesh: as from `sample.load`.
     """
     sampler = sample.sampler_of(experiment, arguments)
     settings = sample.settings_of(experiment, arguments)
@@ -39,11 +41,11 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     prompts = [prompt for prompt, _ in asked]
     experiment = guidance_of(experiment, arguments, settings["guidance"])
     guide = sample.load_guide(experiment, arguments, mesh)
-    generator = sample.Generator(experiment, sampler, mesh, guide)
+    generator = Generator(experiment, sampler, mesh, guide)
     clips = np.concatenate(
         [
             generator(params, request)
-            for request in sample.chunks(prompts, arguments.batch, **settings)
+            for request in chunks(prompts, arguments.batch, **settings)
         ]
     )
     if jax.process_index() != 0:
@@ -59,7 +61,7 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     result |= {"shares": shares, "clips": rows}
     (out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
-    sample.write_sheet(out / "sheet", clips, labels, experiment.sheets)
+    write_sheet(out / "sheet", clips, labels, experiment.sheets)
     print(
         f"{shares['all']:.1%} of {len(rows)} held-out prompts obeyed in colour, shape "
         f"and direction (colour {shares['colour']:.1%}, shape {shares['shape']:.1%}, "

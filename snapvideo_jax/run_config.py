@@ -24,6 +24,9 @@ class Run:
       local_every_steps: steps between these; 0 for none.
       ledger_steps: newest steps that the batch ledger keeps, to a whole file of it; 0
         keeps none.
+      init_from: workdir of a run, as DIR or DIR@STEP, whose averaged weights this one
+        begins with, see `transplant`; "" for none. Looked at before the first step
+        only.
     """
 
     log_every_steps: int = 100
@@ -38,6 +41,7 @@ class Run:
     local_folder: str = ""
     local_every_steps: int = 0
     ledger_steps: int = 100_000
+    init_from: str = ""
 
     def __post_init__(self):
         for name in ("log_every_steps", "checkpoint_every_steps", "keep"):

@@ -1,229 +1,41 @@
-"""Sampling clips from captions: the jitted sampler, and the verb `snapvideo sample`.
-
-Sample ``i`` of a seed starts from the same noise whatever is sampled beside it, so it
-comes out the same at any batch size and on any number of devices.
-"""
+"""Clips of captions: loading a run, and the verb `snapvideo sample`."""
 
 import dataclasses
-import functools
-import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import UInt8
-from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import __version__, distributed, media
 from snapvideo_jax import config as configs
-from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.diffusion import (
-    EDM,
-    Guidance,
-    Sampler,
-    initial_noise,
-    pairs,
-    sample,
-    with_guidance,
-)
+from snapvideo_jax.diffusion import Sampler, sigma_schedule
+from snapvideo_jax.diffusion.trajectory import kept_steps
+from snapvideo_jax.generate import Generator, Guide, Request
+from snapvideo_jax.given import beginning
 from snapvideo_jax.guiding import about_guidance, guidance_of, guide_of
-from snapvideo_jax.manifest import COMMITTED
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.options import check_least, read_prompts
-from snapvideo_jax.sharding import (
-    batch_sharding,
-    filled_up,
-    laid_out,
-    make_mesh,
-    on_host,
-    placed,
-    put_key,
-    state_shardings,
+from snapvideo_jax.outputs import SHEET_CLIPS, Output
+from snapvideo_jax.sharding import make_mesh
+from snapvideo_jax.states import (
+    placed_state,
+    profile_of,
+    restored,
 )
-from snapvideo_jax.step import init_state, make_denoise, sample_keys
-from snapvideo_jax.types import Context
+from snapvideo_jax.text.encoder import refuse_long
 
 logger = logging.getLogger(__name__)
 
 BATCH = 64
 """Clips that are made at once where nothing else is asked for."""
-LEAST = {"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0}
+LEAST = {
+    **{"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0},
+    **{"cascade_batch": 1, "small_noise": 0, "save_trajectory": 0},
+}
 """Smallest values of options on the command line."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is sampled, in a chunk of samples of equal settings.
-
-    Attributes:
-      prompts: a caption for each sample; "" is unconditional.
-      numbers: number of each sample under ``seed``; its noise depends on no other.
-      seed: of the noise.
-      guidance: weight ``g``; 0 is the plain conditional model (1 + g in other papers).
-      fps: frame-rate the clips are conditioned on; 0 for images.
-      resolution: height and width of the original that they are conditioned on.
-    """
-
-    prompts: Sequence[str]
-    numbers: Sequence[int]
-    seed: int
-    guidance: float
-    fps: float
-    resolution: tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Guide:
-    """A smaller or earlier model that guides another (autoguidance).
-
-    Attributes:
-      model, edm: network and preconditioning, of its own run.
-      params: of the network.
-    """
-
-    model: Any
-    edm: EDM
-    params: Any
-
-
-class Generator:
-    """A sampler of clips, compiled once for a batch size, with guidance and without.
-
-    Args:
-      experiment: gives model, diffusion, text encoder, and how it is guided.
-      sampler: steps, solver, churn.
-      mesh: whose devices the samples are divided over.
-      guide: the guiding model, if there is one.
-
-    Raises:
-      ValueError: as `jit_generate`.
-    """
-
-    def __init__(
-        self,
-        experiment: "configs.Experiment",
-        sampler: Sampler,
-        mesh,
-        guide: Guide | None = None,
-    ):
-        self._experiment = experiment
-        self._mesh = mesh
-        self._embed = experiment.text.on_devices(mesh)
-        self._guide = guide
-        self._generate = jit_generate(experiment, sampler, mesh, guide)
-
-    def __call__(self, params: Any, request: Request) -> UInt8[np.ndarray, "b t h w c"]:
-        """The clips of a request, in 0..255; all of them in every process."""
-        count = len(request.prompts)
-        filled = filled_up(count, self._mesh)
-        pick = np.minimum(np.arange(filled), count - 1)
-        text, mask = self._experiment.text.encode(list(request.prompts))
-        interval = 1 / request.fps if request.fps else 0.0
-        inputs = {
-            "text": text[pick],
-            "text_mask": mask[pick],
-            "frame_interval": np.full(filled, interval, np.float32),
-            "resolution": np.full((filled, 2), request.resolution, np.float32),
-        }
-        numbers = np.asarray(request.numbers, np.uint32)[pick]
-        inputs, numbers = jax.device_put((inputs, numbers), batch_sharding(self._mesh))
-        clips = self._generate(
-            params,
-            self._embed(inputs),
-            numbers,
-            put_key(request.seed, self._mesh),
-            request.guidance,
-            negative=self._negative(filled) if request.guidance else None,
-            guide_params=self._guide.params if self._guide else None,
-            guided=bool(request.guidance),
-        )
-        return on_host(clips)[:count]
-
-    def _negative(self, batch: int):
-        """The text of the unconditional pass; None where it is told nothing."""
-        prompt = self._experiment.guidance.negative_prompt
-        if not prompt:
-            return None
-        text, mask = self._experiment.text.encode([prompt])
-        both = {"text": text, "text_mask": mask}
-        both = {name: np.repeat(each, batch, axis=0) for name, each in both.items()}
-        return self._embed(jax.device_put(both, batch_sharding(self._mesh)))
-
-
-def jit_generate(
-    experiment: "configs.Experiment", sampler: Sampler, mesh, guide: Guide | None = None
-):
-    """`_generate` of an experiment on a mesh, jitted; ``guided`` is static.
-
-    Raises:
-      ValueError: the network is an upsampler.
-    """
-    if experiment.model.is_upsampler:
-        raise ValueError(
-            "The run is of an upsampler, which enlarges clips and makes none from "
-            "a prompt alone; use a first stage."
-        )
-    generate = functools.partial(
-        _generate,
-        model=experiment.model,
-        edm=experiment.diffusion,
-        sampler=sampler,
-        guidance=experiment.guidance,
-        guide=guide,
-    )
-    return jax.jit(
-        laid_out(generate, mesh),
-        static_argnames="guided",
-        out_shardings=batch_sharding(mesh),
-    )
-
-
-def _generate(
-    params,
-    inputs,
-    numbers,
-    key,
-    weight,
-    negative=None,
-    guide_params=None,
-    *,
-    guided,
-    model,
-    edm: EDM,
-    sampler,
-    guidance: Guidance,
-    guide: Guide | None = None,
-):
-    """Noise to pixels, for one batch of samples."""
-    batch = numbers.shape[0]
-    keys = sample_keys(key, numbers)
-    start = initial_noise(
-        keys, (model.frames, model.height, model.width, model.out_channels), edm
-    )
-    keep = jnp.zeros(batch, bool)
-    context = Context(**inputs, drop_text=keep)
-    worse, carry = None, model.no_latents(2 * batch if guided else batch)
-    if guide is not None:
-        worse = make_denoise(guide.model, guide_params, guide.edm, context)
-        carry = (carry, guide.model.no_latents(batch))
-    if guided:
-        other = context.replace(**negative or {"drop_text": ~keep})
-        context = pairs(context, other)
-    denoise = with_guidance(
-        make_denoise(model, params, edm, context),
-        guidance,
-        sampler.steps,
-        weight if guided else None,
-        worse,
-    )
-    clips, _ = sample(denoise, start, carry, keys, edm, sampler)
-    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def load(workdir: Path, ema: bool = True, profile: str | None = None):
@@ -244,10 +56,10 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
     experiment = configs.build(config)
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     if profile:
-        like = _placed_state(experiment, mesh)
+        like = placed_state(experiment, mesh)
         params, step = profile_of(Path(profile), like.params)
     else:
-        params, step = _restored(workdir, experiment, mesh, ema)
+        params, step = restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
 
 
@@ -260,84 +72,23 @@ def load_guide(experiment: "configs.Experiment", arguments, mesh) -> Guide | Non
     if (found := guide_of(experiment, arguments)) is None:
         return None
     theirs, workdir, step = found
-    params, _ = _restored(workdir, theirs, mesh, arguments.ema, step)
+    params, _ = restored(workdir, theirs, mesh, arguments.ema, step)
     return Guide(theirs.model, theirs.diffusion, params)
-
-
-def _restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
-    """Parameters of a workdir's checkpoint on a mesh, and its step."""
-    like = _placed_state(experiment, mesh)
-    checkpoints = Checkpoints(workdir)
-    try:
-        return checkpoints.restore_params(like, ema, step)
-    finally:
-        checkpoints.close()
-
-
-def _placed_state(experiment, mesh):
-    """Shapes of a state, with their places on a mesh."""
-    shapes = abstract_state(experiment)
-    return placed(nn.unbox(shapes), state_shardings(shapes, mesh))
-
-
-def profile_of(folder: Path, like) -> tuple[Any, int]:
-    """The parameters that `snapvideo ema` wrote to a folder, and their step.
-
-    Args:
-      folder: of one average.
-      like: shapes and places of the parameters.
-
-    Raises:
-      ValueError: no average lies there, or one of another model does.
-    """
-    if not (folder / COMMITTED).is_file():
-        raise ValueError(
-            f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
-            "--length 0.1 makes one and prints its folder."
-        )
-    about = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
-    try:
-        loaded = ocp.load_checkpointables(folder.absolute(), {"params": like})
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"--ema_profile={folder} is not of the model of --workdir."
-        ) from error
-    return loaded["params"], about["step"]
-
-
-def abstract_state(experiment: "configs.Experiment"):
-    """Shapes of a state of an experiment, its parameters with their logical axes."""
-    return jax.eval_shape(functools.partial(fresh_state, experiment))
-
-
-def fresh_state(experiment: "configs.Experiment"):
-    """The state that an experiment begins with, likewise boxed; to be jitted."""
-    tokens, width = experiment.text.tokens, experiment.text.width
-    batch = {
-        "text": jnp.zeros((1, tokens, width)),
-        "text_mask": jnp.ones((1, tokens), bool),
-        "frame_interval": jnp.zeros(1),
-        "resolution": jnp.ones((1, 2)),
-        "sample": jnp.zeros(1, jnp.uint32),
-    }
-    key = jax.random.fold_in(jax.random.key(experiment.seed), 0)
-    return init_state(experiment.model, experiment.optimizer, batch, key)
-
-
-def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:
-    """Requests of up to ``batch`` samples, numbered from 0 in the order of prompts."""
-    for first in range(0, len(prompts), batch):
-        part = prompts[first : first + batch]
-        numbers = range(first, first + len(part))
-        yield Request(prompts=part, numbers=numbers, **settings)
 
 
 def run(arguments) -> None:
     """`snapvideo sample`."""
     with configs.user_errors(), distributed.processes(vars(arguments), arguments.out):
         check_least(arguments, LEAST)
-        prompts = _prompts(arguments)
         media.check_formats(arguments.formats)
+        if arguments.cascade or arguments.small_clips:
+            from snapvideo_jax import cascade  # which needs this module
+
+            cascade.sample(arguments)
+            return
+        if not arguments.workdir:
+            raise ValueError("--workdir is missing; give the folder of a run.")
+        prompts = prompts_of(arguments)
         loaded = load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
         write_clips(arguments, prompts, *loaded)
 
@@ -345,56 +96,116 @@ def run(arguments) -> None:
 def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
     """Writes clips, a contact sheet, and how they were made; process 0 does.
 
+    Clips that the folder has already are not made again.
+
     Args:
       arguments: of the command line.
       prompts: one for each clip.
       experiment, params, step, mesh: as from `load`.
     """
-    out, sampler = Path(arguments.out), sampler_of(experiment, arguments)
-    is_writer = jax.process_index() == 0
+    refuse_long(experiment.text, prompts)
+    sampler = sampler_of(experiment, arguments)
     settings = settings_of(experiment, arguments)
     experiment = guidance_of(experiment, arguments, settings["guidance"])
+    start = beginning(arguments, experiment.model, sampler.steps, settings["fps"])
     guide = load_guide(experiment, arguments, mesh)
-    generator = Generator(experiment, sampler, mesh, guide)
-    began, clips = time.monotonic(), []
-    requests = list(chunks(prompts, arguments.batch, **settings))
+    batch, kept = min(arguments.batch, len(prompts)), arguments.save_trajectory
+    generator = Generator(
+        experiment, sampler, mesh, guide, batch=batch, kept=kept, first=start.first
+    )
+    about = settings | about_of(experiment, arguments, sampler, step, settings)
+    about |= start.about
+    output = Output(
+        Path(arguments.out),
+        {n: about | {"prompt": text, "number": n} for n, text in enumerate(prompts)},
+        arguments.formats,
+        settings["fps"],
+        arguments.overwrite,
+    )
+    requests = requests_of(prompts, output.missing, batch, **settings)
+
+    def make(request: Request):
+        clip = start.of(len(request.numbers))
+        return generator.make(params, dataclasses.replace(request, clip=clip))
+
+    levels = strip_levels(arguments, experiment, sampler, start.first)
+    fill(output, requests, make, experiment, levels)
+
+
+def strip_levels(arguments, experiment, sampler: Sampler, first: int = 0):
+    """Noise levels that --save_trajectory shows; none without it."""
+    if not arguments.save_trajectory:
+        return []
+    levels = sigma_schedule(experiment.diffusion, sampler.steps)
+    chosen = kept_steps(sampler.steps, arguments.save_trajectory, first)
+    return [float(levels[step]) for step in chosen]
+
+
+def fill(
+    output: Output, requests, make, experiment, levels=(), frames: int | None = None
+) -> None:
+    """Makes what a folder lacks, writes it, and the contact sheet.
+
+    Args:
+      output: the folder.
+      requests: for the clips that are missing.
+      make: a request to its clips, see `generate.Made`.
+      experiment: gives the settings of sheets.
+      levels: of noise at which clips were kept on their way, for strips.
+      frames: of the clips, where they are not as many as the network makes.
+    """
+    is_writer = jax.process_index() == 0
+    began, shown = time.monotonic(), {}
     for request in progress(requests, len(requests), name="batch", is_writer=is_writer):
-        made = generator(params, request)
+        made = make(request)
         if not is_writer:
             continue
-        out.mkdir(parents=True, exist_ok=True)
-        for number, prompt, clip in zip(
-            request.numbers, request.prompts, made, strict=True
+        for row, (number, clip) in enumerate(
+            zip(request.numbers, made.clips, strict=True)
         ):
-            stem = out / f"{number:05d}"
-            media.write_clip(stem, clip, settings["fps"] or 1.0, arguments.formats)
-            about = settings | {
-                "prompt": prompt,
-                "number": number,
-                **about_guidance(experiment, arguments, settings["guidance"]),
-                "sampler": dataclasses.asdict(sampler),
-                "workdir": arguments.workdir,
-                "step": step,
-                "weights": weights_of(arguments),
-                "version": __version__,
-            }
-            stem.with_suffix(".json").write_text(json.dumps(about, indent=2))
-        clips.extend(made)
+            if levels:
+                way = made.noisy[row], made.estimates[row]
+                output.write_strip(number, *way, levels, experiment.sheets.scale)
+            output.write(number, clip)
+            if len(shown) < SHEET_CLIPS:
+                shown[number] = clip
     if not is_writer:
         return
-    write_sheet(out / "sheet", np.stack(clips), prompts, experiment.sheets)
-    seconds = time.monotonic() - began
-    logger.info("%d clips in %.1f s: %s", len(clips), seconds, out / "sheet.gif")
+    length, *size = clip_shape(experiment.model)
+    output.write_sheet(shown, (frames or length, *size), experiment.sheets)
+    seconds, sheet = time.monotonic() - began, output.folder / "sheet.gif"
+    logger.info("%d clips in %.1f s: %s", len(output.missing), seconds, sheet)
 
 
-def write_sheet(stem: Path, clips, labels: Sequence[str], sheets, limit: int = 64):
-    """A contact sheet of the first ``limit`` clips, as GIF and PNG, and its frames."""
-    clips, labels = clips[:limit], list(labels)[:limit]
-    columns = max(1, round(len(clips) ** 0.5))
-    frames = media.contact_sheet(clips, columns, labels, scale=sheets.scale)
-    media.write_gif(stem.with_suffix(".gif"), frames, sheets.fps or 1.0)
-    media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
-    return frames
+def clip_shape(model) -> tuple[int, int, int, int]:
+    """Of what a network makes, ``t h w c``."""
+    return model.frames, model.height, model.width, model.out_channels
+
+
+def requests_of(
+    prompts: Sequence[str] | Mapping[int, str],
+    numbers: Sequence[int],
+    batch: int,
+    **settings,
+) -> list[Request]:
+    """Requests of up to ``batch`` of the samples whose numbers are given."""
+    parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
+    return [
+        Request(prompts=[prompts[n] for n in part], numbers=part, **settings)
+        for part in parts
+    ]
+
+
+def about_of(experiment, arguments, sampler: Sampler, step: int, settings) -> dict:
+    """How all clips of a command are made, as it is written beside each of them."""
+    return {
+        **about_guidance(experiment, arguments, settings["guidance"]),
+        "sampler": dataclasses.asdict(sampler),
+        "workdir": arguments.workdir,
+        "step": step,
+        "weights": weights_of(arguments),
+        "version": __version__,
+    }
 
 
 def sampler_of(experiment: "configs.Experiment", arguments) -> Sampler:
@@ -429,7 +240,7 @@ def resolution_of(experiment: "configs.Experiment") -> tuple[int, int]:
     return asked if any(asked) else (experiment.data.height, experiment.data.width)
 
 
-def _prompts(arguments) -> list[str]:
+def prompts_of(arguments) -> list[str]:
     """The prompts of the command line and of --prompts, each ``num_samples`` times.
 
     Raises:

@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import json_lines, manifest
 from snapvideo_jax.metrics import cut_back
-from snapvideo_jax.sample import abstract_state
+from snapvideo_jax.states import abstract_state
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion import EDM, Denoise
-from snapvideo_jax.diffusion.cascade import enlarge, shrink
+from snapvideo_jax.diffusion.cascade import corrupted, shrink
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.sharding import (
@@ -295,7 +295,7 @@ def with_low_resolution(context, clip, keys, training) -> Context:
     uniform = jax.vmap(jax.random.uniform)(purpose(keys, LOW_LEVEL))
     level = training.low_resolution_noise * uniform
     eps = normal(purpose(keys, LOW_NOISE), low.shape[1:])
-    enlarged = enlarge(low + broadcast(level, low) * eps, clip.shape[2:4])
+    enlarged = corrupted(low, eps, level, clip.shape[2:4])
     return context.replace(
         low_resolution=constrain(enlarged, *CLIP_AXES), low_resolution_noise=level
     )

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, sample
+from snapvideo_jax import distributed, transplant
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import gather, list_of
@@ -35,6 +35,7 @@ from snapvideo_jax.sharding import (
     put_key,
 )
 from snapvideo_jax.snapshots import Snapshots
+from snapvideo_jax.states import abstract_state
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.watch import Watch
 from snapvideo_jax.watchdog import Watchdog
@@ -104,7 +105,7 @@ def train(
         experiment.text.check((*experiment.sheets.prompts, *told))
 
     # --- State: shapes and places first, then the arrays ---------------------------
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     if first < last:
         checkpoints.check_room(nn.unbox(boxed))
@@ -115,9 +116,8 @@ def train(
         logger.info("Resuming %s at step %d.", workdir, first)
         snapshots.catch_up(first, state)
     else:
-        fresh = functools.partial(sample.fresh_state, experiment)
         with goodput.doing("compile"):
-            state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
+            state = transplant.begin(experiment, mesh, places, workdir)
         logger.info("Beginning %s at step 0.", workdir)
 
     # --- The step, compiled --------------------------------------------------------

@@ -13,8 +13,10 @@ from snapvideo_jax.bad_steps import BadSteps
 from snapvideo_jax.chips import peak_tflops
 from snapvideo_jax.data.skipped import check_share, gather, list_of
 from snapvideo_jax.flops import flops_per_sample
+from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.goodput import Goodput, Summary
 from snapvideo_jax.metrics import MetricWriter
+from snapvideo_jax.outputs import write_sheet
 from snapvideo_jax.step import BIN_EDGES
 from snapvideo_jax.update import GOOD
 
@@ -144,10 +146,10 @@ class Watch:
         """Samples the fixed prompts from raw and EMA weights."""
         sheets = self._experiment.sheets
         if self._generator is None:
-            self._generator = sample.Generator(
+            self._generator = Generator(
                 self._experiment, self._experiment.sampler, self._mesh
             )
-        request = sample.Request(
+        request = Request(
             prompts=sheets.prompts,
             numbers=range(len(sheets.prompts)),
             seed=0,
@@ -162,7 +164,7 @@ class Watch:
             folder = self._workdir / "sheets"
             folder.mkdir(exist_ok=True)
             stem = folder / f"{done:07d}-{name}"
-            frames = sample.write_sheet(stem, clips, sheets.prompts, sheets)
+            frames = write_sheet(stem, clips, sheets.prompts, sheets)
             self._writer.write_video(done, f"samples/{name}", frames, sheets.fps or 1.0)
         if self._is_writer:
             logger.info("step %d: sheet %s.gif", done, stem)

@@ -97,6 +97,16 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
+def one_device(monkeypatch):
+    """Makes the verbs that sample use one device, so that no batch is filled up."""
+    from snapvideo_jax import sample
+    from snapvideo_jax.sharding import MeshConfig, make_mesh
+
+    mesh = make_mesh(MeshConfig(), batch=1, devices=jax.devices()[:1])
+    monkeypatch.setattr(sample, "make_mesh", lambda *_, **__: mesh)
+
+
+@pytest.fixture
 def nothing_compiles():
     """Fails a test in which a program is compiled for a device."""
     before = len(COMPILED)

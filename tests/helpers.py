@@ -13,7 +13,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.plan import flags, golden
-from snapvideo_jax.sample import abstract_state
+from snapvideo_jax.states import abstract_state
 
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
 

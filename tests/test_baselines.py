@@ -19,7 +19,6 @@ from snapvideo_jax.plan import Target
 from snapvideo_jax.plan.estimate import Choice, Estimator
 from snapvideo_jax.plan.search import candidates
 from snapvideo_jax.plan.work import abstract_batch, sampler
-from snapvideo_jax.sample import abstract_state, fresh_state
 from snapvideo_jax.sharding import (
     MeshConfig,
     batch_sharding,
@@ -27,6 +26,7 @@ from snapvideo_jax.sharding import (
     put_batch,
     state_shardings,
 )
+from snapvideo_jax.states import abstract_state, fresh_state
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.train import train
 

@@ -7,24 +7,13 @@ import subprocess
 import sys
 
 import av
-import jax
 import numpy as np
 import pytest
 from helpers import TINY_CONFIG, assert_one_line, kept_steps, strip
 from PIL import Image
 
-from snapvideo_jax import sample
-from snapvideo_jax.sharding import MeshConfig, make_mesh
-
 ROOT = pathlib.Path(__file__).parent.parent
 FIT = str(ROOT / "configs" / "fit.py")
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """Makes the verbs that sample use one device, so that no batch is filled up."""
-    mesh = make_mesh(MeshConfig(), batch=1, devices=jax.devices()[:1])
-    monkeypatch.setattr(sample, "make_mesh", lambda *_, **__: mesh)
 
 
 def train(root, workdir, *overrides):
@@ -58,7 +47,18 @@ def folder(path, *lines):
             ["--workdir", "--prompt", "--prompts", "--out", "--num_samples", "--format"]
             + ["--steps", "--solver", "--churn", "--guidance", "--fps", "--seed"]
             + ["--batch", "--raw", "--oscillate", "--guidance_interval", "--threshold"]
-            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"],
+            + ["--negative_prompt", "--autoguide", "--autoguidance", "--ema_profile"]
+            + ["--cascade", "--small_clips", "--small_noise", "--cascade_steps"]
+            + ["--cascade_guidance", "--save_trajectory", "--overwrite"],
+        ),
+        (
+            "extend",
+            ["--workdir", "--prompt", "--out", "--frames", "--rates", "--image"]
+            + ["--known", "--reconstruction", "--rule", "--products", "--overwrite"],
+        ),
+        (
+            "search_noise",
+            ["--cascade", "--out", "--clips", "--count", "--grid", "--score"],
         ),
         (
             "judge",

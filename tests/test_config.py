@@ -36,6 +36,8 @@ DOCUMENTED = [
     "demo.py",
     "demo.py:quick",
     "demo.py:quick=True",
+    "demo_upsampler.py",
+    "demo_upsampler.py:quick",
     "clips.py",
     "clips.py:subset=8",
     "clips.py:subset=8,steps=50",

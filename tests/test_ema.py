@@ -9,10 +9,12 @@ import pytest
 from helpers import TINY_CONFIG, by_name, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import profiles, sample, snapshots, train
+from snapvideo_jax import profiles, snapshots, train
 from snapvideo_jax.describe import describe
 from snapvideo_jax.profiles import Average, gamma
+from snapvideo_jax.sharding import placed
 from snapvideo_jax.snapshots import SnapshotReader, UnreadableSnapshot
+from snapvideo_jax.states import abstract_state, profile_of
 
 STEPS, EVERY, DIRECT = 24, 2, 0.075
 TRACKED = ["optimizer.ema_widths=(0.05,0.1)", f"optimizer.ema_snapshot_steps={EVERY}"]
@@ -57,10 +59,10 @@ def experiment_of(workdir):
 def average_in(folder, workdir):
     """The parameters that `snapvideo ema` wrote to a folder, by name."""
     experiment = experiment_of(workdir)
-    shapes = snapshots.nn.unbox(sample.abstract_state(experiment)).params
+    shapes = snapshots.nn.unbox(abstract_state(experiment)).params
     host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = sample.placed(shapes, jax.tree.map(lambda _: host, shapes))
-    params, step = sample.profile_of(folder, like)
+    like = placed(shapes, jax.tree.map(lambda _: host, shapes))
+    params, step = profile_of(folder, like)
     return by_name(params), step
 
 

@@ -10,9 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Guidance, Sampler
+from snapvideo_jax.generate import Guide, jit_generate
 from snapvideo_jax.plan.work import abstract_batch
-from snapvideo_jax.sample import Guide, fresh_state, jit_generate
 from snapvideo_jax.sharding import MeshConfig, batch_sharding, make_mesh, placed
+from snapvideo_jax.states import fresh_state
 
 MOVES = r"(?:all-to-all|collective-permute|all-gather|all-reduce)(?:-start)?"
 

@@ -189,3 +189,18 @@ def test_a_clip_of_8_frames_of_16_pixels_takes_under_20_milliseconds(clip):
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(5)) < 0.02
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_the_track_is_that_of_the_scene(index):
+    """To a fifth of a pixel; where a frame shows nothing, it has no place."""
+    scene = shapes.sample_scene(0, index, "train")
+    frames = shapes.render(scene, frames=12, fps=8)
+    travel = np.arange(12) / 8 * scene.velocity
+    along = np.array(shapes.DIRECTIONS[scene.direction])
+    expected = 32 * (np.array([scene.x, scene.y]) + travel[:, None] * along)
+    np.testing.assert_allclose(judge.track(frames), expected, atol=0.2)
+    frames[5] = frames[0, 0, 0]
+    found = judge.track(frames)
+    assert np.isnan(found[5]).all() and not np.isnan(np.delete(found, 5, 0)).any()
+    assert judge.track(np.full((3, 16, 16, 3), 90, np.uint8)) is None

@@ -14,8 +14,8 @@ from jax.sharding import AbstractMesh
 from snapvideo_jax import config as configs
 from snapvideo_jax import layout, sharding
 from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.sharding import AXES, Rules
+from snapvideo_jax.states import abstract_state
 from snapvideo_jax.step import jit_train_step
 
 

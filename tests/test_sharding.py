@@ -12,7 +12,7 @@ from helpers import by_name, tiny_config
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.sample import Generator, Request, abstract_state, fresh_state
+from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.sharding import (
     AXES,
     MeshConfig,
@@ -25,6 +25,7 @@ from snapvideo_jax.sharding import (
     put_key,
     state_shardings,
 )
+from snapvideo_jax.states import abstract_state, fresh_state
 from snapvideo_jax.step import jit_train_step
 
 MESHES = {

@@ -14,7 +14,7 @@ from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, tw
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.plan.work import abstract_batch
-from snapvideo_jax.sample import abstract_state
+from snapvideo_jax.states import abstract_state
 from snapvideo_jax.step import (
     BIN_EDGES,
     NOISE,
@@ -45,6 +45,7 @@ CONFIGS = [
     "dit.py:match=parameters",
     "dit.py:match=flops",
     "demo.py",
+    "demo_upsampler.py",
     "clips.py",
     "clips.py:subset=8",
 ]

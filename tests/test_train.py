@@ -26,6 +26,7 @@ from snapvideo_jax import sample, train
 from snapvideo_jax.bad_steps import NonFiniteLoss
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
+from snapvideo_jax.states import abstract_state
 
 STEPS, BATCH = 12, 8
 
@@ -148,7 +149,7 @@ def test_the_last_state_holds_the_whole_run(trained):
 
 def test_a_checkpoint_is_restored_onto_any_mesh(trained):
     experiment = configs.build(kept_config(trained))
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     mesh = make_mesh(MeshConfig(data=2, fsdp=4), batch=8)
     places = state_shardings(boxed, mesh)
     like = placed(nn.unbox(boxed), places)

@@ -17,6 +17,7 @@ import numpy as np
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
 from snapvideo_jax.flops import flops_forward, flops_per_sample
+from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.sharding import (
     batch_sharding,
@@ -26,6 +27,7 @@ from snapvideo_jax.sharding import (
     put_batch,
     put_key,
 )
+from snapvideo_jax.states import abstract_state, fresh_state
 from snapvideo_jax.step import (
     context_of,
     jit_train_step,
@@ -56,7 +58,7 @@ class Program:
 
 def train_program(experiment: configs.Experiment, mesh) -> Program:
     """The train step; every run takes the state that the one before gave."""
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     step = jit_train_step(experiment, mesh, places)
@@ -74,7 +76,7 @@ def train_program(experiment: configs.Experiment, mesh) -> Program:
 
 def forward_program(experiment: configs.Experiment, mesh) -> Program:
     """The network's forward pass alone, without dropout or self-conditioning."""
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
     model, size = experiment.model, experiment.data.batch
@@ -97,11 +99,11 @@ def forward_program(experiment: configs.Experiment, mesh) -> Program:
 
 def sampler_program(experiment: configs.Experiment, mesh) -> Program:
     """The sampler of the config, guided as its sheets are; results reach the host."""
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     params = _initial(experiment, checked_shardings(boxed, mesh), "params")
-    generator = sample.Generator(experiment, experiment.sampler, mesh)
+    generator = Generator(experiment, experiment.sampler, mesh)
     clips = filled_up(min(experiment.data.batch, sample.BATCH), mesh)
-    request = sample.Request(
+    request = Request(
         prompts=["a red cross moving left"] * clips,
         numbers=range(clips),
         seed=0,
@@ -150,7 +152,7 @@ def _initial(experiment, places, part: str | None = None):
     """A fresh state, or a part of one, where it belongs."""
 
     def init():
-        state = nn.unbox(sample.fresh_state(experiment))
+        state = nn.unbox(fresh_state(experiment))
         return getattr(state, part) if part else state
 
     where = getattr(places, part) if part else places

@@ -49,6 +49,14 @@ def add_sampler(verb: argparse.ArgumentParser) -> None:
     add_processes(verb)
 
 
+def add_overwrite(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="make clips anew that --out has already",
+    )
+
+
 def _add_guidance(verb: argparse.ArgumentParser) -> None:
     """Options of guidance; None is the config's own value."""
     group = verb.add_argument_group("guidance")

@@ -68,13 +68,7 @@ def judge(frames: UInt8[np.ndarray, "t h w c"]) -> Verdict:
             "judge the clip at a higher resolution."
         )
     video = frames[:: -(-len(frames) // MOST_FRAMES)].astype(np.float32)
-    border = np.concatenate(
-        [
-            *(video[:, edge].reshape(-1, 3) for edge in (0, -1)),
-            *(video[:, :, edge].reshape(-1, 3) for edge in (0, -1)),
-        ]
-    )
-    background = np.median(border, axis=0)
+    background = _background(video)
     paint = _paint(video, background)
     if paint is None:
         return UNDECIDED
@@ -91,6 +85,39 @@ def judge(frames: UInt8[np.ndarray, "t h w c"]) -> Verdict:
 def judge_image(frame: UInt8[np.ndarray, "h w c"]) -> Verdict:
     """Returns what an image shows; its direction is always None."""
     return judge(frame[None])
+
+
+def track(frames: UInt8[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t 2"] | None:
+    """Returns where the object's centre of gravity is, None if there is no object.
+
+    Args:
+        frames: RGB, at least 12 pixels a side.
+
+    Returns:
+        x and y in pixels, NaN in frames that do not show it.
+    """
+    video = frames.astype(np.float32)
+    background = _background(video)
+    paint = _paint(video, background)
+    if paint is None:
+        return None
+    alpha = _alpha(video, background, paint)
+    areas = alpha.sum((1, 2))
+    shown = areas > 0.3 * np.median(areas)
+    centres = np.full((len(video), 2), np.nan)
+    centres[shown] = np.stack(_centre(alpha[shown]), 1)
+    return centres
+
+
+def _background(video: Float[np.ndarray, "t h w c"]) -> Float[np.ndarray, "c"]:
+    """Returns the median of the border."""
+    border = np.concatenate(
+        [
+            *(video[:, edge].reshape(-1, 3) for edge in (0, -1)),
+            *(video[:, :, edge].reshape(-1, 3) for edge in (0, -1)),
+        ]
+    )
+    return np.median(border, axis=0)
 
 
 def _paint(

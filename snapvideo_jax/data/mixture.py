@@ -71,12 +71,13 @@ def make_sources(config: DataConfig) -> dict[Kind, list[Member]]:
             nothing; names the data set where there are several.
     """
     kinds = [kind for kind in KINDS if getattr(config, f"{kind}s_per_batch")]
+    side = max(max(height, width) for _, height, width in config.sizes)
     members: dict[Kind, list[Member]] = {}
     for kind in kinds:
         members[kind] = []
         for name, (data_set, weight) in config.data_sets(kind).items():
             try:
-                source = _make_source(data_set, kind)
+                source = _make_source(data_set, kind, side)
             except ValueError as error:
                 where = f"data.mixture.{name}: " if name else ""
                 raise ValueError(f"{where}{error}") from error
@@ -84,7 +85,7 @@ def make_sources(config: DataConfig) -> dict[Kind, list[Member]]:
     return members
 
 
-def _make_source(data_set: DataSet, kind: Kind) -> Source:
+def _make_source(data_set: DataSet, kind: Kind, side: int) -> Source:
     limit = data_set.subset if kind == "video" else 0
     if data_set.source == "tfds":
         return TFDSSource(
@@ -102,5 +103,8 @@ def _make_source(data_set: DataSet, kind: Kind) -> Source:
         # Only this source draws its own data.
         from snapvideo_jax.data import shapes
 
-        root = shapes.build(Path(root or DEFAULT_CACHE).expanduser())
+        # They are drawn at least as large as any clip is wanted; encoders take even
+        # sides only.
+        size = max(shapes.SIZE, side + side % 2)
+        root = shapes.build(Path(root or DEFAULT_CACHE).expanduser(), size=size)
     return source(root, kind, limit, data_set.rules)

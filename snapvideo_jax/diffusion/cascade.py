@@ -13,6 +13,8 @@ import jax
 from einops import reduce
 from jaxtyping import Array, Float
 
+from snapvideo_jax.diffusion.edm import broadcast
+
 
 def shrink(
     clip: Float[Array, "b t h w c"], size: tuple[int, int]
@@ -37,3 +39,13 @@ def enlarge(
     """The clip at ``size`` (height, width), resized bilinearly [P] Tab. 8."""
     batch, frames, _, _, channels = clip.shape
     return jax.image.resize(clip, (batch, frames, *size, channels), "bilinear")
+
+
+def corrupted(
+    low: Float[Array, "b t h w c"],
+    eps: Float[Array, "b t h w c"],
+    level: Float[Array, "b"],
+    size: tuple[int, int],
+) -> Float[Array, "b t H W c"]:
+    """What an upsampler sees of a small clip: ``level`` of noise, and at ``size``."""
+    return enlarge(low + broadcast(level, low) * eps, size)

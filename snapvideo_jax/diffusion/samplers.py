@@ -104,6 +104,40 @@ def initial_noise(keys: Keys, shape: tuple[int, ...], edm: EDM) -> Float[Array, 
     return edm.sigma_max * draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
 
 
+def first_step(steps: int, strength: float) -> int:
+    """The step at which a clip enters that is to be changed by ``strength``.
+
+    Args:
+      steps: of the sampler.
+      strength: share of the steps that are taken, the last ones: all at 1, none at 0.
+    """
+    return steps - round(strength * steps)
+
+
+def noised(
+    clip: Float[Array, "b *s"],
+    noise: Float[Array, "b *s"],
+    edm: EDM,
+    steps: int,
+    first: int,
+) -> Float[Array, "b *s"]:
+    """What a clip enters a sampler as: with the noise of the step ``first``.
+
+    At step 0 that is pure noise, as for any clip; after the last step it is none.
+
+    Args:
+      clip: in data scale.
+      noise: of `initial_noise`.
+      edm: gives ``sigma_in`` and the noise levels.
+      steps: of the sampler.
+      first: see `first_step`.
+    """
+    if first == 0:
+        return noise
+    level = sigma_schedule(edm, steps)[first]
+    return edm.corrupt(clip, noise / edm.sigma_max, level)
+
+
 def sample(
     denoise: Denoise | Stepwise,
     start: Float[Array, "b *s"],
@@ -111,20 +145,24 @@ def sample(
     keys: Keys,
     edm: EDM,
     sampler: Sampler,
+    first: int = 0,
 ) -> tuple[Float[Array, "b *s"], Carry]:
     """Clips in data scale, and the last carry.
 
     Args:
       denoise: ``(x_sigma [b ...], sigma [b], carry) -> (D [b ...], carry)``, or one for
         every step.
-      start: noise at ``sigma_max``, see `initial_noise`.
+      start: noise at ``sigma_max``, see `initial_noise`, or what is at ``first``.
       carry: what the first call of ``denoise`` receives.
       keys: one per sample; used by churn only.
       edm: gives ``sigma_in`` and the range of noise levels.
       sampler: number of steps, solver, churn.
+      first: number of the step to begin with, see `noised`.
     """
     levels = sigma_schedule(edm, sampler.steps)
     solver = SOLVERS[sampler.solver]
+    if first == sampler.steps:
+        return edm.sigma_in * start, carry
 
     def call(index, x, sigma, carry):
         inner = denoise.at(index) if isinstance(denoise, Stepwise) else denoise
@@ -146,7 +184,9 @@ def sample(
 
     # The last step, to sigma = 0, is Euler's, which lands on the estimate itself.
     last = sampler.steps - 1
-    inputs = (jnp.arange(last), levels[:-2], levels[1:-1], solver.ahead(levels[:-1]))
+    levels = levels[first:]
+    ahead = solver.ahead(levels[:-1])
+    inputs = (jnp.arange(first, last), levels[:-2], levels[1:-1], ahead)
     past = jnp.zeros_like(start) if solver.is_multistep else ()
     (x, carry, _), _ = jax.lax.scan(step, (start, carry, past), inputs)
     return call(jnp.array(last), x, levels[-2], carry)

@@ -30,8 +30,8 @@ from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.attention import FUSED_BACKWARD
 from snapvideo_jax.plan.target import Target, topology_devices
 from snapvideo_jax.plan.work import Work, sampler, train_step
-from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.sharding import make_mesh
+from snapvideo_jax.states import abstract_state
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from snapvideo_jax.chips import Chip
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.flops import train_factor
 from snapvideo_jax.plan.target import Target
-from snapvideo_jax.sample import abstract_state
 from snapvideo_jax.sharding import AXES, bytes_per_device
+from snapvideo_jax.states import abstract_state
 
 REMATS = ("none", "dots", "latent_dots", "layer", "block", "offload")
 """From what keeps most for the backward pass to what keeps least."""

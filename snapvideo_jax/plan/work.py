@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.generate import jit_generate
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.flops import train_factor
-from snapvideo_jax.sample import abstract_state, jit_generate
 from snapvideo_jax.sharding import batch_sharding, bytes_per_device, filled_up, placed
+from snapvideo_jax.states import abstract_state
 from snapvideo_jax.step import jit_train_step
 
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import ledger, sample
+from snapvideo_jax import ledger
 from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.states import abstract_state
 
 TOLERANCE = 1e-4
 """Relative difference of losses that another order of sums makes."""
@@ -75,7 +76,7 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        nn.unbox(sample.abstract_state(experiment)),
+        nn.unbox(abstract_state(experiment)),
     )
     checkpoints = Checkpoints(workdir)
     state = checkpoints.restore(like)

@@ -21,13 +21,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import ledger, sample
+from snapvideo_jax import ledger, transplant
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import list_of
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.ledger import Entry
 from snapvideo_jax.sharding import batch_sharding, make_mesh, placed, put_batch, put_key
+from snapvideo_jax.states import abstract_state
 from snapvideo_jax.step import TrainState, jit_train_step
 
 logger = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ def _joint(experiment, workdir: Path, out: Path) -> JointSource:
 
 def _state(experiment, mesh: Mesh, workdir: Path, before: int):
     """The newest state of at most ``before`` updates, their number, and its places."""
-    boxed = sample.abstract_state(experiment)
+    boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     checkpoints = Checkpoints(workdir, until=before)
     try:
@@ -228,9 +229,7 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
             return state, begun_at, places
     finally:
         checkpoints.close()
-    fresh = functools.partial(sample.fresh_state, experiment)
-    state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
-    return state, 0, places
+    return transplant.begin(experiment, mesh, places), 0, places
 
 
 def _compare(done: int, rows, metrics, recorded: Entry | None) -> None:

@@ -60,3 +60,17 @@ def refuse_lone_string(captions: Sequence[str]) -> None:
 def is_blank(caption: str) -> bool:
     """Whether a caption has no tokens, so that a network sees its null token."""
     return not caption.strip()
+
+
+def refuse_long(encoder: TextEncoder, captions: Iterable[str]) -> None:
+    """Raises ValueError where a caption has more tokens than a network is told.
+
+    Those of training are cut. Encoders that keep embeddings cannot tell.
+    """
+    count = getattr(encoder, "count", None)
+    for caption in captions if count else ():
+        if (tokens := count(caption)) > encoder.tokens:
+            raise ValueError(
+                f"The prompt {caption!r} has {tokens} tokens; this run takes "
+                f"{encoder.tokens} (text.tokens); use a shorter one."
+            )

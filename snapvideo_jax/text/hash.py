@@ -87,6 +87,10 @@ class HashTextEncoder(TextEncoder):
                 mask[i, k] = True
         return embeddings, mask
 
+    def count(self, caption: str) -> int:
+        """Tokens of a caption, before any are cut."""
+        return len(split_words(caption))
+
     def _count_cut(self, caption: str, words: int) -> None:
         if self.cut_captions == 0:
             logger.warning(

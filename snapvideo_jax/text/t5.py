@@ -98,9 +98,16 @@ class T5Text(TextEncoder):
             "dtype": self._dtype,
         }
 
+    def count(self, caption: str) -> int:
+        """Tokens of a caption, before any are cut."""
+        return 0 if is_blank(caption) else len(self._all_pieces(caption)) + 1
+
     def _pieces(self, caption: str) -> list[int]:
+        return [*self._all_pieces(caption)[: self.tokens - 1], END]
+
+    def _all_pieces(self, caption: str) -> list[int]:
         text = caption.encode("utf-8", "replace").decode()  # no lone surrogates
-        return [*self._tokenizer.encode(text)[: self.tokens - 1], END]
+        return self._tokenizer.encode(text)
 
     @functools.cached_property
     def _sizes(self):

@@ -1,0 +1,211 @@
+"""`snapvideo sample --cascade`: two stages, resumed, alone, and refused."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import assert_one_line, strip
+from stages import SMALL, UPSAMPLER, make_run
+
+from snapvideo_jax import cascade as cascade_module
+from snapvideo_jax.data.records import encode_png
+from snapvideo_jax.diffusion.hierarchy import windows
+from snapvideo_jax.generate import Made, Request
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+PROMPTS = ("--prompt", "a red cross", "--prompt", "a green square")
+FEW = ("--steps", 2, "--cascade_steps", 2, "--format", "png", "--guidance", 0)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """Workdirs of a first stage and of an upsampler."""
+    folder = tmp_path_factory.mktemp("stages")
+    return make_run(folder / "first", *SMALL), make_run(folder / "second", *UPSAMPLER)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The workdir of a first stage that makes clips of another size."""
+    return make_run(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def both(stages, tmp_path_factory):
+    """A folder for what both stages make; empty at first."""
+    return tmp_path_factory.mktemp("both")
+
+
+def cascade(run, stages, out, *more):
+    first, second = stages
+    return run(
+        *("sample", "--workdir", first, "--cascade", second, "--out", out),
+        *PROMPTS,
+        *FEW,
+        *more,
+    )
+
+
+def test_both_stages_resume_and_the_second_alone_makes_the_same(
+    run, stages, both, tmp_path
+):
+    code, _, err = cascade(run, stages, both)
+    assert code == 0, err
+    assert strip(both / "small", 0).shape == (7, 2 * 8, 3)
+    clips = [strip(both, number) for number in range(2)]
+    assert clips[0].shape == (14, 2 * 16, 3)
+    assert np.abs(clips[0] - clips[1]).max() > 10
+    about = json.loads((both / "00001.json").read_text())
+    assert about["prompt"] == "a green square" and about["small_noise"] == 0.1
+    assert about["workdir"] == str(stages[1]) and about["sampler"]["steps"] == 2
+    assert about["small_clip"]["workdir"] == str(stages[0])
+
+    # What is missing is made again, by the program for all, and nothing else.
+    kept = (both / "00000.png").stat().st_mtime_ns
+    for name in ("00001.json", "00001.png", "small/00001.json"):
+        (both / name).unlink()
+    code, _, err = cascade(run, stages, both)
+    assert code == 0, err
+    assert (both / "00000.png").stat().st_mtime_ns == kept
+    assert np.abs(strip(both, 1) - clips[1]).max() <= 1
+
+    code, _, err = run(
+        *("sample", "--cascade", stages[1], "--small_clips", both / "small"),
+        *("--out", tmp_path, *FEW),
+    )
+    assert code == 0, err
+    assert np.abs(strip(tmp_path, 0) - clips[0]).max() <= 1
+
+    assert_one_line(cascade(run, stages, both, "--seed", 1), "seed=1 (was 0)")
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--small_noise", "0.7"], ["--small_noise=0.7 is not in 0 to 0.5"]),
+        (["--small_noise", "-1"], ["--small_noise=-1.0", "0 or more"]),
+        (["--prompt", "one two three four five"], ["has 5 tokens", "takes 4"]),
+        (["--cascade_solver", "rk4"], ["'rk4'", "heun"]),
+        (["--cascade_steps", "0"], ["steps=0 must be at least 1"]),
+        (["--cascade_batch", "0"], ["--cascade_batch=0", "use 1 or more"]),
+        (["--small_clips", "x"], ["--small_clips are enlarged", "leave out"]),
+        (["--from_clip", "none"], ["--from_clip: none is not there"]),
+    ],
+)
+def test_a_wrong_wish_ends_in_one_line(
+    run, stages, nothing_compiles, tmp_path, arguments, parts
+):
+    assert_one_line(cascade(run, stages, tmp_path / "out", *arguments), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_stages_that_do_not_match_are_refused(
+    run, stages, plain, nothing_compiles, tmp_path
+):
+    first, second = stages
+    out = tmp_path / "out"
+    assert_one_line(
+        cascade(run, (plain, second), out),
+        "The stages do not match: --workdir makes 2 frames of 16x14 px",
+        "enlarges 2 frames of 8x7 px",
+    )
+    assert_one_line(cascade(run, (first, plain), out), "is a first stage")
+    alone = ("sample", "--out", out, *FEW)
+    assert_one_line(
+        run(*alone, "--cascade", second, "--small_clips", tmp_path), "holds no clips"
+    )
+    assert_one_line(run(*alone, "--small_clips", tmp_path), "need --cascade")
+    assert_one_line(run(*alone, "--cascade", second), "give --workdir of a first one")
+    assert_one_line(run(*alone, "--prompt", "a"), "--workdir is missing")
+    assert not out.exists()
+
+
+def small_folder(folder, frames, count=2):
+    """Clips of 8x7 px that `snapvideo sample` or `extend` could have written."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    about = {"workdir": "", "step": 1, "seed": 0, "fps": 8.0, "prompt": "a red cross"}
+    for number in range(count):
+        clip = rng.integers(256, size=(frames, 7, 8, 3), dtype=np.uint8)
+        (folder / f"{number:05d}.png").write_bytes(encode_png(np.hstack(clip)))
+        text = json.dumps(about | {"frames": frames, "number": number})
+        (folder / f"{number:05d}.json").write_text(text)
+    return folder
+
+
+def test_windows_know_the_last_frame_and_have_noise_of_their_own():
+    """5 frames, 3 at a time: what the upsampler is asked, and what is kept of it."""
+    small = np.arange(5, dtype=np.uint8)[None, :, None, None, None]
+    small = np.broadcast_to(small, (2, 5, 7, 8, 3))
+    plan, asked = windows(5, (1.0,), 3), []
+
+    def make(request):
+        asked.append(request)
+        made = np.full((2, 3, 14, 16, 3), 100 * len(asked), np.uint8)
+        return Made(made + request.small[:, :, :1, :1])
+
+    request = Request(["a", "b"], [0, 1], 0, 0.0, 8.0, (14, 16), stream=7, small=small)
+    clips = cascade_module.by_window(make, request, plan).clips
+    assert [each.stream for each in asked] == [7, 8]
+    np.testing.assert_array_equal(asked[1].small, small[:, 2:])
+    assert asked[0].known is None
+    assert asked[1].is_known.tolist() == [True, False, False]
+    np.testing.assert_array_equal(asked[1].known[:, 0], clips[:, 2])
+    assert clips[0, :, 0, 0, 0].tolist() == [100, 101, 102, 203, 204]
+
+
+def test_a_longer_clip_is_enlarged_window_by_window(run, stages, tmp_path):
+    """Its first 2 frames are those of the clip that ends there."""
+    command = ("sample", "--cascade", stages[1], *FEW)
+    found = {}
+    for frames in (2, 3):
+        folder = small_folder(tmp_path / f"small{frames}", 3, count=1)
+        if frames == 2:  # a shorter clip of the same pixels
+            first = strip(folder, 0)[:, :16].astype(np.uint8)
+            (folder / "00000.png").write_bytes(encode_png(first))
+            text = (folder / "00000.json").read_text()
+            text = text.replace('"frames": 3', '"frames": 2')
+            (folder / "00000.json").write_text(text)
+        out = tmp_path / f"out{frames}"
+        code, _, err = run(*command, "--small_clips", folder, "--out", out)
+        assert code == 0, err
+        found[frames] = strip(out, 0)
+    assert found[3].shape == (14, 3 * 16, 3)
+    assert np.abs(found[3][:, :32] - found[2]).max() <= 1
+    assert np.ptp(found[3][:, 32:]) > 10
+
+
+@pytest.mark.parametrize(
+    "frames, more, parts",
+    [
+        (1, [], ["has clips of 1 frames", "enlarges 2 or more"]),
+        (3, ["--save_trajectory"], ["shows one clip of 2 frames", "leave it out"]),
+        (None, [], ["has clips of [2, 3] frames", "a folder of its own"]),
+    ],
+)
+def test_clips_that_no_windows_cover_are_refused(
+    run, stages, nothing_compiles, tmp_path, frames, more, parts
+):
+    folder = small_folder(tmp_path / "small", frames or 3)
+    if frames is None:
+        text = (folder / "00001.json").read_text().replace('s": 3', 's": 2')
+        (folder / "00001.json").write_text(text)
+    command = ("sample", "--cascade", stages[1], "--small_clips", folder, *FEW)
+    assert_one_line(run(*command, "--out", tmp_path / "out", *more), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_of_another_size_are_refused(
+    run, stages, nothing_compiles, shapes_root, tmp_path
+):
+    files = sorted(shapes_root.rglob("*.mp4"))[:1]
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(files[0].read_bytes())
+    line = {"file": "a.mp4", "caption": "a"}
+    (tmp_path / "clips" / "captions.jsonl").write_text(json.dumps(line))
+    result = run(
+        *("sample", "--cascade", stages[1], "--small_clips", tmp_path / "clips"),
+        *("--out", tmp_path / "out", *FEW),
+    )
+    assert_one_line(result, "wanted 2 frames of 8x7 px", "use one of that size")

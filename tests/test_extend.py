@@ -1,0 +1,130 @@
+"""`snapvideo extend`: long videos, known frames, resuming, and refusals."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from helpers import assert_one_line, strip
+from PIL import Image
+from stages import make_run
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+FEW = ("--steps", 2, "--guidance", 0, "--format", "png", "--prompt", "a red cross")
+FRAMES = 9
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run that makes 4 frames at a time."""
+    return make_run(tmp_path_factory.mktemp("run") / "run", "data.frames=4")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A picture of the network's size."""
+    pixels = np.random.default_rng(0).integers(256, size=(14, 16, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("picture") / "first.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def extend(run, workdir, out, *more):
+    return run(
+        *("extend", "--workdir", workdir, "--out", out, "--frames", FRAMES),
+        *FEW,
+        *more,
+    )
+
+
+def frames(out, number=0):
+    """The frames of a video."""
+    return np.split(strip(out, number), FRAMES, axis=1)
+
+
+def test_a_video_goes_on_where_it_was_stopped(
+    run, workdir, picture, tmp_path, monkeypatch
+):
+    """The first frame is known and comes back; a killed job makes the same video."""
+    from snapvideo_jax import extend as verb
+
+    command = ("--rates", "4,8", "--image", picture)
+    code, _, err = extend(run, workdir, tmp_path / "whole", *command)
+    assert code == 0, err
+    whole = frames(tmp_path / "whole")
+    np.testing.assert_array_equal(whole[0], np.asarray(Image.open(picture)))
+    assert all(np.abs(a - b).max() > 5 for a, b in zip(whole, whole[1:], strict=False))
+    about = json.loads((tmp_path / "whole" / "00000.json").read_text())
+    assert about["rates"] == [4, 8] and about["fps"] == 8 and about["frames"] == FRAMES
+    assert list(about["known"]) == ["0"] and about["reconstruction"]["weight"] == 1
+    assert not (tmp_path / "whole" / "parts").exists()
+
+    made, out = [], tmp_path / "stopped"
+
+    class Killed(Exception):
+        pass
+
+    asked = verb.asked
+
+    def until_the_third(request, window, place, video):
+        made.append(place)
+        if len(made) == 3:
+            raise Killed
+        return asked(request, window, place, video)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "asked", until_the_third)
+        with pytest.raises(Killed):
+            extend(run, workdir, out, *command)
+    assert len(list((out / "parts").rglob("*.npy"))) == 2
+    rest = []
+    monkeypatch.setattr(verb, "asked", lambda *a: rest.append(a[2]) or asked(*a))
+    code, _, err = extend(run, workdir, out, *command)
+    assert code == 0, err
+    assert rest == list(range(2, about["clips"]))
+    assert np.abs(strip(out, 0) - strip(tmp_path / "whole", 0)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--rates", "3,8"], ["8 is 2.66667 times 3", "2 to 3 times"]),
+        (["--rates", "x"], ["--rates=x are not numbers"]),
+        (["--rates", "0.5,1"], ["0.5 is below 1 fps", "data.min_fps"]),
+        (["--known", "9=FILE"], ["frame 9 is out of range", "frames 0 to 8"]),
+        (["--known=-1=FILE"], ["--known=-1=", "0=first.png"]),
+        (["--known", "1"], ["--known=1 is not a frame's number and a file"]),
+        (["--known", "1=none.png"], ["none.png is not there"]),
+        (["--known", "0=FILE", "--image", "FILE"], ["frame 0 is known already"]),
+        (["--frames", "0"], ["--frames=0", "use 1 or more"]),
+        (["--prompt", "one two three four five"], ["has 5 tokens"]),
+        (["--rule", "papre"], ["'papre'", "'paper'"]),
+        (["--products", "0"], ["products=0 is too small"]),
+    ],
+)
+def test_a_wrong_wish_ends_in_one_line(
+    run, workdir, picture, nothing_compiles, tmp_path, arguments, parts
+):
+    arguments = [each.replace("FILE", str(picture)) for each in arguments]
+    out = tmp_path / "out"
+    assert_one_line(extend(run, workdir, out, *arguments), *parts)
+    assert not out.exists()
+
+
+def test_frames_of_a_video_are_known_by_its_time(picture, tmp_path):
+    """At 4 fps every other frame of a clip of 8 fps is taken, cut to the middle."""
+    from snapvideo_jax.given import read_frames
+
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=8, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 14, 32, "yuv420p"
+        for level in (0, 60, 120, 180, 240):
+            frame = np.full((14, 32, 3), level, np.uint8)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        film.mux(stream.encode())
+    found = read_frames(path, (14, 16), 4.0, "--known")
+    assert found.shape == (3, 14, 16, 3)
+    levels = found.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, [0, 120, 240], atol=4)
