@@ -8,7 +8,15 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax.cli import metrics, pages, planning, preparing, running, sampling
+from snapvideo_jax.cli import (
+    metrics,
+    pages,
+    planning,
+    preparing,
+    protocols,
+    running,
+    sampling,
+)
 
 TAKE_OVERRIDES = (
     *("train", "ema", "replay", "rehearse"),
@@ -48,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (running, sampling, planning, preparing, metrics, pages):
+    for group in (
+        *(running, sampling, planning, preparing),
+        *(metrics, protocols, pages),
+    ):
         group.add_verbs(verbs)
     return parser
 
