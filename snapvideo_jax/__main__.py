@@ -16,11 +16,12 @@ from snapvideo_jax.cli import (
     protocols,
     running,
     sampling,
+    scaling,
 )
 
 TAKE_OVERRIDES = (
     *("train", "ema", "replay", "rehearse"),
-    *("plan", "bench", "encode_text", "prepare"),
+    *("plan", "bench", "encode_text", "prepare", "scaling"),
 )
 """Verbs whose further arguments change fields of --config."""
 
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for group in (
         *(running, sampling, planning, preparing),
-        *(metrics, protocols, pages),
+        *(metrics, protocols, scaling, pages),
     ):
         group.add_verbs(verbs)
     return parser

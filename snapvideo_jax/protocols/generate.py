@@ -26,7 +26,7 @@ from snapvideo_jax.evaluate.clips import MANIFEST
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.guiding import about_guidance, guidance_of
 from snapvideo_jax.metrics import progress
-from snapvideo_jax.options import check_least
+from snapvideo_jax.options import check_least, part_of
 from snapvideo_jax.protocols.prompts import Entry, entries
 from snapvideo_jax.protocols.settings import (
     Point,
@@ -78,7 +78,7 @@ def generate(arguments) -> None:
     check_least(arguments, sample.LEAST)
     protocol = as_asked(arguments)
     points = chosen_points(protocol, arguments.only)
-    part, parts = _part(arguments.part)
+    part, parts = part_of(arguments.part)
     wanted = entries(
         protocol, protocol.num_samples, arguments.captions, arguments.classes
     )
@@ -206,20 +206,6 @@ class Maker:
 
 def _note(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.json"
-
-
-def _part(text: str) -> tuple[int, int]:
-    """ "0/4" is the first of four parts.
-
-    Raises:
-      ValueError: it is none.
-    """
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()) or not (
-        int(number) < int(count)
-    ):
-        raise ValueError(f"--part={text} is no part; use I/N, as 0/4 to 3/4.")
-    return int(number), int(count)
 
 
 def _begin(out: Path, about: dict[str, Any]) -> None:
