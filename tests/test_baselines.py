@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import by_name, kept_steps, read_metrics, restore, tiny_config
+from helpers import by_name, kept_plan, kept_steps, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.bench import models, parts
@@ -285,6 +285,14 @@ def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
     read = found["training"]["parts"]["read"]
     assert read["seconds"] == pytest.approx(0.01)
     assert (read["flops"], read["bytes"]) == pytest.approx((1e12, 0.5e9))
+
+
+def test_plans_that_are_kept_are_shown_where_none_is_asked_for():
+    plan = kept_plan("fit-500m-v5p-4x4x8")
+    found = models.kept("fit-500m")
+    of_clip = 1e3 * plan["seconds"]["step"] * 128 / 4096
+    assert found["training"]["milliseconds"] == pytest.approx(of_clip)
+    assert models.kept("dit-flops") is None
 
 
 def test_the_work_by_part_adds_up_to_the_networks(run, nothing_compiles):

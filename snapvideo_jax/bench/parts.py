@@ -80,6 +80,8 @@ def _planned(use: str, plan: Mapping[str, Any]) -> list[str]:
     if "refusal" in plan:
         return [f" {use}: {plan['refusal']}"]
     parts = plan["parts"]
+    if not parts:
+        return [f" {use}: {plan['milliseconds']:.3g} ms by a plan that tells no parts"]
     seconds = sum(part["seconds"] for part in parts.values())
     lines = [
         f" {use}, compiled, of one clip:",
