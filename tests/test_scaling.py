@@ -228,7 +228,7 @@ def test_fits_forecasts_and_plots_by_the_command_line(run, finished):
     hours = 1e18 / forecast.flops_per_chip_hour(pathlib.Path(plan))
     assert row["chip_hours"] == pytest.approx(hours)
     # A v5p makes some 300 TFLOP/s of the model's operations.
-    assert 2e-4 < hours < 2e-3
+    assert 0.5 < hours < 2
     assert "chip-hours" in printed and "f_best ~ C^" in printed
     pytest.importorskip("matplotlib")
     assert run("scaling", "plot", "--out", finished)[0] == 0

@@ -190,7 +190,7 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
 
 def kept(name: str) -> dict[str, Any] | None:
-    """What the plan in docs/plans tells of training, as `forecast`; None without one."""
+    """What a plan in docs/plans tells of training, as `forecast`; None without one."""
     golden = GOLDENS.get(f"{name}-{KEPT}")
     plan = golden and golden.read()
     return plan and {"training": _of_one_clip(plan["plan"], plan["plan"]["batch"])}

@@ -68,8 +68,14 @@ def _by_size(axes, found: Found, fit) -> None:
         line = np.geomspace(min(sizes) / 1.3, max(sizes) * 1.3, 100)
         label = f"{budget:.3g} FLOPs"
         axes.plot(line, law.loss(line, budget / line), color=colour, label=label)
+    for axis in dict.fromkeys(run.axis for run, _ in found):
+        axes.plot([], [], MARKS[axis], color="#888888", label=axis)
+    sizes = sorted({run.flops for run, _ in found})
     axes.set_xscale("log")
-    axes.set_xlabel("FLOPs of a sample")
+    axes.set_xticks(sizes, [f"{size / 1e9:.3g}" for size in sizes])
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=8, rotation=45 if len(sizes) > 5 else 0)
+    axes.set_xlabel("GFLOP of training on a sample")
     axes.set_ylabel("validation loss")
 
 
@@ -103,6 +109,7 @@ def _by_noise(axes, found: Found, fit) -> None:
         _, result = min(runs, key=lambda pair: pair[1]["loss"])
         bins = {k: v for k, v in result["bins"].items() if k.startswith("video/")}
         names = [name.removeprefix("video/sigma_") for name in bins]
+        names = [name.replace("_to_", " to ") for name in names]
         colour = COLOURS[number % len(COLOURS)]
         label = f"best at {row['budget']:.3g}"
         axes.plot(names, list(bins.values()), "o-", color=colour, label=label)
