@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_one_line, tiny_config
+from helpers import TINY_CONFIG, assert_one_line, tiny_config
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import EDM
@@ -15,6 +15,7 @@ from snapvideo_jax.scaling import forecast, law, runs, sweep
 from snapvideo_jax.scaling.law import Law
 from snapvideo_jax.scaling.validation import binned, levels
 
+ROOT = pathlib.Path(__file__).parent.parent
 KNOWN = Law(0.08, 0.05, 0.07, 0.45, 0.3, 1e9, 1e6)
 
 
@@ -167,7 +168,7 @@ def test_a_sweep_is_trained_validated_and_goes_on(run, shapes_root, tmp_path):
     out = tmp_path / "sweep"
     unit = flops_per_sample(configs.build(base(shapes_root))) * 8
     generate = [
-        *("scaling", "generate", "--config", "tests/tiny_config.py", "--out", out),
+        *("scaling", "generate", "--config", TINY_CONFIG, "--out", out),
         *("--budgets", f"{20.4 * unit}", "--width", "0.5", "--validation", shapes_root),
         *(f"--config.data.root={shapes_root}", "--config.model.dropout=0.0"),
     ]
@@ -216,7 +217,7 @@ def finished(tmp_path):
 
 
 def test_fits_forecasts_and_plots_by_the_command_line(run, finished):
-    plan = "docs/plans/fit-500m-v5p-4x4x8.json"
+    plan = ROOT / "docs/plans/fit-500m-v5p-4x4x8.json"
     fit = ("scaling", "fit", "--out", finished, "--flops", "1e18", "--plan", plan)
     code, printed, err = run(*fit, "--draws", 20)
     assert code == 0, err
@@ -225,7 +226,7 @@ def test_fits_forecasts_and_plots_by_the_command_line(run, finished):
     (row,) = kept["ahead"]
     assert row["flops"] == pytest.approx(KNOWN.best_flops(1e18), rel=0.05)
     assert row["parameters"] == pytest.approx(row["flops"] / 1e3, rel=1e-3)
-    hours = 1e18 / forecast.flops_per_chip_hour(pathlib.Path(plan))
+    hours = 1e18 / forecast.flops_per_chip_hour(plan)
     assert row["chip_hours"] == pytest.approx(hours)
     # A v5p makes some 300 TFLOP/s of the model's operations.
     assert 0.5 < hours < 2
@@ -242,7 +243,9 @@ def test_what_is_missing_is_named(run, tmp_path, finished):
     assert_one_line(run("scaling", "fit", "--out", tmp_path / "no"), "has no sweep")
     assert_one_line(run("scaling", "plot", "--out", finished), "scaling fit first")
     wrong = ("scaling", "fit", "--out", finished, "--draws", 20, "--flops", "1e18")
-    assert_one_line(run(*wrong, "--plan", "README.md"), "is no plan of a train step")
+    assert_one_line(
+        run(*wrong, "--plan", ROOT / "README.md"), "is no plan of a train step"
+    )
     assert_one_line(
         run("scaling", "run", "--out", finished, "--part", "2/2"), "--part=2/2"
     )
