@@ -51,7 +51,7 @@ setup(
             "transformers>=5.23,<6",
         ],  # for benchmarks/, and T5 and CLIP beside their originals; CONTRIBUTING.md
         # adds those of I3D and Inception, which are installed with --no-deps
-        "plot": ["matplotlib>=3.11.2,<4"],  # snapvideo search_noise
+        "plot": ["matplotlib>=3.11.2,<4"],  # curves of sweeps, laws and searches
         "prepare": ["apache-beam>=2.77,<2.78"],
         "convert": [
             "torch>=2.13,<3"
@@ -62,6 +62,7 @@ setup(
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed
             "kubernetes-validate>=1.37,<2",  # schemas of launch/gke.sh
+            "matplotlib>=3.11.2,<4",
             "pytest>=9.2,<10",
             "pytest-timeout>=2.4,<3",
             "pytest-xdist>=3.8,<4",

@@ -8,11 +8,20 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax.cli import metrics, pages, planning, preparing, running, sampling
+from snapvideo_jax.cli import (
+    metrics,
+    pages,
+    planning,
+    preparing,
+    protocols,
+    running,
+    sampling,
+    scaling,
+)
 
 TAKE_OVERRIDES = (
     *("train", "ema", "replay", "rehearse"),
-    *("plan", "bench", "encode_text", "prepare"),
+    *("plan", "bench", "encode_text", "prepare", "scaling"),
 )
 """Verbs whose further arguments change fields of --config."""
 
@@ -48,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (running, sampling, planning, preparing, metrics, pages):
+    for group in (
+        *(running, sampling, planning, preparing),
+        *(metrics, protocols, scaling, pages),
+    ):
         group.add_verbs(verbs)
     return parser
 

@@ -25,6 +25,20 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split(",")))
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """ "0/4" is the first of four parts.
+
+    Raises:
+      ValueError: it is none.
+    """
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()) or not (
+        int(number) < int(count)
+    ):
+        raise ValueError(f"--part={text} is no part; use I/N, as 0/4 to 3/4.")
+    return int(number), int(count)
+
+
 def check_step_seconds(arguments) -> None:
     """Refuses a --step_seconds that is no time.
 

@@ -1,9 +1,21 @@
 """What metrics are tested on: clips, and checkpoints with random tensors."""
 
+import dataclasses
+
 import numpy as np
 
 from snapvideo_jax.evaluate.layouts import LAYOUTS
-from snapvideo_jax.evaluate.nets import NETWORKS
+from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes
+
+FLAT = CLIPSizes(
+    patch=112, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2,
+    vocabulary=600,
+)  # fmt: skip
+"""As CLIP, with few numbers: what it is called with and gives has the same shapes."""
+
+
+def flat_clip():
+    return dataclasses.replace(NETWORKS["clip"], module=lambda: CLIP(FLAT))
 
 
 def foreign(network, layout, seed=0):

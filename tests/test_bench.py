@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import TINY_CONFIG
 
+from snapvideo_jax import parts
 from snapvideo_jax.bench import (
     Program,
     Times,
@@ -87,20 +88,20 @@ OF_UNET = "jit(train_step)/jvp(UNet)"
         ("jit(f)/DiT/while/body/blocks/text_attention/key/dot", "attention to text"),
         ("jit(f)/DiT/while/body/blocks/feed_forward/hidden/add", "feed-forward"),
         ("jit(f)/DiT/DiT._pixels/modulation/add", "patches and pixels"),
-        ("jit(train_step)/jvp()/random_bits", traces.OTHER),
-        ("", traces.UNNAMED),
+        ("jit(train_step)/jvp()/random_bits", parts.OTHER),
+        ("", parts.UNNAMED),
     ],
 )
 def test_an_instruction_belongs_to_the_part_that_its_scopes_name(op_name, part):
-    assert traces.part_of(op_name) == part
+    assert parts.part_of(op_name) == part
 
 
 def test_passes_of_a_step_are_told_apart():
     passes = [
-        traces.pass_of(f"jit(train_step)/{scope}/mul")
+        parts.pass_of(f"jit(train_step)/{scope}/mul")
         for scope in ("jvp(first_pass)/FIT", "jvp(FIT)", "transpose(jvp(FIT))", "x")
     ]
-    assert traces.pass_of("jit(train_step)/jvp(UNet)/mul") == "forward"
+    assert parts.pass_of("jit(train_step)/jvp(UNet)/mul") == "forward"
     assert passes == ["self-conditioning", "forward", "backward", passes[-1]]
     assert len(set(passes)) == 4
 

@@ -1,6 +1,5 @@
 """Scoring from folders to numbers: what is read, resumed, compared and refused."""
 
-import dataclasses
 import gzip
 import json
 import os
@@ -12,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_one_line
-from metric_files import foreign, smooth_clip
+from metric_files import flat_clip, foreign, smooth_clip
 from PIL import Image
 from processes import end, environment, free_port
 from safetensors.numpy import save_file
 
 from snapvideo_jax.evaluate import features
 from snapvideo_jax.evaluate.convert import convert, sha256_of
-from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes
+from snapvideo_jax.evaluate.nets import NETWORKS
 from snapvideo_jax.evaluate.results import (
     frechet_result,
     read_result,
@@ -29,15 +28,6 @@ from snapvideo_jax.media import write_mp4
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 
 HERE = pathlib.Path(__file__).parent
-FLAT = CLIPSizes(
-    patch=112, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2,
-    vocabulary=600,
-)  # fmt: skip
-"""As CLIP, with few numbers: what it is called with and gives has the same shapes."""
-
-
-def flat_clip():
-    return dataclasses.replace(NETWORKS["clip"], module=lambda: CLIP(FLAT))
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def _check_what_is_measured(arguments) -> None:
     Raises:
       ValueError: names the option.
     """
-    for name in ("only", "divide", "batch"):
+    for name in ("only", "divide", "batch", "by_part"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for bench models only; leave it out.")
     if not arguments.config:

@@ -5,26 +5,26 @@ machine. What does not fit beside the others says so. On a CPU they are twins: e
 width is divided, heads stay as many, and so do tokens.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.bench import parts
 from snapvideo_jax.bench.measure import interleaved
+from snapvideo_jax.bench.parts import FOLDER, RIVALS
 from snapvideo_jax.bench.programs import PROGRAMS
 from snapvideo_jax.options import check_least
 from snapvideo_jax.plan import Question, Target, cached
+from snapvideo_jax.plan.golden import GOLDENS
 from snapvideo_jax.sharding import make_mesh
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parents[2] / "configs"
 DIVIDE = 8
 """What widths are divided by on a CPU."""
 BATCH = 32
@@ -32,29 +32,8 @@ BATCH = 32
 PROGRAM_NAMES = {"training": "train step", "inference": "forward pass"}
 BASELINE = "unet-284m"
 """What ratios are over."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rival:
-    """A network of the table.
-
-    Attributes:
-      config: in configs/, without a topology.
-      paper: milliseconds a clip on an A100 for training and inference. [P] Tab. 2.
-    """
-
-    config: str
-    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-RIVALS = {
-    "unet-85m": Rival("unet.py:size=85m", dict(training=133.2, inference=49.6)),
-    "unet-284m": Rival("unet.py:size=284m", dict(training=230.3, inference=105.1)),
-    "dit-flops": Rival("dit.py:match=flops"),
-    "dit-parameters": Rival("dit.py:match=parameters"),
-    "fit-500m": Rival("fit.py:size=500m", dict(training=69.5, inference=23.4)),
-    "fit-3p9b": Rival("fit.py:size=3p9b", dict(training=526.0, inference=130.4)),
-}
+KEPT = "v5p-4x4x8"
+"""Topology of the plans in docs/plans that are shown where none is asked for."""
 
 
 def run(arguments) -> None:
@@ -66,7 +45,11 @@ def run(arguments) -> None:
     target = arguments.plan and Target(arguments.plan)
     if target:
         _ = target.chip  # refuses an unknown one
-    planned = {name: target and forecast(name, target) for name in names}
+    planned = {n: forecast(n, target) if target else kept(n) for n in names}
+    if arguments.by_part:
+        found = {name: parts.by_part(name, planned[name]) for name in names}
+        print(json.dumps(found) if arguments.json else parts.describe(found))
+        return
     result = measure(names, divide, batch, arguments.steps)
     for name, row in result["models"].items():
         row["plan"] = planned[name]
@@ -201,15 +184,32 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
         if not plan["fits"]:
             found[use] = {"refusal": f"does not fit on {target.topology}"}
             continue
-        unit, runs = ("step", 1) if count is None else ("batch", plan["evaluations"])
-        per_clip = plan["devices"] / clips / runs
-        found[use] = {
-            "milliseconds": 1e3 * plan["seconds"][unit] * per_clip,
-            "milliseconds_by_cycles": 1e3 * plan["seconds"]["by_cycles"] * per_clip,
-            "gflops": plan["flops"]["program"] * per_clip / 1e9,
-            "gbytes": plan["traffic"] * per_clip / 1e9,
-        }
+        runs = 1 if count is None else plan["evaluations"]
+        found[use] = _of_one_clip(plan, clips * runs)
     return found
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    """What a plan in docs/plans tells of training, as `forecast`; None without one."""
+    golden = GOLDENS.get(f"{name}-{KEPT}")
+    plan = golden and golden.read()
+    return plan and {"training": _of_one_clip(plan["plan"], plan["plan"]["batch"])}
+
+
+def _of_one_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
+    """A plan's numbers of a clip, on one chip; plans of old tell no traffic."""
+    share, seconds = plan["devices"] / clips, plan["seconds"]
+    unit = "step" if "step" in seconds else "batch"
+    return {
+        "milliseconds": 1e3 * seconds[unit] * share,
+        "milliseconds_by_cycles": 1e3 * seconds["by_cycles"] * share,
+        "gflops": plan["flops"]["program"] * share / 1e9,
+        "gbytes": plan.get("traffic", 0.0) * share / 1e9,
+        "parts": {
+            part: {what: amount * share for what, amount in row.items()}
+            for part, row in plan.get("parts", {}).items()
+        },
+    }
 
 
 def ratios(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

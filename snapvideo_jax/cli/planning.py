@@ -97,6 +97,12 @@ def _add_bench(verbs) -> None:
     )
     verb.add_argument("--batch", type=int, help="of models: clips at once")
     verb.add_argument(
+        "--by_part",
+        action="store_true",
+        help="of models: measure nothing, and print where the work lies, by part of "
+        "the network; with --plan that of the compiled programs too",
+    )
+    verb.add_argument(
         "--steps", type=int, default=20, help="runs that are timed (default: 20)"
     )
     verb.add_argument(

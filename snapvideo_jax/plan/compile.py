@@ -28,6 +28,7 @@ from snapvideo_jax.forecast import (
 )
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.models.attention import FUSED_BACKWARD
+from snapvideo_jax.parts import part_of
 from snapvideo_jax.plan.target import Target, topology_devices
 from snapvideo_jax.plan.work import Work, sampler, train_step
 from snapvideo_jax.sharding import make_mesh
@@ -57,8 +58,8 @@ def answer(question: Question) -> dict[str, Any]:
     Returns:
       Plain numbers, lists and dicts; bytes, FLOPs and seconds are of one device and
       one run of the program: a step, or a batch of clips; ``traffic`` is what it reads
-      and writes in memory. Where the program does not
-      fit, ``fits`` is False and what only a program can tell is left out.
+      and writes in memory, ``parts`` the same by part of the network. Where the program
+      does not fit, ``fits`` is False and what only a program can tell is left out.
 
     Raises:
       ValueError: the config, the topology or the mesh cannot be used.
@@ -101,6 +102,7 @@ def answer(question: Question) -> dict[str, Any]:
         "fits": memory["peak"] <= chip.hbm_bytes,
         "collectives": _collectives(timed),
         "traffic": timed.hbm_bytes,
+        "parts": _by_part(timed),
         **_costs(work, timed, chip, mesh.size),
     }
 
@@ -166,6 +168,23 @@ def _collectives(timed: Forecast) -> list[dict[str, Any]]:
         dict(zip(names, key, strict=True)) | dict(row)
         for key, row in sorted(rows.items(), key=lambda item: -item[1]["seconds"])
     ]
+
+
+def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
+    """Computation by part of the network, those that take longest first.
+
+    ``product_seconds`` are of instructions that hold matrix products.
+    """
+    rows: dict[str, collections.Counter] = {}
+    for one in timed.parts:
+        rows.setdefault(part_of(one.op_name), collections.Counter()).update(
+            seconds=one.seconds,
+            product_seconds=one.seconds if one.flops else 0.0,
+            flops=one.flops,
+            bytes=one.hbm_bytes,
+        )
+    longest = sorted(rows.items(), key=lambda row: -row[1]["seconds"])
+    return {part: dict(row) for part, row in longest}
 
 
 def _costs(work: Work, timed: Forecast, chip: Chip, devices: int) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""The loss of a network as a law of its size and of the samples it saw.
+
+    L(f, d) = E + A (f / f0)^-alpha + B (d / d0)^-beta
+
+``f`` are the model's FLOPs of training on one sample, ``d`` samples; ``f0`` and ``d0``
+are their geometric means over the runs, so that ``A`` and ``B`` are losses. ``f`` takes
+the place of the number of parameters of arXiv 2203.15556 (its approach 3), because
+latents and patches of a FIT cost operations without having parameters. A budget is then
+exactly ``f d``, and the best size at one is known in closed form.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import least_squares
+
+Runs = Float[np.ndarray, "n"]
+LEAST_RUNS = 6
+"""One more than the law has numbers."""
+HUBER = 0.01
+"""Relative error of a loss from which on it counts less than by its square."""
+BOUNDS = ([-12, -12, -12, 0.02, 0.02], [8, 8, 8, 2.5, 2.5])
+"""Of ln E, ln A, ln B, alpha and beta."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """The five numbers, and the size and samples that ``a`` and ``b`` are at.
+
+    Attributes:
+      floor: ``E``, that no size and no data take away.
+      a, alpha: of the size.
+      b, beta: of the samples.
+      flops0, samples0: where those terms are ``a`` and ``b``.
+    """
+
+    floor: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
+    flops0: float
+    samples0: float
+
+    def loss(self, flops, samples):
+        """Of networks of so many FLOPs a sample, after so many samples."""
+        size = self.a * (flops / self.flops0) ** -self.alpha
+        return self.floor + size + self.b * (samples / self.samples0) ** -self.beta
+
+    @property
+    def exponent(self) -> float:
+        """The power of the budget that the best size grows with."""
+        return self.beta / (self.alpha + self.beta)
+
+    def best_flops(self, budget):
+        """FLOPs a sample of the network that is best at a budget of FLOPs."""
+        ratio = (self.alpha * self.a) / (self.beta * self.b)
+        samples = budget / (self.flops0 * self.samples0)
+        power = 1 / (self.alpha + self.beta)
+        return self.flops0 * (ratio * samples**self.beta) ** power
+
+
+def fit(flops: Runs, samples: Runs, losses: Runs) -> Law:
+    """The law of some runs, least squares of logarithms, robust to outliers (Huber).
+
+    Args:
+      flops: of training on a sample.
+      samples: seen.
+      losses: afterwards.
+
+    Raises:
+      ValueError: there are too few runs, or they vary in nothing.
+    """
+    _check(flops, samples, losses)
+    low, high = losses.min(), losses.max() - losses.min()
+    starts = [
+        [np.log(low * share), np.log(high), np.log(high), alpha, beta]
+        for share, alpha, beta in itertools.product(
+            (0.2, 0.6, 0.95), (0.15, 0.5, 1.0), (0.15, 0.5, 1.0)
+        )
+    ]
+    return _fit(flops, samples, losses, starts)
+
+
+def bootstrap(
+    law: Law, flops: Runs, samples: Runs, losses: Runs, draws: int, seed: int
+) -> list[Law]:
+    """Laws of runs that are drawn anew: the law's losses with errors of other runs.
+
+    Errors and not runs are drawn, since few runs without some of them tell no law.
+    They are enlarged by what fitting five numbers took from them.
+
+    Args:
+      law: fitted to them.
+      draws: laws to make.
+      seed: of the drawing.
+    """
+    predicted = law.loss(flops, samples)
+    errors = np.log(losses) - np.log(predicted)
+    errors = (errors - errors.mean()) * np.sqrt(len(losses) / (len(losses) - 5))
+    rng = np.random.default_rng(seed)
+    start = [np.log([law.floor, law.a, law.b]).tolist() + [law.alpha, law.beta]]
+    found = []
+    for _ in range(draws):
+        drawn = predicted * np.exp(rng.choice(errors, len(errors)))
+        found.append(_fit(flops, samples, drawn, start))
+    return found
+
+
+def interval(values, level: float = 0.95) -> tuple[float, float]:
+    """What holds the middle share of some numbers."""
+    low, high = np.quantile(list(values), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def minimum(flops: Runs, losses: Runs) -> tuple[float, float] | None:
+    """The least of a parabola in ln FLOPs through runs of one budget (approach 2).
+
+    Returns:
+      FLOPs a sample and loss; None where there are fewer than three sizes, or the
+      parabola has its least outside of them.
+    """
+    if len(np.unique(flops)) < 3:
+        return None
+    x = np.log(flops / flops.min())
+    curve, slope, level = np.polyfit(x, losses, 2)
+    if curve <= 0 or not 0 <= (at := -slope / (2 * curve)) <= x.max():
+        return None
+    return float(flops.min() * np.exp(at)), float(level - slope**2 / (4 * curve))
+
+
+def _fit(flops, samples, losses, starts) -> Law:
+    flops0, samples0 = (float(np.exp(np.log(x).mean())) for x in (flops, samples))
+    size, seen = np.log(flops / flops0), np.log(samples / samples0)
+    wanted = np.log(losses)
+
+    def terms(numbers):
+        floor, a, b, alpha, beta = numbers
+        return np.stack([np.full(len(size), floor), a - alpha * size, b - beta * seen])
+
+    def errors(numbers):
+        return np.logaddexp.reduce(terms(numbers)) - wanted
+
+    def slopes(numbers):
+        parts = terms(numbers)
+        floor, a, b = np.exp(parts - np.logaddexp.reduce(parts))
+        return np.stack([floor, a, b, -size * a, -seen * b], axis=1)
+
+    low, high = np.array(BOUNDS[0]) + 1e-6, np.array(BOUNDS[1]) - 1e-6
+    found = [
+        least_squares(
+            errors,
+            np.clip(start, low, high),
+            slopes,
+            bounds=BOUNDS,
+            loss="huber",
+            f_scale=HUBER,
+        )
+        for start in starts
+    ]
+    floor, a, b, alpha, beta = min(found, key=lambda one: one.cost).x
+    return Law(
+        *map(float, np.exp([floor, a, b])), float(alpha), float(beta), flops0, samples0
+    )
+
+
+def _check(flops, samples, losses) -> None:
+    if len(losses) < LEAST_RUNS:
+        raise ValueError(
+            f"{len(losses)} runs are too few for a law of five numbers; finish "
+            f"{LEAST_RUNS} or more."
+        )
+    if not (np.isfinite(losses).all() and (losses > 0).all()):
+        raise ValueError("A run has a loss that is no positive number; leave it out.")
+    for name, values in (("size", flops), ("number of samples", samples)):
+        if np.ptp(np.log(values)) < 0.1:
+            raise ValueError(
+                f"All runs have nearly the same {name}; use further budgets or sizes."
+            )

@@ -1,0 +1,61 @@
+"""The runs of a sweep, one after the other; what is finished is not run again."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from snapvideo_jax import config as configs
+from snapvideo_jax import distributed
+from snapvideo_jax.files import write_whole
+from snapvideo_jax.scaling import sweep
+from snapvideo_jax.scaling.sweep import Planned
+from snapvideo_jax.scaling.validation import validate
+from snapvideo_jax.train import train
+
+logger = logging.getLogger(__name__)
+
+
+def run_all(out: Path, part: int, parts: int, samples: int) -> None:
+    """Trains and validates what is missing of a part of a sweep.
+
+    Args:
+      out: folder of the sweep.
+      part, parts: every ``parts``-th run from this one on.
+      samples: of the validation.
+
+    Raises:
+      ValueError: as `sweep.read` and `train`.
+    """
+    planned, validation = sweep.read(out)
+    for run in planned[part::parts]:
+        path = _result(out, run)
+        if path.is_file():
+            logger.info("%s is finished.", run.name)
+            continue
+        workdir, began = out / "runs" / run.name, time.monotonic()
+        distributed.keep_compiled(out)
+        train(configs.from_json(json.dumps(run.config)), workdir)
+        trained = time.monotonic() - began
+        found = validate(workdir, Path(validation), samples)
+        found |= {"name": run.name, "seconds": trained}
+        if jax.process_index() == 0:
+            write_whole(path, json.dumps(found, indent=1).encode())
+        logger.info("%s: loss %.4f, %.0f s", run.name, found["loss"], trained)
+
+
+def results(out: Path) -> list[tuple[Planned, dict[str, Any]]]:
+    """Runs that are finished, with what came out."""
+    planned, _ = sweep.read(out)
+    return [
+        (run, json.loads(path.read_text()))
+        for run in planned
+        if (path := _result(out, run)).is_file()
+    ]
+
+
+def _result(out: Path, run: Planned) -> Path:
+    return out / "results" / f"{run.name}.json"

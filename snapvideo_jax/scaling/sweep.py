@@ -1,0 +1,186 @@
+"""What a sweep trains: a config with other sizes, at several budgets of FLOPs."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.files import write_whole
+from snapvideo_jax.flops import flops_per_sample
+from snapvideo_jax.states import abstract_state
+
+FILE = "sweep.json"
+LEAST_STEPS = 20
+"""Fewer teach nothing."""
+WIDTHS = ("patch_width", "latent_width", "context_width")
+AXES = ("width", "blocks", "latents", "patch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run of a sweep.
+
+    Attributes:
+      name: of its folder.
+      axis, value: what differs from the base; "base" differs in nothing.
+      budget: training FLOPs that were asked for.
+      steps: that come nearest to them.
+      samples: in those steps.
+      flops: of the model for training on one sample.
+      parameters: of the network.
+      config: resolved, as JSON holds it.
+    """
+
+    name: str
+    axis: str
+    value: float
+    budget: float
+    steps: int
+    samples: int
+    flops: float
+    parameters: int
+    config: dict[str, Any]
+
+
+def plan_sweep(
+    base: ConfigDict, axes: Mapping[str, Sequence[float]], budgets: Sequence[float]
+) -> list[Planned]:
+    """All runs of a sweep, each axis varied alone, every size at every budget.
+
+    Args:
+      base: config of a FIT.
+      axes: values by name: factors of ``width``, numbers of ``blocks``, ``latents``,
+        and sides of the ``patch`` in pixels.
+      budgets: of training FLOPs.
+
+    Raises:
+      ValueError: the network is no FIT, a size makes no sense, or a budget is too small
+        for one.
+    """
+    if base.model.name != "fit":
+        raise ValueError(
+            f"model.name={base.model.name!r}: sweeps vary what a FIT has; use a config "
+            "of 'fit'."
+        )
+    if not base.diffusion.images_as_videos:
+        raise ValueError("diffusion.images_as_videos=False is not swept; use True.")
+    runs = []
+    for axis, value, config in _variants(base, axes):
+        experiment = configs.build(config)
+        flops, batch = flops_per_sample(experiment), experiment.data.batch
+        shapes = nn.unbox(abstract_state(experiment).params)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        for budget in budgets:
+            steps = round(budget / (flops * batch))
+            if steps < LEAST_STEPS:
+                raise ValueError(
+                    f"--budgets={budget:g} are {steps} steps of {axis}={value:g}, "
+                    f"fewer than {LEAST_STEPS}; use "
+                    f"{LEAST_STEPS * flops * batch:.2g} or more."
+                )
+            own = json.loads(configs.to_json(_timed(config, steps)))
+            name = f"{budget:.3g}-{axis}-{value:g}"
+            runs.append(
+                Planned(
+                    *(name, axis, value, budget, steps, steps * batch),
+                    *(flops, parameters, own),
+                )
+            )
+    return runs
+
+
+def write(out: Path, runs: Sequence[Planned], validation: str) -> None:
+    """Keeps a sweep in its folder.
+
+    Raises:
+      ValueError: the folder has another one.
+    """
+    path = out / FILE
+    sweep = {"validation": validation, "runs": [dataclasses.asdict(r) for r in runs]}
+    text = json.dumps(sweep, indent=1)
+    if path.is_file() and path.read_text() != text:
+        raise ValueError(f"--out={out} has another sweep; use another folder.")
+    write_whole(path, text.encode())
+
+
+def read(out: Path) -> tuple[list[Planned], str]:
+    """The runs of a sweep, and the folder of its validation clips.
+
+    Raises:
+      ValueError: there is none.
+    """
+    try:
+        sweep = json.loads((out / FILE).read_text())
+        return [Planned(**run) for run in sweep["runs"]], sweep["validation"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--out={out} has no sweep of snapvideo scaling generate ({error})."
+        ) from error
+
+
+def describe(runs: Sequence[Planned]) -> str:
+    """A line for every run."""
+    lines = [
+        f"{'run':<28}{'parameters':>12}{'GFLOP a sample':>16}{'steps':>9}{'PFLOP':>9}"
+    ]
+    for run in runs:
+        lines.append(
+            f"{run.name:<28}{run.parameters:>12,}{run.flops / 1e9:>16.3f}"
+            f"{run.steps:>9,}{run.flops * run.samples / 1e15:>9.3g}"
+        )
+    total = sum(run.flops * run.samples for run in runs)
+    return "\n".join([*lines, f"{len(runs)} runs, {total / 1e15:.3g} PFLOP in all"])
+
+
+def _variants(
+    base: ConfigDict, axes: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[str, float, ConfigDict]]:
+    """Configs with one thing changed, the base first, none twice."""
+    yield "base", 1, base.copy_and_resolve_references()
+    seen = {configs.to_json(base)}
+    for axis in AXES:
+        for value in axes.get(axis, ()):
+            config = _changed(base.copy_and_resolve_references(), axis, value)
+            if (text := configs.to_json(config)) not in seen:
+                seen.add(text)
+                yield axis, value, config
+
+
+def _changed(config: ConfigDict, axis: str, value: float) -> ConfigDict:
+    model = config.model
+    if axis == "width":
+        # Heads keep their width; there are more or fewer of them.
+        for name in WIDTHS:
+            head = model.get(name.replace("_width", "_head_width"), 8)
+            model[name] = max(1, round(value * model[name] / head)) * head
+        return config
+    if value != int(value) or value < 1:
+        raise ValueError(f"--{axis}={value:g} is no whole number from 1 on.")
+    if axis == "patch":
+        model.patch = (model.patch[0], int(value), int(value))
+        return config
+    model[axis] = int(value)
+    if axis == "blocks" and model.unroll > 1:
+        model.unroll = int(value)
+    return config
+
+
+def _timed(config: ConfigDict, steps: int) -> ConfigDict:
+    """A config that trains for so many steps; what goes with the length follows it."""
+    config = config.copy_and_resolve_references()
+    optimizer, run = config.optimizer, config.run
+    optimizer.steps, optimizer.warmup_steps = steps, max(steps // 50, 1)
+    optimizer.ema_half_life = min(float(optimizer.ema_half_life), steps / 20)
+    config.sheets.every_steps = 0
+    run.update(
+        log_every_steps=max(min(run.log_every_steps, steps // 10), 1),
+        checkpoint_every_steps=max(min(run.checkpoint_every_steps, steps // 4), 1),
+        keep=1,
+    )
+    return config

@@ -1,0 +1,150 @@
+"""The loss on clips that no run trains on, by noise level.
+
+Noise levels are not drawn but spread over those of training, so that the mean is the
+expectation of the training loss and two runs see the same levels and the same noise.
+"""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snapvideo_jax import sample
+from snapvideo_jax.data import make_joint_source, shapes, split_dataset
+from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.diffusion.edm import broadcast
+from snapvideo_jax.sharding import (
+    batch_sharding,
+    laid_out,
+    local_rows,
+    on_host,
+    put_batch,
+    put_key,
+)
+from snapvideo_jax.step import (
+    BIN_EDGES,
+    NOISE,
+    context_of,
+    first_pass,
+    normal,
+    pixels,
+    purpose,
+    sample_keys,
+)
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it lie evenly between whole numbers, however many there are."""
+
+
+def held_out_shapes(root: Path) -> Path:
+    """Scenes of the shapes data set that no training set has: of another seed."""
+    return shapes.build(root, seed=1, videos=256, images=128)
+
+
+def data_of(data: DataConfig, folder: Path) -> DataConfig:
+    """The data section of a run, of the clips in a folder.
+
+    Raises:
+      ValueError: it holds neither ArrayRecord files nor captions.jsonl.
+    """
+    if any(folder.glob("*.array_record*")):
+        source = "records"
+    elif (folder / "captions.jsonl").is_file():
+        source = "folder"
+    else:
+        raise ValueError(
+            f"--validation={folder} holds neither .array_record files nor "
+            "captions.jsonl; use a folder of clips that no run trains on."
+        )
+    changes = dict(source=source, root=str(folder), mixture={}, subset=0, filters="")
+    return dataclasses.replace(data, **changes)
+
+
+def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
+    """Losses of a run's averaged weights.
+
+    Args:
+      workdir: of the run.
+      folder: of the clips.
+      samples: at least so many are looked at, in whole batches.
+
+    Returns:
+      ``loss``, its standard error ``error``, the number of ``samples``, and the mean
+      loss by kind and noise bin in ``bins``, named as in metrics.jsonl.
+
+    Raises:
+      ValueError: as `data_of`, or the run has no checkpoint.
+    """
+    experiment, params, _, mesh = sample.load(workdir)
+    data, over_batch = data_of(experiment.data, folder), batch_sharding(mesh)
+    joint = make_joint_source(data, seed=0)
+    batches = split_dataset(
+        joint,
+        jax.process_index(),
+        jax.process_count(),
+        experiment.text,
+        local_rows(over_batch, data.batch),
+    )
+    program = jax.jit(laid_out(functools.partial(_losses, experiment), mesh))
+    embed, key = experiment.text.on_devices(mesh), put_key(1, mesh)
+    columns: list[list[np.ndarray]] = [[], [], []]
+    count = -(-samples // data.batch)
+    for number, rows in enumerate(itertools.islice(iter(batches), count)):
+        rows.pop("moved")
+        batch = embed(put_batch(rows, over_batch))
+        places = np.arange(number * data.batch, (number + 1) * data.batch)
+        sigma = levels(experiment.diffusion, places)
+        found = program(params, batch, jnp.asarray(sigma, jnp.float32), key)
+        is_image = on_host(batch["frame_interval"]) == 0
+        for column, part in zip(
+            columns, (on_host(found), sigma, is_image), strict=True
+        ):
+            column.append(np.asarray(part))
+    losses, sigma, is_image = map(np.concatenate, columns)
+    return {
+        "loss": float(losses.mean()),
+        "error": float(losses.std(ddof=1) / len(losses) ** 0.5),
+        "samples": len(losses),
+        "bins": binned(losses, sigma, is_image),
+    }
+
+
+def levels(edm, places: np.ndarray) -> np.ndarray:
+    """Noise levels at places of an even spread over those of training."""
+    spread = statistics.NormalDist(edm.p_mean, edm.p_std)
+    shares = (0.5 + GOLDEN * np.asarray(places)) % 1
+    return np.exp([spread.inv_cdf(share) for share in np.clip(shares, 1e-6, 1 - 1e-6)])
+
+
+def binned(losses, sigma, is_image) -> dict[str, float]:
+    """Mean loss by kind and noise bin; bins without a sample are left out."""
+    edges = ("0", *map(str, BIN_EDGES), "inf")
+    names = [f"sigma_{low}_to_{high}" for low, high in itertools.pairwise(edges)]
+    where = np.searchsorted(BIN_EDGES, sigma)
+    found = {}
+    for kind, chosen in (("video", ~is_image), ("image", is_image)):
+        for number, name in enumerate(names):
+            inside = chosen & (where == number)
+            if inside.any():
+                found[f"{kind}/{name}"] = float(losses[inside].mean())
+    return found
+
+
+def _losses(experiment, params, batch, sigma, key):
+    """Loss of every sample at its noise level, without dropout."""
+    model, edm = experiment.model, experiment.diffusion
+    clip = pixels(batch["video"])
+    eps = normal(purpose(sample_keys(key, batch["sample"]), NOISE), clip.shape[1:])
+    level = broadcast(sigma, clip)
+    noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
+    context = context_of(batch, jnp.zeros(sigma.shape, bool))
+    about = noisy, edm.c_noise(sigma), context
+    previous = first_pass(params, *about, model, experiment.training)
+    output, _ = model.apply({"params": params}, *about, previous)
+    return edm.loss(output, clip, eps, sigma)
