@@ -8,13 +8,24 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax.cli import metrics, pages, planning, preparing, running, sampling
+from snapvideo_jax import __version__
+from snapvideo_jax.cli import (
+    exporting,
+    metrics,
+    pages,
+    planning,
+    preparing,
+    running,
+    sampling,
+)
 
 TAKE_OVERRIDES = (
-    *("train", "ema", "replay", "rehearse"),
+    *("train", "ema", "replay", "rehearse", "import"),
     *("plan", "bench", "encode_text", "prepare"),
 )
 """Verbs whose further arguments change fields of --config."""
+ELSEWHERE = {"verify": "export.verify", "import": "export.importing"}
+"""Modules of verbs that have another name."""
 
 
 def main() -> None:
@@ -29,7 +40,8 @@ def main() -> None:
         )
         raise SystemExit(2)
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
-    importlib.import_module(f"snapvideo_jax.{arguments.verb}").run(arguments)
+    name = ELSEWHERE.get(arguments.verb, arguments.verb)
+    importlib.import_module(f"snapvideo_jax.{name}").run(arguments)
 
 
 def _log_to_stderr() -> None:
@@ -47,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
+    parser.add_argument(
+        "--version", action="version", version=f"snapvideo_jax {__version__}"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for group in (running, sampling, planning, preparing, metrics, pages):
+    groups = (running, sampling, exporting, planning, preparing, metrics, pages)
+    for group in groups:
         group.add_verbs(verbs)
     return parser
 

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,18 +169,38 @@ def jit_generate(
             "The run is of an upsampler, which enlarges clips and makes none from "
             "a prompt alone; use a first stage."
         )
-    generate = functools.partial(
+    return jax.jit(
+        laid_out(generation_of(experiment, sampler, guide), mesh),
+        static_argnames="guided",
+        out_shardings=batch_sharding(mesh),
+    )
+
+
+def as_bytes(clips):
+    """-1..1 to 0..255."""
+    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def generation_of(
+    experiment: "configs.Experiment",
+    sampler: Sampler,
+    guide: Guide | None = None,
+    finish: Callable = as_bytes,
+):
+    """`_generate` of an experiment, for any mesh.
+
+    Args:
+      experiment, sampler, guide: as of `Generator`.
+      finish: what is made of clips in -1..1, about, at the end.
+    """
+    return functools.partial(
         _generate,
         model=experiment.model,
         edm=experiment.diffusion,
         sampler=sampler,
         guidance=experiment.guidance,
         guide=guide,
-    )
-    return jax.jit(
-        laid_out(generate, mesh),
-        static_argnames="guided",
-        out_shardings=batch_sharding(mesh),
+        finish=finish,
     )
 
 
@@ -199,6 +219,7 @@ def _generate(
     sampler,
     guidance: Guidance,
     guide: Guide | None = None,
+    finish: Callable = as_bytes,
 ):
     """Noise to pixels, for one batch of samples."""
     batch = numbers.shape[0]
@@ -223,10 +244,15 @@ def _generate(
         worse,
     )
     clips, _ = sample(denoise, start, carry, keys, edm, sampler)
-    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    return finish(clips)
 
 
-def load(workdir: Path, ema: bool = True, profile: str | None = None):
+def load(
+    workdir: Path,
+    ema: bool = True,
+    profile: str | None = None,
+    step: int | None = None,
+):
     """A workdir's experiment, its parameters, their step, and a mesh of all devices.
 
     Args:
@@ -234,6 +260,7 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
       ema: its average, not the raw weights.
       profile: folder of an average that `snapvideo ema` made, to be used in their
         place.
+      step: of the checkpoint, where it is not the newest.
 
     Raises:
       ValueError: the folder holds no run, the run has no checkpoint yet, or there is no
@@ -247,7 +274,7 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
         like = _placed_state(experiment, mesh)
         params, step = profile_of(Path(profile), like.params)
     else:
-        params, step = _restored(workdir, experiment, mesh, ema)
+        params, step = _restored(workdir, experiment, mesh, ema, step)
     return experiment, params, step, mesh
 
 

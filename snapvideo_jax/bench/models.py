@@ -9,13 +9,13 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax import shipped
 from snapvideo_jax.bench.measure import interleaved
 from snapvideo_jax.bench.programs import PROGRAMS
 from snapvideo_jax.options import check_least
@@ -24,7 +24,6 @@ from snapvideo_jax.sharding import make_mesh
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parents[2] / "configs"
 DIVIDE = 8
 """What widths are divided by on a CPU."""
 BATCH = 32
@@ -90,10 +89,6 @@ def _names(arguments) -> list[str]:
     for name in names:
         if name not in RIVALS:
             raise ValueError(f"--only={name} is unknown; use some of {list(RIVALS)}.")
-    if not FOLDER.is_dir():
-        raise ValueError(
-            f"{FOLDER} is not there; bench models measures the configs of a checkout."
-        )
     return names
 
 
@@ -106,7 +101,7 @@ def twin(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
     Raises:
       ValueError: a width does not divide.
     """
-    config = configs.load(str(FOLDER / RIVALS[name].config), [])
+    config = configs.load(str(shipped.FOLDER / RIVALS[name].config), [])
     model = config.model
     for field, value in model.items():
         if not (field.endswith("_width") or field in ("channels", "norm_groups")):
@@ -191,7 +186,7 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
     """
-    path = str(FOLDER / RIVALS[name].config)
+    path = str(shipped.FOLDER / RIVALS[name].config)
     config = configs.load(f"{path},pod={target.topology}", [])
     config.sampler.update(solver="euler", steps=8)
     config.sheets.guidance = 0.0
