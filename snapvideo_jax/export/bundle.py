@@ -124,7 +124,7 @@ def write_weights(
         file = "model.safetensors"
         if len(parts) > 1:
             file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        part = {name: np.ascontiguousarray(leaves[name]) for name in names}
+        part = {name: np.asarray(leaves[name], order="C") for name in names}
         save_file(part, out / file, about)
         where |= dict.fromkeys(names, file)
     if len(parts) > 1:

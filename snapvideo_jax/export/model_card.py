@@ -144,9 +144,10 @@ def _rows(workdir: Path, name: str) -> Iterator[str]:
 
 def _limits(experiment, about) -> str:
     model, text = experiment.model, about["config"]["text"]
+    sizes = [(model.frames, model.height, model.width), *experiment.data.buckets]
+    told = ", ".join(f"{t} frames of {w}x{h} px" for t, h, w in dict.fromkeys(sizes))
     lines = [
-        f"- It makes {model.frames} frames of {model.width}x{model.height} px and has "
-        "seen no other size.",
+        f"- It makes clips of the sizes that it was trained on: {told}.",
         f"- Captions are cut after {text['tokens']} tokens.",
     ]
     if text["name"] == "hash":

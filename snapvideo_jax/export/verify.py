@@ -166,7 +166,7 @@ def _alone(found: Bundle, name: str, inputs: Mapping[str, Any]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "inputs.safetensors", Path(folder) / "out.npz"
         save_file(
-            {n: np.ascontiguousarray(value) for n, value in inputs.items()}, given
+            {n: np.asarray(value, order="C") for n, value in inputs.items()}, given
         )
         ran = subprocess.run(
             [
