@@ -125,13 +125,21 @@ def write_weights(
         if len(parts) > 1:
             file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         part = {name: np.asarray(leaves[name], order="C") for name in names}
-        save_file(part, out / file, about)
+        write_tensors(out / file, part, about)
         where |= dict.fromkeys(names, file)
     if len(parts) > 1:
         size = sum(leaf.nbytes for leaf in leaves.values())
         index = {"metadata": {"total_size": size}, "weight_map": where}
         path = out / "model.safetensors.index.json"
         write_whole(path, json.dumps(index, indent=2).encode())
+
+
+def write_tensors(
+    path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file that all may read; the library lets the owner only."""
+    save_file(dict(arrays), path, about)
+    path.chmod(0o644)
 
 
 def write_orbax(out: Path, params: Any) -> None:

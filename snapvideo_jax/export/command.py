@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
@@ -115,7 +114,7 @@ def export(
     if not prompts and not config.text.path:  # the stand-in, which costs nothing
         prompts = list(experiment.sheets.prompts[:FEW])
     if prompts:
-        save_file(_inputs(experiment, prompts), out / bundle.INPUTS)
+        bundle.write_tensors(out / bundle.INPUTS, _inputs(experiment, prompts))
     if "stablehlo" in about["formats"]:
         made = programs.programs_of(experiment, sampler)
         steps = {name: getattr(sampler, name) for name in programs.SAMPLER}
