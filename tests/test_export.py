@@ -10,16 +10,20 @@ import shutil
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from exporting import copied, exported, snapvideo
-from helpers import assert_one_line, by_name, read_metrics, restore
+from helpers import assert_one_line, by_name, read_metrics, restore, tiny_config
 from safetensors import safe_open
 
 from snapvideo_jax import __main__ as cli
+from snapvideo_jax import config as configs
 from snapvideo_jax import sample
+from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.export import alone, bundle, programs
 from snapvideo_jax.export.model_card import model_card
 from snapvideo_jax.sharding import MeshConfig, laid_out, make_mesh
@@ -212,6 +216,42 @@ def test_an_upsampler_has_a_denoiser_that_is_told_the_small_clip():
     made = programs.programs_of(experiment, experiment.sampler)
     assert list(made) == ["denoiser"]
     assert made["denoiser"].inputs["low_resolution"][0] == ("b", 16, 288, 512, 3)
+
+
+# --- Two stages ----------------------------------------------------------------------
+
+
+def run_of_zeros(workdir, *overrides):
+    """A workdir with a checkpoint, without training."""
+    config = tiny_config("nowhere", *overrides)
+    shapes = nn.unbox(sample.abstract_state(configs.build(config)))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    checkpoints = Checkpoints(workdir, every_steps=1)
+    checkpoints.save(1, state, {}, force=True)
+    checkpoints.close()
+    (workdir / "config.json").write_text(configs.to_json(config))
+    return workdir
+
+
+def test_two_stages_are_two_bundles_and_an_index(run, tmp_path):
+    small = ["data.height=6", "data.width=8", "model.group=(1, 1)"]
+    base = run_of_zeros(tmp_path / "base", *small)
+    large = ["data.height=12", "model.pad_height=(2, 2)", "model.in_channels=6"]
+    upsampler = run_of_zeros(
+        tmp_path / "upsampler", *large, "training.low_resolution=(6, 8)"
+    )
+    out = tmp_path / "both"
+    exported(base, out, "--cascade", upsampler)
+    index = json.loads((out / "cascade.json").read_text())
+    assert index["stages"] == ["base", "upsampler"]
+    made = [bundle.read(out / stage).experiment.model for stage in index["stages"]]
+    assert [model.is_upsampler for model in made] == [False, True]
+    assert_one_line(run("verify", out, "--workdir", base), "bundles of two stages")
+    result = run("verify", out / "upsampler", "--workdir", upsampler)
+    assert result[0] == 0, result
+
+    turned = ["--workdir", upsampler, "--cascade", base, "--out", tmp_path / "new"]
+    assert_one_line(run("export", *turned), "and --workdir=", "makes (2, 12, 16)")
 
 
 # --- Refusals ------------------------------------------------------------------------

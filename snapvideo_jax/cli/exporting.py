@@ -40,6 +40,11 @@ def _add_export(verbs) -> None:
     verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     verb.add_argument("--out", required=True, metavar="OUT", help="an empty folder")
     verb.add_argument(
+        "--cascade",
+        metavar="DIR",
+        help="of an upsampler's run; OUT then has the folders base and upsampler",
+    )
+    verb.add_argument(
         "--format",
         dest="formats",
         type=_names,

@@ -28,6 +28,8 @@ from snapvideo_jax.files import write_whole
 FORMAT, VERSION = "snapvideo_jax bundle", 1
 """What config.json says of itself; a version that readers know is read by them."""
 CONFIG, INPUTS, ORBAX = "config.json", "inputs.safetensors", "orbax"
+INDEX, CASCADE = "cascade.json", "snapvideo_jax cascade"
+"""Of a folder that has the bundles of two stages, and what it says of itself."""
 SHARD_BYTES = 5 * 10**9
 """Most of one weights file."""
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -171,6 +173,12 @@ def write_config(
     return content
 
 
+def write_index(out: Path, stages: list[str]) -> None:
+    """Tells which folders are bundles, from the first stage on."""
+    index = {"format": CASCADE, "format_version": VERSION, "stages": stages}
+    write_whole(out / INDEX, json.dumps(index, indent=2).encode())
+
+
 def read(folder: Path, overrides: list[str] = []) -> Bundle:  # noqa: B006
     """A bundle, after all that it lists was compared with what is there.
 
@@ -211,6 +219,11 @@ def read(folder: Path, overrides: list[str] = []) -> Bundle:  # noqa: B006
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if (path.parent / INDEX).is_file():
+        raise ValueError(
+            f"{path.parent} has the bundles of two stages; name one of the folders "
+            f"that its {INDEX} lists."
+        )
     if not path.is_file():
         raise ValueError(f"{path.parent} is no bundle: it has no {path.name}.")
     try:

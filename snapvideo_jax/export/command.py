@@ -30,18 +30,47 @@ def run(arguments: argparse.Namespace) -> None:
     with configs.user_errors():
         check(arguments)
         out, workdir = Path(arguments.out), Path(arguments.workdir)
-        experiment, params, step = load(workdir, arguments.weights)
-        sampler = sample.sampler_of(experiment, arguments)
-        about = {
-            "formats": list(arguments.formats),
-            "weights": _named(arguments.weights, workdir),
-            "step": step,
-            "dtype": arguments.dtype,
-        }
-        export(experiment, params, workdir, out, about, arguments, sampler)
+        if arguments.cascade:
+            stages = {"base": workdir, "upsampler": Path(arguments.cascade)}
+            _check_stages(*stages.values())
+            for name, each in stages.items():
+                _export_run(each, out / name, arguments)
+            bundle.write_index(out, list(stages))
+        else:
+            _export_run(workdir, out, arguments)
     files = [path for path in out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     print(f"{len(files)} files, {size / 1e6:,.4g} MB: {out}")
+
+
+def _export_run(workdir: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Loads a run and exports it."""
+    experiment, params, step = load(workdir, arguments.weights)
+    sampler = sample.sampler_of(experiment, arguments)
+    about = {
+        "formats": list(arguments.formats),
+        "weights": _named(arguments.weights, workdir),
+        "step": step,
+        "dtype": arguments.dtype,
+    }
+    export(experiment, params, workdir, out, about, arguments, sampler)
+
+
+def _check_stages(first: Path, second: Path) -> None:
+    """That the second run enlarges what the first one makes.
+
+    Raises:
+      ValueError: it does not; tells both sizes.
+    """
+    base, upsampler = (configs.build(configs.of_workdir(w)) for w in (first, second))
+    model, low = base.model, upsampler.training.low_resolution
+    made = (model.frames, model.height, model.width)
+    if base.model.is_upsampler or (upsampler.model.frames, *low) != made:
+        raise ValueError(
+            f"--cascade={second} enlarges clips of frames, height and width "
+            f"{(upsampler.model.frames, *low)}, and --workdir={first} makes {made}; "
+            "use a first stage and an upsampler of its clips."
+        )
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -60,6 +89,11 @@ def check(arguments: argparse.Namespace) -> None:
                 raise ValueError(
                     f"{option}={value} is unknown; use some of {', '.join(known)}."
                 )
+    if arguments.cascade and arguments.weights not in ("raw", "ema"):
+        raise ValueError(
+            f"--weights={arguments.weights} is of one run; use raw or ema with "
+            "--cascade, or export the two runs one by one."
+        )
     bundle.check_out(Path(arguments.out))
 
 
