@@ -1,7 +1,6 @@
 """A bundle has the weights of its run, is refused if damaged, and is trained on."""
 
 import json
-import pathlib
 import re
 import shutil
 
@@ -13,7 +12,6 @@ from safetensors import safe_open
 
 from snapvideo_jax.export import alone, bundle
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL_GB = 2e-5
 """Of a weights file: the tiny network's arrays then need several."""
 
