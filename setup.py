@@ -17,7 +17,11 @@ setup(
     version=VERSION,
     description="Snap Video (arXiv 2402.14797) in JAX: text-to-video diffusion.",
     license="Apache-2.0",
-    packages=find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+    packages=[
+        *find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
+        "snapvideo_jax.configs",  # which lie beside the package in a checkout
+    ],
+    package_dir={"snapvideo_jax.configs": "configs"},
     package_data={"snapvideo_jax.pages": ["static/*"]},
     python_requires=">=3.11",
     install_requires=[
@@ -25,6 +29,7 @@ setup(
         "array-record>=0.8.6,<0.9",
         "av>=18.1,<19",
         "einops>=0.8.2,<0.9",
+        "flatbuffers>=25.12",  # with which jax.export writes and reads programs
         "flax>=0.12.8,<0.13",
         "ftfy>=6.3.1,<7",
         "grain>=0.2.18,<0.3",

@@ -8,7 +8,9 @@ import sys
 import absl.logging
 from absl import flags
 
+from snapvideo_jax import __version__
 from snapvideo_jax.cli import (
+    exporting,
     metrics,
     pages,
     planning,
@@ -20,10 +22,12 @@ from snapvideo_jax.cli import (
 )
 
 TAKE_OVERRIDES = (
-    *("train", "ema", "replay", "rehearse"),
+    *("train", "ema", "replay", "rehearse", "import"),
     *("plan", "bench", "encode_text", "prepare", "scaling"),
 )
 """Verbs whose further arguments change fields of --config."""
+ELSEWHERE = {"verify": "export.verify", "import": "export.importing"}
+"""Modules of verbs that have another name."""
 
 
 def main() -> None:
@@ -38,7 +42,8 @@ def main() -> None:
         )
         raise SystemExit(2)
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
-    importlib.import_module(f"snapvideo_jax.{arguments.verb}").run(arguments)
+    name = ELSEWHERE.get(arguments.verb, arguments.verb)
+    importlib.import_module(f"snapvideo_jax.{name}").run(arguments)
 
 
 def _log_to_stderr() -> None:
@@ -56,9 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
+    parser.add_argument(
+        "--version", action="version", version=f"snapvideo_jax {__version__}"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for group in (
-        *(running, sampling, planning, preparing),
+        *(running, sampling, exporting, planning, preparing),
         *(metrics, protocols, scaling, pages),
     ):
         group.add_verbs(verbs)

@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from snapvideo_jax import shipped
 from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Guidance, Sampler
@@ -180,14 +181,17 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
 
 
 def load(path: str, overrides: list[str]) -> ConfigDict:
-    """The config of ``configs/file.py[:arg]``, with ``--config.a.b=value`` applied.
+    """The config of ``FILE.py[:arg]`` or ``NAME[:arg]``, with ``--config.a.b=value``.
+
+    A name as demo, or a path as configs/demo.py that is not there, is of a config that
+    comes with the package.
 
     Raises:
       ValueError: no such file, an unknown key (with the nearest one), a wrong type, or
         what the file itself refuses.
     """
     file, _, arg = path.partition(":")
-    return _overridden(_get_config(Path(file))(arg or None), overrides)
+    return overridden(_get_config(Path(file))(arg or None), overrides)
 
 
 def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa: B006
@@ -200,13 +204,17 @@ def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa:
     if not path.is_file():
         raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
     kept = path.read_text()
-    config = _overridden(from_json(kept), overrides)
+    config = overridden(from_json(kept), overrides)
     check_same(config, kept, workdir)
     return config
 
 
-def _overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
-    """A config with ``--config.a.b=value`` applied."""
+def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A config with ``--config.a.b=value`` applied.
+
+    Raises:
+      ValueError: a field is unknown, or a value of another type.
+    """
     for item in overrides:
         _check_override(item, config)
     values = flags.FlagValues()
@@ -382,9 +390,13 @@ def user_errors() -> Iterator[None]:
 
 def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:
     """The function of a config file that makes its config."""
+    named, file = file, shipped.find(file)
     spec = importlib.util.spec_from_file_location("snapvideo_config", file)
     if not file.is_file() or spec is None:
-        raise ValueError(f"--config={file}: there is no such Python file.")
+        raise ValueError(
+            f"--config={named}: there is no such Python file, and no config of this "
+            f"name comes with snapvideo; those are {', '.join(shipped.names())}."
+        )
     folder = str(file.parent.absolute())
     if folder not in sys.path:
         sys.path.append(folder)  # so that a config may import its neighbours

@@ -6,7 +6,7 @@ comes out the same at any batch size and on any number of devices.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -244,12 +244,9 @@ def jit_generate(
     """
     if experiment.model.is_upsampler and not enlarges:
         _refuse_upsampler()
-    generate = functools.partial(
-        _generate,
-        model=experiment.model,
-        edm=experiment.diffusion,
-        sampler=sampler,
-        guidance=experiment.guidance,
+    generate = generation_of(
+        experiment,
+        sampler,
         guide=guide,
         reconstruction=reconstruction,
         steps_kept=kept,
@@ -259,6 +256,23 @@ def jit_generate(
         laid_out(generate, mesh),
         static_argnames="guided",
         out_shardings=batch_sharding(mesh),
+    )
+
+
+def as_bytes(clips):
+    """-1..1 to 0..255."""
+    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def generation_of(experiment: "configs.Experiment", sampler: Sampler, **settings):
+    """`_generate` of an experiment, for any mesh; settings are its last arguments."""
+    return functools.partial(
+        _generate,
+        model=experiment.model,
+        edm=experiment.diffusion,
+        sampler=sampler,
+        guidance=experiment.guidance,
+        **settings,
     )
 
 
@@ -293,8 +307,12 @@ def _generate(
     reconstruction: Reconstruction = Reconstruction(),  # noqa: B008
     steps_kept: int = 0,
     first: int = 0,
+    finish: Callable = as_bytes,
 ):
-    """Noise to pixels, for one batch of samples."""
+    """Noise to pixels, for one batch of samples.
+
+    Clips in about -1..1 end as what ``finish`` makes of them.
+    """
     batch, size = numbers.shape[0], (model.frames, model.height, model.width)
     keys = sample_keys(key, numbers)
     # The first stream is that of the keys themselves.
@@ -332,16 +350,11 @@ def _generate(
         denoise = reconstruct(denoise, pixels(known), is_known, edm, reconstruction)
     if not steps_kept:
         clips, _ = sample(denoise, start, carry, keys, edm, sampler, first)
-        return as_bytes(clips)
+        return finish(clips)
     denoise = recorded(denoise, edm, sampler.steps, steps_kept, first)
     carry = (carry, nothing_kept(start, sampler.steps, steps_kept, first))
     clips, (_, kept) = sample(denoise, start, carry, keys, edm, sampler, first)
-    return as_bytes(clips), *map(as_bytes, kept)
-
-
-def as_bytes(clips):
-    """-1..1 to 0..255."""
-    return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    return finish(clips), *map(as_bytes, kept)
 
 
 def chunks(prompts: Sequence[str], batch: int, **settings) -> Iterator[Request]:

@@ -80,11 +80,12 @@ def train(
             run.local_folder,
             run.local_every_steps,
         )
+    begun = checkpoints.latest is not None
     first = checkpoints.latest or 0
     last = experiment.optimizer.steps
     shared = "--workdir has to be a folder that all processes share"
     distributed.agree("The newest checkpoint", str(first), shared)
-    keep_config(config, workdir, begun=first > 0, is_writer=is_writer)
+    keep_config(config, workdir, begun=begun, is_writer=is_writer)
     snapshots = Snapshots(experiment, workdir, first, is_writer)
     skipped_path = list_of(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
@@ -109,7 +110,7 @@ def train(
     places = checked_shardings(boxed, mesh)
     if first < last:
         checkpoints.check_room(nn.unbox(boxed))
-    if first:
+    if begun:
         with goodput.doing("restore"):
             state = checkpoints.restore(placed(nn.unbox(boxed), places))
             seek(iterator, first)  # for any number of processes, unlike a kept state
@@ -236,8 +237,7 @@ def run(arguments) -> None:
     """`snapvideo train`."""
     with configs.user_errors():
         if arguments.dry_run:
-            config = configs.load(arguments.config, arguments.overrides)
-            print_description(describe(config), arguments.json)
+            print_description(describe(_config(arguments)), arguments.json)
             return
         folder = arguments.workdir
         try:
@@ -249,6 +249,21 @@ def run(arguments) -> None:
             raise SystemExit(error.exit_code) from error
 
 
+def _config(arguments) -> ConfigDict:
+    """The config that the command line names, or else that of the workdir.
+
+    Raises:
+      ValueError: it names none, or as `configs.load` and `configs.of_workdir`.
+    """
+    if arguments.config:
+        return configs.load(arguments.config, arguments.overrides)
+    if not arguments.workdir:
+        raise ValueError(
+            "--config is missing; give one, or the --workdir of a run that was begun."
+        )
+    return configs.of_workdir(Path(arguments.workdir), arguments.overrides)
+
+
 def _train(arguments, folder: str | None) -> None:
     goodput = Goodput(process_seconds())
     with (
@@ -256,7 +271,7 @@ def _train(arguments, folder: str | None) -> None:
         distributed.processes(vars(arguments), folder, always_log=True),
         stop.joined(),
     ):
-        config = configs.load(arguments.config, arguments.overrides)
+        config = _config(arguments)
         if not folder:
             raise ValueError("--workdir is missing; the run is kept there.")
         distributed.keep_compiled(Path(folder))

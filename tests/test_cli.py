@@ -100,6 +100,13 @@ def folder(path, *lines):
             + ["--clip", "--splits", "--batch", "--shards", "--threads", "--selfcheck"]
             + ["--anchors", "--coordinator", "--process_count"],
         ),
+        (
+            "export",
+            ["--workdir", "--out", "--cascade", "--format", "--weights", "--dtype"]
+            + ["--platforms", "--prompt", "--shard_gb", "--steps", "--solver"],
+        ),
+        ("verify", ["--workdir", "--weights", "--tolerance"]),
+        ("import", ["--workdir"]),
         ("convert", ["--network", "--weights", "--out", "--mean", "--quick_gelu"]),
         (
             "rehearse",
@@ -119,6 +126,7 @@ def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
     verbs = ("train", "sample", "judge", "ema", "plan", "replay", "rehearse")
+    verbs += ("export", "verify", "import")
     for verb in (*verbs, "evaluate", "convert", "compare"):
         assert f"\n    {verb} " in out
 

@@ -14,9 +14,10 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax import shipped
 from snapvideo_jax.bench import parts
 from snapvideo_jax.bench.measure import interleaved
-from snapvideo_jax.bench.parts import FOLDER, RIVALS
+from snapvideo_jax.bench.parts import RIVALS
 from snapvideo_jax.bench.programs import PROGRAMS
 from snapvideo_jax.options import check_least
 from snapvideo_jax.plan import Question, Target, cached
@@ -73,10 +74,6 @@ def _names(arguments) -> list[str]:
     for name in names:
         if name not in RIVALS:
             raise ValueError(f"--only={name} is unknown; use some of {list(RIVALS)}.")
-    if not FOLDER.is_dir():
-        raise ValueError(
-            f"{FOLDER} is not there; bench models measures the configs of a checkout."
-        )
     return names
 
 
@@ -89,7 +86,7 @@ def twin(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
     Raises:
       ValueError: a width does not divide.
     """
-    config = configs.load(str(FOLDER / RIVALS[name].config), [])
+    config = configs.load(str(shipped.FOLDER / RIVALS[name].config), [])
     model = config.model
     for field, value in model.items():
         if not (field.endswith("_width") or field in ("channels", "norm_groups")):
@@ -174,7 +171,7 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
     """
-    path = str(FOLDER / RIVALS[name].config)
+    path = str(shipped.FOLDER / RIVALS[name].config)
     config = configs.load(f"{path},pod={target.topology}", [])
     config.sampler.update(solver="euler", steps=8)
     config.sheets.guidance = 0.0

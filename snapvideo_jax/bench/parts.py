@@ -7,13 +7,11 @@ of its instructions, and the forecast of their time.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import config as configs
+from snapvideo_jax import shipped
 from snapvideo_jax.models.flops import train_factor
-
-FOLDER = Path(__file__).parents[2] / "configs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,8 @@ def by_part(name: str, planned: Mapping[str, Any] | None) -> dict[str, Any]:
       name: of `RIVALS`.
       planned: as from `models.forecast`; None without a plan.
     """
-    experiment = configs.build(configs.load(str(FOLDER / RIVALS[name].config), []))
+    path = str(shipped.FOLDER / RIVALS[name].config)
+    experiment = configs.build(configs.load(path, []))
     model, text = experiment.model, experiment.text
     forward = model.forward_flops(text.tokens, text.width)
     share = experiment.training.self_conditioned_share

@@ -44,7 +44,9 @@ def add_verbs(verbs) -> None:
 
 def _add_train(verbs) -> None:
     verb = add(verbs, "train", "Train a model; the same command resumes.", CONFIG_HELP)
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    verb.add_argument(
+        "--config", metavar="FILE[:ARG]", help="(default: that of the run in --workdir)"
+    )
     verb.add_argument("--workdir", metavar="DIR", help="where the run is kept")
     verb.add_argument(
         "--dry-run",

@@ -3,10 +3,11 @@
 import argparse
 
 CONFIG_HELP = """\
-A config is a Python file with get_config(arg); configs/ has one for every published
-model. What follows a colon is its argument, and any field can be changed:
+A config is a Python file with get_config(arg), or the name of one that comes with this,
+such as demo, clips or fit. What follows a colon is its argument, and any field can be
+changed:
 
-  --config configs/fit.py:size=500m --config.optimizer.steps=1000
+  --config fit:size=500m --config.optimizer.steps=1000
 """
 
 

@@ -332,7 +332,7 @@ class FIT(nn.Module):
         patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
         position = self._positions()[grid.height, grid.width]
-        position = for_every_sample(position.astype(self.dtype), len(patches))
+        position = for_every_sample(position.astype(self.dtype), patches.shape[0])
         position = rearrange(position, "b (g p) d -> b g p d", g=grid.groups)
         return patches + position[:, :, : patches.shape[2]]
 
@@ -373,7 +373,7 @@ class FIT(nn.Module):
             param_init(nn.initializers.normal(1.0), "table", None),
             (self.latents, self.latent_width),
         )
-        learned = for_every_sample(learned.astype(self.dtype), len(previous.value))
+        learned = for_every_sample(learned.astype(self.dtype), previous.value.shape[0])
         update = FeedForward(0.0, self.dtype, name="self_conditioning")(
             previous.value.astype(self.dtype)
         )

@@ -80,7 +80,7 @@ class Conv(nn.Module):
         )
         out = checkpoint_name(out, PRODUCT)
         out = out + jnp.expand_dims(bias.astype(self.dtype), (0, 1, 2))
-        return rearrange(out, "(b t) h w c -> b t h w c", b=len(clip))
+        return rearrange(out, "(b t) h w c -> b t h w c", t=clip.shape[1])
 
 
 class FrameNorm(nn.Module):

@@ -25,6 +25,7 @@ from snapvideo_jax import ledger, transplant
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
 from snapvideo_jax.data.skipped import list_of
+from snapvideo_jax.export.importing import IMPORTED
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.ledger import Entry
 from snapvideo_jax.sharding import batch_sharding, make_mesh, placed, put_batch, put_key
@@ -223,12 +224,17 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
     places = checked_shardings(boxed, mesh)
     checkpoints = Checkpoints(workdir, until=before)
     try:
-        begun_at = checkpoints.latest if before else None
+        begun_at = checkpoints.latest  # one of step 0 is there where it was imported
         if begun_at is not None:
             state = checkpoints.restore(placed(nn.unbox(boxed), places))
             return state, begun_at, places
     finally:
         checkpoints.close()
+    if (workdir / IMPORTED).is_file():
+        raise ValueError(
+            f"{workdir} was begun with weights that were imported, and its checkpoint "
+            "of step 0 is gone; use a step after the oldest checkpoint that is there."
+        )
     return transplant.begin(experiment, mesh, places), 0, places
 
 

@@ -1,0 +1,9 @@
+"""A run's model taken away: `snapvideo export`, `verify` and `import`.
+
+`bundle` is the folder, `programs` the StableHLO in it and `alone` what runs those with
+JAX alone, `model_card` its README. `command`, `verify` and `importing` are the verbs.
+"""
+
+from snapvideo_jax.export.command import run
+
+__all__ = ["run"]

@@ -1,0 +1,272 @@
+"""A model in a folder: weights as safetensors, the config, and a list of what is there.
+
+``config.json`` is written last: a folder without one is no bundle. It tells the version
+of this form, the experiment's config, where the weights come from, the shape of each,
+and size and SHA-256 of every file, all of which are compared before anything is used.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import save_file
+
+from snapvideo_jax import __version__
+from snapvideo_jax import config as configs
+from snapvideo_jax.evaluate.convert import sha256_of
+from snapvideo_jax.export.alone import read_weights
+from snapvideo_jax.files import write_whole
+from snapvideo_jax.states import abstract_state
+
+FORMAT, VERSION = "snapvideo_jax bundle", 1
+"""What config.json says of itself; a version that readers know is read by them."""
+CONFIG, INPUTS, ORBAX = "config.json", "inputs.safetensors", "orbax"
+INDEX, CASCADE = "cascade.json", "snapvideo_jax cascade"
+"""Of a folder that has the bundles of two stages, and what it says of itself."""
+SHARD_BYTES = 5 * 10**9
+"""Most of one weights file."""
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are all as they were written.
+
+    Attributes:
+      folder: of it.
+      about: what its config.json tells.
+      config: of the experiment.
+      experiment: the same, built.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    config: ConfigDict
+    experiment: "configs.Experiment"
+
+    def params(self) -> Any:
+        """The parameters as float32 arrays of NumPy, in the tree of the network.
+
+        Raises:
+          ValueError: a file cannot be read, or holds what config.json does not list.
+        """
+        if not any(name.startswith("model") for name in self.about["files"]):
+            return self.orbax_params()
+        leaves = read_weights(self.folder)
+        listed = {name: tuple(shape) for name, shape in self.about["tensors"].items()}
+        found = {name: leaf.shape for name, leaf in leaves.items()}
+        if differing := different(listed, found):
+            raise ValueError(
+                f"{self.folder}: the weights are not those of {CONFIG}: {differing}."
+            )
+        return nested({n: leaf.astype(np.float32) for n, leaf in leaves.items()})
+
+    def orbax_params(self) -> Any:
+        """The same, from the Orbax checkpoint that lies beside."""
+        path = (self.folder / ORBAX).absolute()
+        loaded = ocp.load_checkpointables(path)["params"]
+        return nested(
+            {name: np.asarray(leaf, np.float32) for name, leaf in flat(loaded).items()}
+        )
+
+
+def flat(params: Any) -> dict[str, Any]:
+    """The leaves of a network's parameters by name, as blocks/read/norm/scale."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def nested(leaves: Mapping[str, Any]) -> Any:
+    """The inverse of `flat`."""
+    return traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def different(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
+    """The first of the shapes that differ, in words; "" where none does."""
+    for name in sorted(wanted.keys() | found.keys()):
+        one, other = wanted.get(name, "missing"), found.get(name, "missing")
+        if one != other:
+            return f"{name} is {other}, wanted {one}"
+    return ""
+
+
+def shapes_of(experiment: "configs.Experiment") -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of an experiment, by name."""
+    params = nn.unbox(abstract_state(experiment)).params
+    return {name: leaf.shape for name, leaf in flat(params).items()}
+
+
+def check_out(out: Path) -> None:
+    """Refuses a folder that has something in it.
+
+    Raises:
+      ValueError: it has, or is no folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out={out} is not an empty folder; use another one.")
+
+
+def write_weights(
+    out: Path, leaves: Mapping[str, np.ndarray], limit: int = SHARD_BYTES
+) -> None:
+    """Writes model.safetensors, or several files of up to ``limit`` bytes and an index.
+
+    Names and index are those of Hugging Face, so that its tools read them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    parts = list(_parts(leaves, limit))
+    where, about = {}, {"format": FORMAT}
+    for number, names in enumerate(parts, start=1):
+        file = "model.safetensors"
+        if len(parts) > 1:
+            file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        part = {name: np.asarray(leaves[name], order="C") for name in names}
+        write_tensors(out / file, part, about)
+        where |= dict.fromkeys(names, file)
+    if len(parts) > 1:
+        size = sum(leaf.nbytes for leaf in leaves.values())
+        index = {"metadata": {"total_size": size}, "weight_map": where}
+        path = out / "model.safetensors.index.json"
+        write_whole(path, json.dumps(index, indent=2).encode())
+
+
+def write_tensors(
+    path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file that all may read; the library lets the owner only."""
+    save_file(dict(arrays), path, about)
+    path.chmod(0o644)
+
+
+def write_orbax(out: Path, params: Any) -> None:
+    """Writes the parameters alone as an Orbax checkpoint."""
+    ocp.save_checkpointables((out / ORBAX).absolute(), {"params": params})
+
+
+def write_config(
+    out: Path, config: ConfigDict, leaves: Mapping[str, np.ndarray], **about: Any
+) -> dict[str, Any]:
+    """Writes config.json, with the sums of all files that are there; the last step."""
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    content = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "library_version": __version__,
+        **about,
+        "config": json.loads(configs.to_json(config)),
+        "tensors": {name: list(leaf.shape) for name, leaf in sorted(leaves.items())},
+        "files": {
+            path.relative_to(out).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
+            for path in files
+        },
+    }
+    write_whole(out / CONFIG, json.dumps(content, indent=2).encode())
+    return content
+
+
+def write_index(out: Path, stages: list[str]) -> None:
+    """Tells which folders are bundles, from the first stage on."""
+    index = {"format": CASCADE, "format_version": VERSION, "stages": stages}
+    write_whole(out / INDEX, json.dumps(index, indent=2).encode())
+
+
+def read(folder: Path, overrides: list[str] = []) -> Bundle:  # noqa: B006
+    """A bundle, after all that it lists was compared with what is there.
+
+    Args:
+      folder: of it.
+      overrides: ``--config.a.b=value``, of the experiment.
+
+    Raises:
+      ValueError: it is no bundle, one of another version, not whole, damaged, or its
+        config is of another model than its weights; one line says which.
+    """
+    path = folder / CONFIG
+    about = _read_config(path)
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} is not of a bundle; snapvideo export makes one.")
+    if about.get("format_version") != VERSION:
+        raise ValueError(
+            f"{folder} is a bundle of version {about.get('format_version')}, made by "
+            f"snapvideo_jax {about.get('library_version')}; this one ({__version__}) "
+            f"reads version {VERSION}. Use a library that reads it."
+        )
+    try:
+        config = configs.overridden(ConfigDict(about["config"]), overrides)
+        for name, told in about["files"].items():
+            _check_file(folder, name, told["bytes"], told["sha256"])
+        listed = {name: tuple(shape) for name, shape in about["tensors"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r} in it).") from error
+    try:
+        experiment = configs.build(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its config cannot be used: {error}") from error
+    if differing := different(shapes_of(experiment), listed):
+        raise ValueError(
+            f"{path}: its config is of another model than its weights: {differing}."
+        )
+    return Bundle(folder, about, config, experiment)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if (path.parent / INDEX).is_file():
+        raise ValueError(
+            f"{path.parent} has the bundles of two stages; name one of the folders "
+            f"that its {INDEX} lists."
+        )
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no bundle: it has no {path.name}.")
+    try:
+        about = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}).") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path} is not of a bundle; snapvideo export makes one.")
+    return about
+
+
+def _check_file(folder: Path, name: str, size: int, sha256: str) -> None:
+    """That a file is as it was written.
+
+    Raises:
+      ValueError: it lies outside of the bundle, is missing, cut short, or changed.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder / CONFIG} lists {name!r}, outside of the bundle.")
+    if not path.is_file():
+        raise ValueError(f"{folder} is not whole: {name} is missing; copy it again.")
+    if (found := path.stat().st_size) != size:
+        raise ValueError(
+            f"{folder} is not whole: {name} has {found} bytes in place of {size}; copy "
+            "it again."
+        )
+    if sha256_of(path) != sha256:
+        raise ValueError(
+            f"{folder} is damaged: the SHA-256 of {name} is not that of {CONFIG}; copy "
+            "it again."
+        )
+
+
+def _parts(leaves: Mapping[str, np.ndarray], limit: int) -> Iterator[list[str]]:
+    """Names of the arrays that share a file, in order; one alone may be larger."""
+    part: list[str] = []
+    size = 0
+    for name in sorted(leaves):
+        if part and size + leaves[name].nbytes > limit:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += leaves[name].nbytes
+    yield part

@@ -1,0 +1,59 @@
+"""The verb `snapvideo import`: a run that begins with the weights of a bundle."""
+
+import argparse
+import functools
+import json
+import logging
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.export import bundle
+from snapvideo_jax.files import write_whole
+from snapvideo_jax.sharding import MeshConfig, make_mesh, state_shardings
+from snapvideo_jax.states import abstract_state, fresh_state
+
+logger = logging.getLogger(__name__)
+
+IMPORTED = "imported.json"
+"""In a workdir, what it was begun with."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`snapvideo import`."""
+    with configs.user_errors():
+        workdir = Path(arguments.workdir)
+        if workdir.exists() and any(workdir.iterdir()):
+            raise ValueError(
+                f"--workdir={workdir} is not an empty folder; use another one."
+            )
+        begin(bundle.read(Path(arguments.bundle), arguments.overrides), workdir)
+    print(f"{arguments.bundle} is step 0 of a run: snapvideo train --workdir {workdir}")
+
+
+def begin(found: bundle.Bundle, workdir: Path) -> None:
+    """Makes a workdir whose checkpoint of step 0 has a bundle's weights.
+
+    All averages begin with them too; the optimizer begins anew.
+    """
+    experiment, count = found.experiment, jax.device_count()
+    mesh = make_mesh(MeshConfig(data=1, fsdp=count), batch=count)
+    places = state_shardings(abstract_state(experiment), mesh)
+    fresh = functools.partial(fresh_state, experiment)
+    state = jax.jit(lambda: nn.unbox(fresh()), out_shardings=places)()
+    params = jax.device_put(found.params(), places.params)
+    state = state.replace(
+        params=params, ema=params, powers=tuple(params for _ in state.powers)
+    )
+    checkpoints = Checkpoints(workdir, every_steps=1)
+    try:
+        checkpoints.save(0, state, {}, force=True)
+    finally:
+        checkpoints.close()
+    names = ("weights", "step", "library_version")
+    about = {"bundle": found.folder.name} | {name: found.about[name] for name in names}
+    write_whole(workdir / IMPORTED, json.dumps(about, indent=2).encode())
+    write_whole(workdir / "config.json", configs.to_json(found.config).encode())
