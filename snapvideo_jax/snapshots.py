@@ -1,8 +1,9 @@
 """Snapshots of power-function averages: kept while training, combined afterwards.
 
 They lie beside the checkpoints, in ``<workdir>/ema``, and are never removed. One holds
-the averages of all widths after a step and nothing else. `profiles` tells how they are
-combined; here they are read, a few parameters of one step at a time.
+the averages of all widths after a step and nothing else, and a `manifest` of its files.
+`profiles` tells how they are combined; here they are read, a few parameters of one step
+at a time, after all files were compared with what was written.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from snapvideo_jax import json_lines
+from snapvideo_jax import json_lines, manifest
 from snapvideo_jax.metrics import cut_back
 from snapvideo_jax.states import abstract_state
 
@@ -54,16 +55,18 @@ class Snapshots:
         self._widths = optimizer.ema_widths
         self._steps = frozenset(optimizer.snapshots())
         self._checkpointer = None
+        self._unlisted: int | None = None
         if not self._widths:
             return
         self._list, self._is_writer = workdir / LIST, is_writer
         if is_writer:
             cut_back(self._list, first)
+        self._folder = workdir / FOLDER
         context = ocp.Context()
         stored = jnp.dtype(optimizer.ema_snapshot_dtype)
         context.array.saving.storage_options.dtype = stored
         self._checkpointer = ocp.training.Checkpointer(
-            (workdir / FOLDER).absolute(),
+            self._folder.absolute(),
             context=context,
             cleanup_tmp_directories=True,
         )
@@ -82,10 +85,12 @@ class Snapshots:
 
     def save(self, step: int, state) -> None:
         """Begins to write a snapshot and returns once ``state`` may be donated."""
+        self.wait()
         tracks = dict(zip(map(str, self._widths), state.powers, strict=True))
         self._checkpointer.save_checkpointables_async(
             step, {"tracks": tracks}, force=True, overwrite=step in self._there()
         )
+        self._unlisted = step
         if self._is_writer:
             with self._list.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"step": step}) + "\n")
@@ -94,9 +99,14 @@ class Snapshots:
         """Waits until all are in place: none is missed by a run that resumes later."""
         if self._checkpointer:
             self._checkpointer.wait()
+        if self._unlisted is not None:
+            folder = self._folder / str(self._unlisted)
+            manifest.write(folder, jax.process_index(), jax.process_count())
+            self._unlisted = None
 
     def close(self) -> None:
         if self._checkpointer:
+            self.wait()
             self._checkpointer.close()
 
     def _there(self) -> set[int]:
@@ -129,7 +139,8 @@ class SnapshotReader(contextlib.AbstractContextManager):
                 f"step {experiment.optimizer.snapshots()[0]}."
             )
         self.shapes = nn.unbox(abstract_state(experiment)).params
-        self._checkpointer = ocp.training.Checkpointer((workdir / FOLDER).absolute())
+        self._folder = workdir / FOLDER
+        self._checkpointer = ocp.training.Checkpointer(self._folder.absolute())
 
     def __exit__(self, *exception: object) -> None:
         self._checkpointer.close()
@@ -150,6 +161,9 @@ class SnapshotReader(contextlib.AbstractContextManager):
         Raises:
           UnreadableSnapshot: names the first step that cannot be read.
         """
+        for step in weights:
+            if reason := manifest.problem(self._folder / str(step)):
+                raise UnreadableSnapshot(step, reason)
         leaves, tree = jax.tree.flatten(self.shapes)
         result: list = [None] * len(leaves)
         for part in _parts(leaves):

@@ -135,7 +135,7 @@ def _setting(arguments) -> Setting:
     configs.build(configs.load(arguments.config, overrides))
     return Setting(
         train=("--config", arguments.config, *overrides),
-        devices=max(2, arguments.processes),
+        devices=2 * arguments.processes,  # as many as processes with other_count
         # Compiled once for all starts, and kept where the user keeps programs.
         programs=Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or out / "programs"),
         flags=os.environ.get("XLA_FLAGS", ""),

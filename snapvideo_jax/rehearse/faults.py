@@ -246,13 +246,15 @@ def slow_loader(scene: Scene) -> None:
 
 
 def other_count(scene: Scene) -> None:
-    """The run goes on with another number of processes, on as many devices."""
+    """The run goes on with fewer and with more processes, on as many devices."""
+    counts = [1, 2 * scene.count][scene.count == 1 :]
     team = scene.start()
-    _struck(team, scene.moment())
-    team.kill()
-    count = 1 if scene.count > 1 else 2
-    scene.notes.append(f"{scene.count} processes, then {count}")
-    scene.start_again(count).finish()
+    for number, count in enumerate(counts, 1):
+        _struck(team, scene.moment(number / (len(counts) + 1)))
+        team.kill()
+        team = scene.start_again(count)
+    team.finish()
+    scene.notes.append(" processes, then ".join(map(str, [scene.count, *counts])))
 
 
 FAULTS: dict[str, Callable[[Scene], None]] = {
