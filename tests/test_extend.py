@@ -11,7 +11,10 @@ from stages import make_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-FEW = ("--steps", 2, "--guidance", 0, "--format", "png", "--prompt", "a red cross")
+FEW = (
+    *("--steps", 2, "--solver", "euler", "--guidance", 0, "--format", "png"),
+    *("--prompt", "a red cross"),
+)
 FRAMES = 9
 
 
@@ -46,44 +49,33 @@ def frames(out, number=0):
 def test_a_video_goes_on_where_it_was_stopped(
     run, workdir, picture, tmp_path, monkeypatch
 ):
-    """The first frame is known and comes back; a killed job makes the same video."""
+    """The first frame is known and comes back; a stopped job makes the same video."""
     from snapvideo_jax import extend as verb
 
-    command = ("--rates", "4,8", "--image", picture)
-    code, _, err = extend(run, workdir, tmp_path / "whole", *command)
+    command = ("--rates", "4,8", "--image", picture, "--products", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(verb.Parts, "remove", lambda self: None)
+        code, _, err = extend(run, workdir, tmp_path, *command)
     assert code == 0, err
-    whole = frames(tmp_path / "whole")
-    np.testing.assert_array_equal(whole[0], np.asarray(Image.open(picture)))
-    assert all(np.abs(a - b).max() > 5 for a, b in zip(whole, whole[1:], strict=False))
-    about = json.loads((tmp_path / "whole" / "00000.json").read_text())
+    whole, made = strip(tmp_path, 0), frames(tmp_path)
+    np.testing.assert_array_equal(made[0], np.asarray(Image.open(picture)))
+    assert all(np.abs(a - b).max() > 5 for a, b in zip(made, made[1:], strict=False))
+    about = json.loads((tmp_path / "00000.json").read_text())
     assert about["rates"] == [4, 8] and about["fps"] == 8 and about["frames"] == FRAMES
     assert list(about["known"]) == ["0"] and about["reconstruction"]["weight"] == 1
-    assert not (tmp_path / "whole" / "parts").exists()
 
-    made, out = [], tmp_path / "stopped"
-
-    class Killed(Exception):
-        pass
-
-    asked = verb.asked
-
-    def until_the_third(request, window, place, video):
-        made.append(place)
-        if len(made) == 3:
-            raise Killed
-        return asked(request, window, place, video)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(verb, "asked", until_the_third)
-        with pytest.raises(Killed):
-            extend(run, workdir, out, *command)
-    assert len(list((out / "parts").rglob("*.npy"))) == 2
-    rest = []
+    # As if it had been killed after two clips.
+    parts = sorted((tmp_path / "parts").rglob("*.npy"))
+    assert len(parts) == about["clips"] > 2
+    for path in (*parts[2:], tmp_path / "00000.json", tmp_path / "00000.png"):
+        path.unlink()
+    rest, asked = [], verb.asked
     monkeypatch.setattr(verb, "asked", lambda *a: rest.append(a[2]) or asked(*a))
-    code, _, err = extend(run, workdir, out, *command)
+    code, _, err = extend(run, workdir, tmp_path, *command)
     assert code == 0, err
     assert rest == list(range(2, about["clips"]))
-    assert np.abs(strip(out, 0) - strip(tmp_path / "whole", 0)).max() <= 1
+    assert np.abs(strip(tmp_path, 0) - whole).max() <= 1
+    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize(

