@@ -100,6 +100,23 @@ def folder(path, *lines):
             + ["--clip", "--splits", "--batch", "--shards", "--threads", "--selfcheck"]
             + ["--anchors", "--coordinator", "--process_count"],
         ),
+        (
+            "protocol generate",
+            ["--workdir", "--out", "--captions", "--classes", "--num_samples"]
+            + ["--only", "--part", "--steps", "--guidance", "--seed", "--coordinator"],
+        ),
+        (
+            "protocol score",
+            ["--samples", "--against", "--clips", "--weights", "--features", "--only"]
+            + ["--metrics", "--shards", "--coordinator"],
+        ),
+        (
+            "scaling generate",
+            ["--config", "--out", "--budgets", "--width", "--blocks", "--latents"]
+            + ["--patch", "--validation"],
+        ),
+        ("scaling run", ["--out", "--part", "--samples", "--coordinator"]),
+        ("scaling fit", ["--out", "--flops", "--plan", "--draws", "--seed", "--json"]),
         ("convert", ["--network", "--weights", "--out", "--mean", "--quick_gelu"]),
         (
             "rehearse",
@@ -109,7 +126,7 @@ def folder(path, *lines):
     ],
 )
 def test_help_names_every_flag(run, verb, flags):
-    code, out, err = run(verb, "--help")
+    code, out, err = run(*verb.split(), "--help")
     assert (code, err) == (0, "")
     for flag in flags:
         assert f"{flag} " in out or f"{flag}\n" in out or f"{flag}]" in out, flag
@@ -119,7 +136,7 @@ def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
     verbs = ("train", "sample", "judge", "ema", "plan", "replay", "rehearse")
-    for verb in (*verbs, "evaluate", "convert", "compare"):
+    for verb in (*verbs, "evaluate", "convert", "compare", "protocol", "scaling"):
         assert f"\n    {verb} " in out
 
 
