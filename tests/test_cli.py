@@ -107,6 +107,22 @@ def folder(path, *lines):
         ),
         ("verify", ["--workdir", "--weights", "--tolerance"]),
         ("import", ["--workdir"]),
+            "protocol generate",
+            ["--workdir", "--out", "--captions", "--classes", "--num_samples"]
+            + ["--only", "--part", "--steps", "--guidance", "--seed", "--coordinator"],
+        ),
+        (
+            "protocol score",
+            ["--samples", "--against", "--clips", "--weights", "--features", "--only"]
+            + ["--metrics", "--shards", "--coordinator"],
+        ),
+        (
+            "scaling generate",
+            ["--config", "--out", "--budgets", "--width", "--blocks", "--latents"]
+            + ["--patch", "--validation"],
+        ),
+        ("scaling run", ["--out", "--part", "--samples", "--coordinator"]),
+        ("scaling fit", ["--out", "--flops", "--plan", "--draws", "--seed", "--json"]),
         ("convert", ["--network", "--weights", "--out", "--mean", "--quick_gelu"]),
         (
             "rehearse",
@@ -116,7 +132,7 @@ def folder(path, *lines):
     ],
 )
 def test_help_names_every_flag(run, verb, flags):
-    code, out, err = run(verb, "--help")
+    code, out, err = run(*verb.split(), "--help")
     assert (code, err) == (0, "")
     for flag in flags:
         assert f"{flag} " in out or f"{flag}\n" in out or f"{flag}]" in out, flag
@@ -126,7 +142,7 @@ def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
     verbs = ("train", "sample", "judge", "ema", "plan", "replay", "rehearse")
-    verbs += ("export", "verify", "import")
+    verbs += ("export", "verify", "import", "protocol", "scaling")
     for verb in (*verbs, "evaluate", "convert", "compare"):
         assert f"\n    {verb} " in out
 

@@ -118,6 +118,8 @@ def test_each_axis_is_varied_alone_at_every_budget(nothing_compiles, tmp_path):
     more = sizes["latents", 16]
     assert more.flops > 1.2 * sizes["base", 1].flops
     assert more.parameters < 1.1 * sizes["base", 1].parameters
+    group = sizes["patch", 2].config["model"]["group"]
+    assert tuple(group) == (4, 4), "groups keep their pixels"
     for run in planned:
         assert run.flops * run.samples == pytest.approx(run.budget, rel=0.03)
         built = configs.build(configs.from_json(json.dumps(run.config)))
@@ -170,7 +172,11 @@ def test_a_sweep_is_trained_validated_and_goes_on(run, shapes_root, tmp_path):
     generate = [
         *("scaling", "generate", "--config", TINY_CONFIG, "--out", out),
         *("--budgets", f"{20.4 * unit}", "--width", "0.5", "--validation", shapes_root),
-        *(f"--config.data.root={shapes_root}", "--config.model.dropout=0.0"),
+        *(
+            f"--config.data.root={shapes_root}",
+            "--config.run.checkpoint_every_steps=99",
+        ),
+        "--config.model.dropout=0.0",
     ]
     code, printed, err = run(*generate)
     assert code == 0, err

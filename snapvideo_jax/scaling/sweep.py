@@ -163,6 +163,9 @@ def _changed(config: ConfigDict, axis: str, value: float) -> ConfigDict:
     if value != int(value) or value < 1:
         raise ValueError(f"--{axis}={value:g} is no whole number from 1 on.")
     if axis == "patch":
+        # Groups keep their pixels, where they can.
+        sides = zip(model.group, model.patch[1:], strict=True)
+        model.group = tuple(max(1, n * side // int(value)) for n, side in sides)
         model.patch = (model.patch[0], int(value), int(value))
         return config
     model[axis] = int(value)
@@ -180,7 +183,7 @@ def _timed(config: ConfigDict, steps: int) -> ConfigDict:
     config.sheets.every_steps = 0
     run.update(
         log_every_steps=max(min(run.log_every_steps, steps // 10), 1),
-        checkpoint_every_steps=max(min(run.checkpoint_every_steps, steps // 4), 1),
+        checkpoint_every_steps=min(run.checkpoint_every_steps, steps),
         keep=1,
     )
     return config
