@@ -159,7 +159,7 @@ class Generator:
 def jit_generate(
     experiment: "configs.Experiment", sampler: Sampler, mesh, guide: Guide | None = None
 ):
-    """`_generate` of an experiment on a mesh, jitted; ``guided`` is static.
+    """`generate` of an experiment on a mesh, jitted; ``guided`` is static.
 
     Raises:
       ValueError: the network is an upsampler.
@@ -169,8 +169,12 @@ def jit_generate(
             "The run is of an upsampler, which enlarges clips and makes none from "
             "a prompt alone; use a first stage."
         )
+    parts = dict(sampler=sampler, guidance=experiment.guidance, guide=guide)
+    generated = functools.partial(
+        generate, model=experiment.model, edm=experiment.diffusion, **parts
+    )
     return jax.jit(
-        laid_out(generation_of(experiment, sampler, guide), mesh),
+        laid_out(generated, mesh),
         static_argnames="guided",
         out_shardings=batch_sharding(mesh),
     )
@@ -181,30 +185,7 @@ def as_bytes(clips):
     return jnp.clip(jnp.rint((clips + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def generation_of(
-    experiment: "configs.Experiment",
-    sampler: Sampler,
-    guide: Guide | None = None,
-    finish: Callable = as_bytes,
-):
-    """`_generate` of an experiment, for any mesh.
-
-    Args:
-      experiment, sampler, guide: as of `Generator`.
-      finish: what is made of clips in -1..1, about, at the end.
-    """
-    return functools.partial(
-        _generate,
-        model=experiment.model,
-        edm=experiment.diffusion,
-        sampler=sampler,
-        guidance=experiment.guidance,
-        guide=guide,
-        finish=finish,
-    )
-
-
-def _generate(
+def generate(
     params,
     inputs,
     numbers,
@@ -221,7 +202,7 @@ def _generate(
     guide: Guide | None = None,
     finish: Callable = as_bytes,
 ):
-    """Noise to pixels, for one batch of samples."""
+    """Noise to pixels, for one batch of samples; ``finish`` has the last word."""
     batch = numbers.shape[0]
     keys = sample_keys(key, numbers)
     start = initial_noise(
@@ -247,12 +228,7 @@ def _generate(
     return finish(clips)
 
 
-def load(
-    workdir: Path,
-    ema: bool = True,
-    profile: str | None = None,
-    step: int | None = None,
-):
+def load(workdir: Path, ema: bool = True, profile: str | None = None):
     """A workdir's experiment, its parameters, their step, and a mesh of all devices.
 
     Args:
@@ -260,7 +236,6 @@ def load(
       ema: its average, not the raw weights.
       profile: folder of an average that `snapvideo ema` made, to be used in their
         place.
-      step: of the checkpoint, where it is not the newest.
 
     Raises:
       ValueError: the folder holds no run, the run has no checkpoint yet, or there is no
@@ -274,7 +249,7 @@ def load(
         like = _placed_state(experiment, mesh)
         params, step = profile_of(Path(profile), like.params)
     else:
-        params, step = _restored(workdir, experiment, mesh, ema, step)
+        params, step = _restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
 
 

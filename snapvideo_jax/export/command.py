@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
+from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import bundle, programs
 from snapvideo_jax.export.model_card import CARD, model_card
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.options import check_least
-from snapvideo_jax.sharding import MeshConfig, make_mesh
+from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +108,20 @@ def load(workdir: Path, weights: str, step: int | None = None):
       step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: as `sample.load`.
+      ValueError: there is no run, no such checkpoint of it, or no such average.
     """
-    profile = None if weights in ("raw", "ema") else weights
-    loaded = sample.load(workdir, weights != "raw", profile, step)
-    experiment, params, found, _ = loaded
+    experiment = configs.build(configs.of_workdir(workdir))
+    shapes, count = sample.abstract_state(experiment), jax.device_count()
+    mesh = make_mesh(MeshConfig(data=1, fsdp=count), batch=count)
+    like = placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+    if weights not in ("raw", "ema"):
+        params, found = sample.profile_of(Path(weights), like.params)
+        return experiment, jax.device_get(params), found
+    checkpoints = Checkpoints(workdir)
+    try:
+        params, found = checkpoints.restore_params(like, weights == "ema", step)
+    finally:
+        checkpoints.close()
     return experiment, jax.device_get(params), found
 
 

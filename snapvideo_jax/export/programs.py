@@ -7,6 +7,7 @@ for each sample, as `snapvideo sample` makes it.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,9 +126,7 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
         inputs |= {f"negative_{name}": inputs[name] for name in ("text", "text_mask")}
     inputs["numbers"] = ((BATCH,), jnp.uint32)
     inputs |= {"seed": ((), jnp.uint32), "guidance": ((), jnp.float32)}
-    generate = sample.generation_of(
-        experiment, sampler, finish=lambda clips: jnp.clip(clips, -1, 1)
-    )
+    generate = generation(experiment, sampler)
 
     def frames(weights, inputs):
         other = ("text", "text_mask") if negative else ()
@@ -143,6 +142,18 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
         return {"frames": made}
 
     return Program(frames, inputs)
+
+
+def generation(experiment, sampler: Sampler) -> Callable[..., Any]:
+    """`sample.generate` of an experiment, to clips in -1..1."""
+    return functools.partial(
+        sample.generate,
+        model=experiment.model,
+        edm=experiment.diffusion,
+        sampler=sampler,
+        guidance=experiment.guidance,
+        finish=lambda clips: jnp.clip(clips, -1, 1),
+    )
 
 
 def write(
