@@ -38,12 +38,7 @@ LEAST = {
 """Smallest values of options on the command line."""
 
 
-def load(
-    workdir: Path,
-    ema: bool = True,
-    profile: str | None = None,
-    step: int | None = None,
-):
+def load(workdir: Path, ema: bool = True, profile: str | None = None):
     """A workdir's experiment, its parameters, their step, and a mesh of all devices.
 
     Args:
@@ -51,7 +46,6 @@ def load(
       ema: its average, not the raw weights.
       profile: folder of an average that `snapvideo ema` made, to be used in their
         place.
-      step: of the checkpoint, where it is not the newest.
 
     Raises:
       ValueError: the folder holds no run, the run has no checkpoint yet, or there is no
@@ -65,7 +59,7 @@ def load(
         like = placed_state(experiment, mesh)
         params, step = profile_of(Path(profile), like.params)
     else:
-        params, step = restored(workdir, experiment, mesh, ema, step)
+        params, step = restored(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
 
 

@@ -197,7 +197,7 @@ def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkey
         for name, config in tiny.items()
     }
     monkeypatch.setattr(models, "RIVALS", rivals)
-    monkeypatch.setattr(models, "FOLDER", pathlib.Path(__file__).parent)
+    monkeypatch.setattr(models.shipped, "FOLDER", pathlib.Path(__file__).parent)
     options = ("--divide", "1", "--batch", "8", "--steps", "2", "--json")
     code, out, err = run("bench", "models", *options)
     assert code == 0, err

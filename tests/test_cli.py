@@ -107,6 +107,7 @@ def folder(path, *lines):
         ),
         ("verify", ["--workdir", "--weights", "--tolerance"]),
         ("import", ["--workdir"]),
+        (
             "protocol generate",
             ["--workdir", "--out", "--captions", "--classes", "--num_samples"]
             + ["--only", "--part", "--steps", "--guidance", "--seed", "--coordinator"],

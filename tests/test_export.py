@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from exporting import copied, exported
+from exporting import copied
 from helpers import assert_one_line, by_name, tiny_config
 
 from snapvideo_jax import __main__ as cli
@@ -25,7 +25,7 @@ from snapvideo_jax import sample
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.export import alone, bundle, programs
 from snapvideo_jax.export.model_card import model_card
-from snapvideo_jax.generate import Generator, Request, generation_of
+from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.sharding import MeshConfig, laid_out, make_mesh
 from snapvideo_jax.states import abstract_state
 
@@ -123,9 +123,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     assert np.abs(rounded - made).max() <= 1  # where it was nearly between two
     assert (rounded == made).mean() > 0.999
 
-    exact = generation_of(
-        experiment, experiment.sampler, finish=lambda clips: clips.clip(-1, 1)
-    )
+    exact = programs.generation(experiment, experiment.sampler)
     given = alone.read_tensors(inputs)
     wanted = jax.jit(laid_out(exact, mesh), static_argnames="guided")(
         params,
@@ -192,7 +190,8 @@ def test_two_stages_are_two_bundles_and_an_index(run, tmp_path):
         tmp_path / "upsampler", *large, "training.low_resolution=(6, 8)"
     )
     out = tmp_path / "both"
-    exported(base, out, "--cascade", upsampler)
+    result = run("export", "--workdir", base, "--cascade", upsampler, "--out", out)
+    assert result[0] == 0, result
     index = json.loads((out / "cascade.json").read_text())
     assert index["stages"] == ["base", "upsampler"]
     made = [bundle.read(out / stage).experiment.model for stage in index["stages"]]

@@ -17,6 +17,7 @@ from snapvideo_jax.export.model_card import CARD, model_card
 from snapvideo_jax.files import write_whole
 from snapvideo_jax.options import check_least
 from snapvideo_jax.sharding import MeshConfig, make_mesh
+from snapvideo_jax.states import placed_state, profile_of, restored
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +107,16 @@ def load(workdir: Path, weights: str, step: int | None = None):
       step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: as `sample.load`.
+      ValueError: there is no run, no such checkpoint of it, or no such average.
     """
-    profile = None if weights in ("raw", "ema") else weights
-    loaded = sample.load(workdir, weights != "raw", profile, step)
-    experiment, params, found, _ = loaded
+    experiment = configs.build(configs.of_workdir(workdir))
+    count = jax.device_count()
+    mesh = make_mesh(MeshConfig(data=1, fsdp=count), batch=count)
+    if weights in ("raw", "ema"):
+        params, found = restored(workdir, experiment, mesh, weights == "ema", step)
+    else:
+        like = placed_state(experiment, mesh)
+        params, found = profile_of(Path(weights), like.params)
     return experiment, jax.device_get(params), found
 
 

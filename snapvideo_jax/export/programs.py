@@ -125,9 +125,7 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
         inputs |= {f"negative_{name}": inputs[name] for name in ("text", "text_mask")}
     inputs["numbers"] = ((BATCH,), jnp.uint32)
     inputs |= {"seed": ((), jnp.uint32), "guidance": ((), jnp.float32)}
-    generate = generation_of(
-        experiment, sampler, finish=lambda clips: jnp.clip(clips, -1, 1)
-    )
+    generate = generation(experiment, sampler)
 
     def frames(weights, inputs):
         other = ("text", "text_mask") if negative else ()
@@ -143,6 +141,13 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
         return {"frames": made}
 
     return Program(frames, inputs)
+
+
+def generation(experiment, sampler: Sampler) -> Callable[..., Any]:
+    """The sampler of `generate.Generator`, to clips in -1..1, for any mesh."""
+    return generation_of(
+        experiment, sampler, finish=lambda clips: jnp.clip(clips, -1, 1)
+    )
 
 
 def write(
