@@ -48,8 +48,8 @@ def test_the_data_set_is_built_and_read(tmp_path, monkeypatch):
 
 def test_the_solver_is_of_second_order(tmp_path, monkeypatch):
     monkeypatch.setattr("snapvideo_jax.diffusion.solvers.SOLVERS", SOLVERS.copy())
-    solver = example("midpoint", tmp_path).SOLVERS["midpoint"]
-    monkeypatch.setitem(SOLVERS, "midpoint", solver)
+    solver = example("ralston", tmp_path).SOLVERS["ralston"]
+    monkeypatch.setitem(SOLVERS, "ralston", solver)
     std, steps = 0.7, (64, 128, 256)
     with jax.enable_x64(True):
         edm = EDM(sigma_in=4.0, sigma_min=1e-7, sigma_max=20.0)
@@ -61,7 +61,7 @@ def test_the_solver_is_of_second_order(tmp_path, monkeypatch):
 
         def error(steps):
             keys = jax.random.split(jax.random.key(0), 1)
-            sampler = Sampler(steps, "midpoint")
+            sampler = Sampler(steps, "ralston")
             clip, _ = sample(denoise, start, (), keys, edm, sampler)
             exact = start * std / np.sqrt(small + edm.sigma_max**2)
             return float(jnp.abs(clip / exact - 1).max())

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
-QUICK = {"STEPS": 2, "VIDEOS, IMAGES": (64, 16), "SAMPLER_STEPS": 2}
+QUICK = {"STEPS": 4, "VIDEOS, IMAGES": (64, 16), "SAMPLER_STEPS": 2}
 
 
 def test_outputs_are_not_kept():
@@ -54,5 +54,5 @@ def test_it_runs_and_shows_clips_and_how_they_came_to_be(tmp_path, monkeypatch):
     assert len(shown("build", "text/html")) == 3  # videos
     assert len(shown("sampling", "image/gif")) == 1
     assert len(shown("trajectory", "image/gif")) == 2
-    assert "step    2  loss" in cells["losses"]["outputs"][0]["text"]
+    assert "step    4  loss" in cells["losses"]["outputs"][0]["text"]
     assert (tmp_path / "runs/quickstart/samples/00003-trajectory.png").is_file()
