@@ -6,6 +6,13 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+DOCS = [  # mkdocs.yml
+    "latex2mathml>=3.81.1,<4",
+    "mkdocs>=1.6.1,<2",
+    "mkdocs-material>=9.8.2,<10",
+    "mkdocstrings[python]>=1.0.8,<2",
+]
+NOTEBOOK = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]  # runs examples/*.ipynb
 VERSION = re.search(
     r'^__version__ = "(.+)"$',
     (ROOT / "snapvideo_jax" / "__init__.py").read_text(encoding="utf-8"),
@@ -61,8 +68,12 @@ setup(
         "convert": [
             "torch>=2.13,<3"
         ],  # reads state dicts: T5's, and of metric networks
+        "docs": [*DOCS, "ruff>=0.17.6,<0.18"],  # which formats signatures
+        "notebook": NOTEBOOK,
         "pages": ["selenium>=4.51,<5"],  # tests of pages in a Chromium that is there
         "dev": [
+            *DOCS,
+            *NOTEBOOK,
             "apache-beam>=2.77,<2.78",
             "beartype>=0.22.9,<0.24",
             "jax[tpu]>=0.10.2,<0.12",  # its compiler; no TPU is needed

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import tiny
 from exporting import copied
 from helpers import assert_one_line, by_name, tiny_config
 
-from snapvideo_jax import __main__ as cli
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
 from snapvideo_jax.checkpoint import Checkpoints
@@ -246,23 +244,3 @@ def test_the_card_says_where_nothing_is_known(whole, tmp_path):
     assert "None lie in the workdir." in card and "seed 7" in card
     assert "without a manifest" in card
     assert "The text encoder is not in this folder" in card
-
-
-def commands():
-    blocks = re.findall(
-        r"```bash\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL
-    )
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line]
-
-
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_the_docs_have_commands_that_are_understood(command):
-    if command[0] == "python":
-        name = pathlib.Path(command[1]).name
-        assert name == "run.py" or (ROOT / command[1]).is_file()
-        return
-    assert command[0] in ("snapvideo", "pip"), command
-    if command[0] == "snapvideo":
-        arguments, rest = cli._parser().parse_known_args(command[1:])
-        assert not rest or arguments.verb in cli.TAKE_OVERRIDES

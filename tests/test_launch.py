@@ -16,6 +16,7 @@ import sys
 import kubernetes_validate
 import pytest
 import yaml
+from documented import PAGES, commands
 from launching import CREATE, LAUNCH, ROOT, RUN, SLICE, TRAIN, WHERE, call, program
 
 from snapvideo_jax.plan.target import SHAPES
@@ -173,16 +174,15 @@ def test_what_is_wrong_is_one_line_and_nothing_is_done(
     assert not (tmp_path / "called").exists()
 
 
-def commands_of(page):
-    """The commands of launch/ on a page of docs, continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if "launch/" in line]
+DOCUMENTED = [
+    words
+    for page in PAGES
+    for words in commands(page)
+    if words[0].startswith(("launch/", "docker")) and "..." not in words
+]
 
 
-@pytest.mark.parametrize(
-    "command", commands_of(ROOT / "docs" / "launch.md"), ids=lambda words: words[0]
-)
+@pytest.mark.parametrize("command", DOCUMENTED, ids=lambda words: words[0])
 def test_commands_of_the_docs_are_understood(command):
     if command[0] == "docker":
         assert (ROOT / command[command.index("-f") + 1]).is_file()
