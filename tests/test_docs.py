@@ -56,10 +56,10 @@ def test_pages_have_commands_that_are_looked_at():
 
 @pytest.mark.parametrize("words", found(lambda words: words[0] == "snapvideo"))
 def test_a_command_is_understood(words):
-    understood(words[1:])
+    assert_understood(words[1:])
 
 
-def understood(words):
+def assert_understood(words):
     """That verb, options and fields of the config are there.
 
     "..." stands for options that the page has told before: what is required may then
