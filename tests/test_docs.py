@@ -119,7 +119,7 @@ def changes_fields(words, overrides):
 )
 def test_a_wrong_command_would_be_noticed(command):
     with pytest.raises(AssertionError):
-        understood(command.split())
+        assert_understood(command.split())
 
 
 @pytest.mark.parametrize("words", found(lambda words: "launch/" in words[0]))
@@ -136,7 +136,7 @@ def test_a_script_is_there_and_has_the_options(words):
     elif script.name != "train_pod.sh":
         assert not [name for name in options(own) if name[2:] not in text]
     if after and not after[0].startswith("-"):
-        understood(after)
+        assert_understood(after)
 
 
 @pytest.mark.parametrize("words", found(lambda words: words[0].startswith("python")))
