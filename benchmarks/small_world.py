@@ -183,10 +183,11 @@ class Reader(nn.Module):
 
     @nn.compact
     def __call__(self, clips):
-        x = clips.astype(jnp.float32) / 127.5 - 1
-        for width, stride in ((16, (1, 2, 2)), (32, (2, 2, 2)), (64, (2, 2, 2))):
-            x = nn.relu(nn.GroupNorm(8)(nn.Conv(width, (3, 3, 3), stride)(x)))
-        x = rearrange(x, "b t h w c -> b (t h w c)")
+        x = rearrange(clips.astype(jnp.float32) / 127.5 - 1, "b t ... -> (b t) ...")
+        for width in (16, 32):
+            x = nn.relu(nn.GroupNorm(8)(nn.Conv(width, (3, 3), 2)(x)))
+        frames = nn.relu(nn.Dense(48)(rearrange(x, "n h w c -> n (h w c)")))
+        x = rearrange(frames, "(b t) c -> b (t c)", t=FRAMES)
         features = nn.Dense(CHANNELS)(nn.relu(nn.Dense(128)(x)))
         answers = nn.relu(features)
         return features, [nn.Dense(len(names))(answers) for names in CLASSES]
@@ -235,7 +236,10 @@ def reader(path: Path, steps: int = 400, batch: int = 64) -> Any:
     for _ in range(steps):
         rows = rng.integers(len(clips), size=batch)
         params, state, _ = update(params, state, clips[rows], labels[rows])
-    print(f"frozen features: {accuracy(params):.1%} of other real clips read right")
+    print(
+        f"frozen features: {accuracy(params):.1%} of other real clips read right",
+        flush=True,
+    )
     write_whole(path, to_bytes(params))
     return params
 
@@ -372,6 +376,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = logging.getLogger("snapvideo_jax")
     log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
     distributed.keep_compiled(arguments.out)
     network = reader(arguments.out / "reader.msgpack")
     for seed in map(int, arguments.seeds.split(",")):
@@ -389,7 +394,8 @@ def main() -> None:
             write_whole(path, json.dumps(one, indent=1).encode())
             print(
                 f"{row}, seed {seed}: distance {one[LOWER]:.4g}, obeyed "
-                f"{one[HIGHER]:.1%}, {one['seconds']:.0f} s"
+                f"{one[HIGHER]:.1%}, {one['seconds']:.0f} s",
+                flush=True,
             )
             write_tables(arguments.out)
     write_tables(arguments.out)

@@ -1,7 +1,7 @@
 """What `snapvideo scaling` varies on 2 CPU cores: a FIT much smaller than the demo's.
 
     snapvideo scaling generate --config configs/scaling.py --out sweep \
-        --width 0.5,2 --budgets 1e12,2e12,4e12
+        --width 0.5,2 --budgets 5e11,1e12,2e12
     snapvideo scaling run --out sweep
     snapvideo scaling fit --out sweep --flops 1e15
     snapvideo scaling plot --out sweep

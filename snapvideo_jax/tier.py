@@ -1,7 +1,9 @@
 """Checkpoints in one folder: written in the background, and checked before use."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -74,6 +76,7 @@ class Tier:
         self.wait()
         if step == self.latest:
             return
+        self._check_free(step, state_bytes(state))
         try:
             response = self._checkpointer.save_checkpointables_async(
                 step,
@@ -129,6 +132,15 @@ class Tier:
             raise ValueError(f"{told}; make room, or use another folder.")
         if free < wanted:
             logger.warning("%s; the disk will be full before the run ends.", told)
+
+    def _check_free(self, step: int, size: int) -> None:
+        """Looks for room before a save, for all processes come to the same end then.
+
+        Where one of them fails while it writes, Orbax has the others wait for it.
+        """
+        if shutil.disk_usage(self._folder).free < size:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self._failed(step, full, size)
 
     def _newest_whole(self) -> tuple[int | None, str]:
         """The step of the newest checkpoint that is whole; others are put aside."""

@@ -41,6 +41,7 @@ DOCUMENTED = [
     "clips.py",
     "clips.py:subset=8",
     "clips.py:subset=8,steps=50",
+    "scaling.py",
 ]
 
 

@@ -412,13 +412,12 @@ def test_settings_that_make_no_sense_are_refused(root, changes, message):
 
 
 def test_shapes_are_made_on_the_first_run(tmp_path, monkeypatch):
-    asked = []
+    asked, real = [], shapes.build
 
     def build(folder, size):
         asked.append((folder, size))
         return real(folder, videos=4, images=2, size=size)
 
-    real = shapes.build
     monkeypatch.setattr(shapes, "build", build)
     sources = make_sources(DataConfig(root=str(tmp_path), height=16, width=16))
     make_sources(DataConfig(root=str(tmp_path), height=47, width=34))

@@ -7,7 +7,7 @@ GENERATE_HELP = """\
 Each axis is varied alone, and every size is trained at every budget:
 
   snapvideo scaling generate --config configs/scaling.py --out sweep \\
-      --width 0.5,2 --budgets 1e12,2e12,4e12
+      --width 0.5,2 --budgets 5e11,1e12,2e12
 
 """
 
