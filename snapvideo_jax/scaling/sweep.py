@@ -127,12 +127,12 @@ def read(out: Path) -> tuple[list[Planned], str]:
 def describe(runs: Sequence[Planned]) -> str:
     """A line for every run."""
     lines = [
-        f"{'run':<28}{'parameters':>12}{'GFLOP a sample':>16}{'steps':>9}{'PFLOP':>9}"
+        f"{'run':<28}{'parameters':>12}{'GFLOP a sample':>16}{'steps':>12}{'PFLOP':>12}"
     ]
     for run in runs:
         lines.append(
             f"{run.name:<28}{run.parameters:>12,}{run.flops / 1e9:>16.3f}"
-            f"{run.steps:>9,}{run.flops * run.samples / 1e15:>9.3g}"
+            f"{run.steps:>12,}{run.flops * run.samples / 1e15:>12.3g}"
         )
     total = sum(run.flops * run.samples for run in runs)
     return "\n".join([*lines, f"{len(runs)} runs, {total / 1e15:.3g} PFLOP in all"])
