@@ -70,13 +70,20 @@ def trained(shapes_root, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def same_log():
-    """Takes back what a command did to the log: its handler writes to the standard
-    error of one test, which is closed when others log."""
+def fresh_log():
+    """The package's log as on import, whatever commands did to it in earlier tests and
+    in fixtures of a module: their handlers write to streams that are closed, and pytest
+    would hear the lines of a log that does not propagate twice."""
     logger = logging.getLogger("snapvideo_jax")
-    before = logger.level, logger.propagate, list(logger.handlers)
+
+    def forget():
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+    forget()
     yield
-    logger.level, logger.propagate, logger.handlers[:] = before
+    forget()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import re
 import resource
 import shutil
@@ -36,13 +35,6 @@ def like():
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         state_of(0),
     )
-
-
-@pytest.fixture
-def said(caplog, monkeypatch):
-    """What the package logs."""
-    monkeypatch.setattr(logging.getLogger("snapvideo_jax"), "propagate", True)
-    return caplog
 
 
 def save(workdir, *steps, **more):
@@ -98,7 +90,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    kind, like, tmp_path, said
+    kind, like, tmp_path, caplog
 ):
     find, damage, message = DAMAGES[kind]
     save(tmp_path, 1, 2, 3)
@@ -108,9 +100,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     check_restores(tmp_path, like, 2)
     assert kept_steps(tmp_path) == [1, 2, 3]
     # The run itself puts it aside.
-    said.clear()
+    caplog.clear()
     check_restores(tmp_path, like, 2, every_steps=1)
-    ours = [each for each in said.records if each.name.startswith("snapvideo_jax")]
+    ours = [each for each in caplog.records if each.name.startswith("snapvideo_jax")]
     told = "\n".join(record.getMessage() for record in ours)
     assert f"The checkpoint of step 3 is damaged: {path}" in told
     assert re.search(message, told), told
@@ -230,7 +222,7 @@ def test_a_save_that_failed_is_told_of_at_the_next_step(tmp_path):
     checkpoints.close()
 
 
-def test_room_is_looked_for_before_anything_is_computed(tmp_path, monkeypatch, said):
+def test_room_is_looked_for_before_anything_is_computed(tmp_path, monkeypatch, caplog):
     checkpoints = Checkpoints(tmp_path, every_steps=1, keep=2)
     size = tier.state_bytes(state_of(1))
     free = size - 1
@@ -245,11 +237,11 @@ def test_room_is_looked_for_before_anything_is_computed(tmp_path, monkeypatch, s
         checkpoints.check_room(state_of(1))
     free = 2 * size
     checkpoints.check_room(state_of(1))
-    assert "the disk will be full before the run ends" in said.text
-    said.clear()
+    assert "the disk will be full before the run ends" in caplog.text
+    caplog.clear()
     free = 3 * size
     checkpoints.check_room(state_of(1))
-    assert not said.records
+    assert not caplog.records
     checkpoints.close()
 
 

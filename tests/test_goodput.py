@@ -106,8 +106,7 @@ def test_a_summary_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == 1
 
 
-def test_where_the_time_went_is_told(clock, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("snapvideo_jax"), "propagate", True)
+def test_where_the_time_went_is_told(clock, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     spent = Goodput()
     clock.now += 1
@@ -128,9 +127,7 @@ def test_the_time_before_the_first_line_of_a_program_counts():
 
 
 @pytest.fixture
-def barks(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("snapvideo_jax"), "propagate", True)
-
+def barks(caplog):
     def wait(count=1):
         end = time.monotonic() + 60
         while len(caplog.messages) < count and time.monotonic() < end:

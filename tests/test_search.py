@@ -139,7 +139,6 @@ def test_the_configs_own_choice_is_the_first(compiled):
 
 def test_a_second_search_goes_on_where_the_first_stopped(compiled, caplog):
     caplog.set_level(logging.INFO, "snapvideo_jax")
-    logging.getLogger("snapvideo_jax").propagate = True
     asked = compiled()
     search.search(config(), TARGET, limit=3)
     assert len(asked) == 3
