@@ -148,6 +148,24 @@ def test_help_names_every_verb(run):
         assert f"\n    {verb} " in out
 
 
+def test_every_verb_loads_without_the_packages_of_extras():
+    extras = ("apache_beam", "beartype", "matplotlib", "selenium", "torch")
+    script = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({extras!r}))  # importing these fails
+from snapvideo_jax import __main__ as cli
+verbs = next(a.choices for a in cli._parser()._actions if a.choices)
+for verb in verbs:
+    module = importlib.import_module("snapvideo_jax." + cli.ELSEWHERE.get(verb, verb))
+    assert callable(module.run), verb
+print(len(verbs))
+"""
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) >= 20
+
+
 def test_a_dry_run_tells_the_parameters_of_the_paper():
     """As its own process, with nothing else in its output."""
     ran = subprocess.run(

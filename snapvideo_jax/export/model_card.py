@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import json_lines
-from snapvideo_jax.data.prepare.manifest import MANIFEST
+from snapvideo_jax.data.prepare.config import MANIFEST
 from snapvideo_jax.pages.gallery import read_metrics
 
 CARD = "README.md"

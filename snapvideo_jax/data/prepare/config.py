@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from snapvideo_jax.data.filters import Filter, parse
 
+MANIFEST = "manifest.json"
+"""The file of the output that tells what it holds."""
 TAKEN = ("shards", "temporary")
 """Folders of the output that hold no stage."""
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from snapvideo_jax.data.prepare import storage
+from snapvideo_jax.data.prepare.config import MANIFEST
 from snapvideo_jax.data.prepare.shards import Report
 
-MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 
 
