@@ -1,5 +1,6 @@
 """A cascade on the generated shapes: 16x16 px by the demo, 64x64 by a small upsampler.
 
+    pip install -e ".[plot]"
     ./launch/demo.sh
     snapvideo train --config configs/demo_upsampler.py --workdir runs/demo-upsampler \\
       --config.run.init_from=runs/demo

@@ -62,10 +62,14 @@ COMMANDS = {
     "--out SCORES",
     "ucf101": "snapvideo protocol generate ucf101 --workdir RUN --out SAMPLES "
     "--classes testlist01.txt\n"
+    "snapvideo sample --cascade UPSAMPLER --small_clips SAMPLES/samples --format png "
+    "--out LARGE/samples\n"
     "snapvideo protocol score --samples SAMPLES --clips LARGE --against UCF-101 "
     "--weights nets --out SCORES",
     "msrvtt": "snapvideo protocol generate msrvtt --workdir RUN --out SAMPLES "
     "--captions test_videodatainfo.json\n"
+    "snapvideo sample --cascade UPSAMPLER --small_clips SAMPLES/samples --format png "
+    "--out LARGE/samples\n"
     "snapvideo protocol score --samples SAMPLES --clips LARGE --against TestVideo "
     "--weights nets --out SCORES",
     "speed": "snapvideo bench models",
@@ -83,7 +87,8 @@ COMMANDS = {
     "small": "python benchmarks/small_world.py --out small_world",
 }
 """Commands of the rows. CONFIG is the row's; ``train`` comes before all but ``speed``,
-``study`` and ``small``. LARGE is what the upsampler makes of SAMPLES."""
+``study`` and ``small``. LARGE is what UPSAMPLER, a run of the upsampler, makes of
+SAMPLES."""
 
 TAB2 = {
     "U-Net 85M": ("unet.py:size=85m", "8.21 45.94 0.2319 133.2 49.6"),
@@ -205,8 +210,8 @@ def page() -> str:
         "## Commands",
         "",
         "`train` comes before `internal`, `ucf101`, `msrvtt`, `cfg` and `steps`;",
-        "CONFIG is that of the row. LARGE is what the upsampler makes of SAMPLES. The",
-        "metric networks are in [evaluation.md](evaluation.md).",
+        "CONFIG is that of the row. LARGE is what UPSAMPLER, a run of the upsampler,",
+        "makes of SAMPLES. The metric networks are in [evaluation.md](evaluation.md).",
         "",
     ]
     for name, command in COMMANDS.items():
