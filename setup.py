@@ -13,6 +13,8 @@ DOCS = [  # mkdocs.yml
     "mkdocstrings[python]>=1.0.8,<2",
 ]
 NOTEBOOK = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]  # runs examples/*.ipynb
+BESIDE = {"snapvideo_jax.configs": "configs", "snapvideo_jax.plan.kept": "docs/plans"}
+"""Parts of the package that lie beside it in a checkout."""
 VERSION = re.search(
     r'^__version__ = "(.+)"$',
     (ROOT / "snapvideo_jax" / "__init__.py").read_text(encoding="utf-8"),
@@ -26,10 +28,13 @@ setup(
     license="Apache-2.0",
     packages=[
         *find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
-        "snapvideo_jax.configs",  # which lie beside the package in a checkout
+        *BESIDE,
     ],
-    package_dir={"snapvideo_jax.configs": "configs"},
-    package_data={"snapvideo_jax.pages": ["static/*"]},
+    package_dir=BESIDE,
+    package_data={
+        "snapvideo_jax.pages": ["static/*"],
+        "snapvideo_jax.plan.kept": ["*.json"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.5.1,<3",

@@ -39,3 +39,26 @@ use_venv() {
     --editable ".${extras:+[$extras]}"
   echo "$state" >"$venv/.installed-$extras"
 }
+
+# use_wheel FOLDER: after use_venv. Activates an environment in FOLDER with the wheel of
+# the checkout as it is now, over the packages of the environment that was active. That
+# one keeps the checkout itself, which is not seen here: only .pth files lead to it, and
+# those of a folder that a .pth file names are not read.
+use_wheel() {
+  local folder=$1 below=$VIRTUAL_ENV sites
+  sites='import sysconfig; print(sysconfig.get_path("purelib"))'
+  # Of a copy, as what earlier builds left in the checkout would get into the wheel.
+  mkdir "$folder/source"
+  tar -c --exclude=__pycache__ --exclude='*.egg-info' snapvideo_jax configs docs/plans \
+    setup.py pyproject.toml MANIFEST.in README.md LICENSE | tar -x -C "$folder/source"
+  python -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps \
+    --no-build-isolation --wheel-dir "$folder/wheel" "$folder/source"
+  rm -r "$folder/source"
+  python -m venv --without-pip "$folder/venv"
+  # shellcheck source=/dev/null
+  source "$folder/venv/bin/activate"
+  PATH=$folder/venv/bin:$below/bin:$PATH
+  "$below/bin/python" -c "$sites" >"$(python -c "$sites")/below.pth"
+  python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+    --ignore-installed "$folder"/wheel/*.whl
+}

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# Lint, format check and tests. Arguments go to pytest: launch/test.sh -k gif
+# Lint, format check, and tests of the wheel of this checkout as it is now. Arguments go
+# to pytest: launch/test.sh -k gif, launch/test.sh tests/test_media.py
+#
+# The tests run in an empty folder elsewhere, where the package can only be the wheel's:
+# a file that the wheel lacks is missed. Files of the tests are named from the checkout.
 set -euo pipefail
 # shellcheck source=launch/_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
@@ -8,5 +12,31 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 use_venv dev
 ruff check
 ruff format --check
+
+arguments=()
+has_tests=false
+for argument in "$@"; do
+  if [[ $argument =~ ^(\./)?tests(/|$) && -e ${argument%%::*} ]]; then
+    argument=$PWD/$argument
+  fi
+  if [[ $argument == /* && -e ${argument%%::*} ]]; then
+    has_tests=true
+  fi
+  arguments+=("$argument")
+done
+if ! $has_tests; then
+  arguments+=("$PWD/tests")
+fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+use_wheel "$folder"
+# Neither where a command is started nor who starts it may bring the checkout back.
+unset PYTHONPATH
+export PYTHONSAFEPATH=1 SNAPVIDEO_TESTS_WHEEL=1
+checkout=$PWD
+mkdir "$folder/empty"
+cd "$folder/empty"
 # Two processes; the tests of a file share what they set up, so they stay together.
-exec python -m pytest -q -n 2 --dist loadfile "$@"
+python -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
+  -q -n 2 --dist loadfile "${arguments[@]}"

@@ -6,7 +6,11 @@ import socket
 import subprocess
 import sys
 
+import snapvideo_jax
+
 HERE = pathlib.Path(__file__).parent
+PACKAGE = str(pathlib.Path(snapvideo_jax.__file__).parents[1])
+"""Where the package that is tested lies: in a checkout, or installed."""
 PATIENCE_SECONDS = 240
 
 
@@ -22,7 +26,7 @@ def environment(devices, **more):
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     flags = f"--xla_force_host_platform_device_count={devices} "
     flags += "--xla_backend_optimization_level=0"
-    return kept | {"XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent), **more}
+    return kept | {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, **more}
 
 
 def start(arguments, devices, record="", **more):

@@ -7,6 +7,7 @@ import pytest
 from helpers import TINY_CONFIG
 
 from snapvideo_jax import config as configs
+from snapvideo_jax import shipped
 from snapvideo_jax.bench import data
 from snapvideo_jax.plan import golden
 
@@ -32,7 +33,7 @@ def test_stages_add_up_and_feed_a_pod(shapes_root, run):
 
 def test_a_kept_plan_tells_what_a_pod_takes_wherever_the_data_come_from():
     name = "fit-500m-v6e-16x16"
-    file = golden.ROOT / "configs" / golden.GOLDENS[name].config
+    file = shipped.FOLDER / golden.GOLDENS[name].config
     arguments = argparse.Namespace(
         config=str(file), step_seconds=None, plan="v6e:16x16"
     )

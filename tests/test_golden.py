@@ -4,6 +4,7 @@ import copy
 import datetime
 import json
 import os
+import pathlib
 import random
 import subprocess
 
@@ -12,8 +13,9 @@ from helpers import kept_plan
 
 from snapvideo_jax import plan
 from snapvideo_jax.plan import flags, golden
-from snapvideo_jax.plan.golden import GOLDENS, ROOT, drift
+from snapvideo_jax.plan.golden import GOLDENS, drift
 
+ROOT = pathlib.Path(__file__).parent.parent
 LARGE = "SNAPVIDEO_LARGE_PLANS"
 """The variable with which one large plan, or as many as it says, is compiled again."""
 SMALL = [each for each in GOLDENS.values() if each.is_small]
@@ -58,7 +60,8 @@ def test_every_golden_has_a_config_that_is_there(name):
 
 
 def test_the_page_of_plans_is_what_the_goldens_make():
-    assert golden.PAGE.read_text(encoding="utf-8") == golden.page()
+    page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    assert page == golden.page()
 
 
 def test_the_page_says_what_is_not_there(monkeypatch):
@@ -151,6 +154,7 @@ def test_goldens_are_chosen_by_name():
 def test_a_golden_is_written_with_its_compiler_and_the_page_anew(monkeypatch, tmp_path):
     was = kept_plan("demo-v5e-2x2")
     result = was | {"compile_seconds": 7.0}
+    monkeypatch.setattr(golden, "ROOT", ROOT)
     monkeypatch.setattr(golden, "FOLDER", tmp_path / "plans")
     monkeypatch.setattr(golden, "PAGE", tmp_path / "plans.md")
     monkeypatch.setattr(golden.cache, "cached", lambda question: result)
@@ -163,8 +167,8 @@ def test_a_golden_is_written_with_its_compiler_and_the_page_anew(monkeypatch, tm
 
 
 def test_outside_of_a_checkout_no_golden_is_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(golden, "PAGE", tmp_path / "docs" / "plans.md")
-    with pytest.raises(ValueError, match="goldens are those of a checkout"):
+    monkeypatch.setattr(golden, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="is no checkout of the repository"):
         golden.regenerate("small")
 
 

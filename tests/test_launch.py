@@ -55,7 +55,8 @@ def without(arguments, option):
 
 
 def test_shellcheck_has_nothing_to_say():
-    checker = shutil.which("shellcheck", path=pathlib.Path(sys.executable).parent)
+    places = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    checker = shutil.which("shellcheck", path=places)
     ran = subprocess.run(
         [checker, "--external-sources", *SCRIPTS],
         cwd=ROOT,

@@ -8,6 +8,7 @@ import re
 import warnings
 
 import pytest
+from processes import PACKAGE
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 QUICK = {"STEPS": 4, "VIDEOS, IMAGES": (64, 16), "SAMPLER_STEPS": 2}
@@ -40,7 +41,7 @@ def test_it_runs_and_shows_clips_and_how_they_came_to_be(tmp_path, monkeypatch):
     cells = {cell["id"]: cell for cell in book.cells}
     parameters = cells["parameters"]
     parameters["source"] = shortened(parameters["source"])
-    monkeypatch.setenv("PYTHONPATH", f"{NOTEBOOK.parents[1]}:", prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", PACKAGE, prepend=os.pathsep)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what clients of kernels warn of is not ours

@@ -15,7 +15,16 @@ from snapvideo_jax import config as configs
 from snapvideo_jax import shipped
 
 ROOT = pathlib.Path(__file__).parent.parent
-BUILT_FROM = ("snapvideo_jax", "configs", "setup.py", "pyproject.toml", "MANIFEST.in")
+BUILT_FROM = (
+    "snapvideo_jax",
+    "configs",
+    "docs/plans",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+)
+WHEEL = "SNAPVIDEO_TESTS_WHEEL"
+"""The variable with which launch/test.sh says that the tests are those of a wheel."""
 HEAVY = ("jax", "flax", "orbax", "numpy", "tensorflow_datasets", "grain", "av")
 """Packages that take seconds to import, or much of one."""
 
@@ -71,12 +80,24 @@ def installed(wheel, tmp_path_factory):
     return call
 
 
+@pytest.mark.skipif(WHEEL not in os.environ, reason="launch/test.sh tests a wheel")
+@pytest.mark.parametrize("folder", [pathlib.Path(), ROOT, ROOT / "tests"])
+def test_what_is_tested_is_a_wheel_wherever_a_command_starts(folder):
+    package = pathlib.Path(snapvideo_jax.__file__)
+    assert not package.is_relative_to(ROOT), "the checkout is tested"
+    assert "site-packages" in package.parts
+    code = "import snapvideo_jax as s; print(s.__file__)"
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
+    assert found.strip() == str(package)
+
+
 def test_the_wheel_has_the_configs_and_the_pages(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     ours = {f"snapvideo_jax/configs/{name}.py" for name in shipped.names()}
     assert "snapvideo_jax/configs/demo.py" in ours <= set(names)
     assert any(name.startswith("snapvideo_jax/pages/static/") for name in names)
-    assert not [name for name in names if name.startswith(("tests", "configs"))]
+    assert "snapvideo_jax/plan/kept/demo-v5e-2x2.json" in names
+    assert not [name for name in names if name.startswith(("tests", "configs", "docs"))]
 
 
 def test_an_installed_demo_is_found_by_its_name(installed):

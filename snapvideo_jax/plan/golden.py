@@ -2,7 +2,7 @@
 
 `regenerate` writes them, `tables` shows them, and tests compile some of them again and
 call `drift`, so that no change makes a shipped config slower or larger unseen. They
-belong to a checkout of the repository, not to an installed package.
+are made in a checkout of the repository; an installed package has a copy.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import config as configs
+from snapvideo_jax import shipped
 from snapvideo_jax.plan import cache, flags, tables
 from snapvideo_jax.plan.compile import Question
 from snapvideo_jax.plan.target import Target
@@ -22,7 +23,8 @@ from snapvideo_jax.plan.target import Target
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "plans"
+_INSTALLED = Path(__file__).parent / "kept"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else ROOT / "docs" / "plans"
 PAGE = ROOT / "docs" / "plans.md"
 DRIFT = 0.02
 """Share by which memory and FLOPs may change unseen."""
@@ -71,7 +73,7 @@ class Golden:
           ValueError: the config is not there, or refuses its argument.
         """
         overrides = [f"--config.{item}" for item in self.overrides]
-        config = configs.load(str(ROOT / "configs" / self.config), overrides)
+        config = configs.load(str(shipped.FOLDER / self.config), overrides)
         return Question(config, Target(self.topology, self.slices), self.clips)
 
     def read(self) -> dict[str, Any] | None:
@@ -163,10 +165,10 @@ def regenerate(names: str) -> None:
       ValueError: a name is unknown, or this is no checkout.
     """
     goldens = chosen(names)
-    if not PAGE.parent.is_dir():
+    if not (ROOT / "setup.py").is_file():
         raise ValueError(
-            f"--golden={names}: {PAGE.parent} is not there; goldens are those of a "
-            "checkout of the repository."
+            f"--golden={names}: {ROOT} is no checkout of the repository, where goldens "
+            "are made; use python -m snapvideo_jax in one."
         )
     FOLDER.mkdir(exist_ok=True)
     for golden in goldens:
