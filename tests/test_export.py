@@ -198,6 +198,8 @@ def test_two_stages_are_two_bundles_and_an_index(run, runs, both, tmp_path):
     assert index["stages"] == ["base", "upsampler"]
     made = [bundle.read(both / stage).experiment.model for stage in index["stages"]]
     assert [model.is_upsampler for model in made] == [False, True]
+    cards = [(both / stage / "README.md").read_text() for stage in index["stages"]]
+    assert ["--small SMALL --out" in card for card in cards] == [False, True]
     first, second = runs
     assert_one_line(run("verify", both, "--workdir", first), "bundles of two stages")
 
