@@ -9,23 +9,19 @@ import shutil
 import subprocess
 import sys
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from exporting import copied
-from helpers import assert_one_line, by_name, tiny_config
+from helpers import assert_one_line, by_name
+from stages import SMALL, UPSAMPLER, make_run
 
-from snapvideo_jax import config as configs
 from snapvideo_jax import sample
-from snapvideo_jax.checkpoint import Checkpoints
+from snapvideo_jax.cascade import STREAM
 from snapvideo_jax.export import alone, bundle, programs
 from snapvideo_jax.export.model_card import model_card
-from snapvideo_jax.generate import Generator, Request
+from snapvideo_jax.generate import Generator, Request, as_bytes
 from snapvideo_jax.sharding import MeshConfig, laid_out, make_mesh
-from snapvideo_jax.states import abstract_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL_GB = 2e-5
@@ -40,17 +36,41 @@ def whole(trained, tmp_path_factory):
     number.
     """
     out = tmp_path_factory.mktemp("whole") / "bundle"
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "snapvideo_jax", "export", "--workdir", trained),
-            *("--out", out, "--format", "bundle,stablehlo,orbax"),
-            *("--shard_gb", str(SMALL_GB), "--prompt", "a red cross moving left"),
-            *("--prompt", "a green square", "--prompt", ""),
-        ],
-        check=True,
-        cwd=ROOT,
+    export_alone(
+        *("--workdir", trained, "--out", out, "--format", "bundle,stablehlo,orbax"),
+        *("--shard_gb", str(SMALL_GB), "--prompt", "a red cross moving left"),
+        *("--prompt", "a green square", "--prompt", ""),
     )
     return out
+
+
+def export_alone(*options):
+    """`snapvideo export` in a process of its own."""
+    command = [sys.executable, "-m", "snapvideo_jax", "export", *options]
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def frames_with_jax_alone(folder, out, *options):
+    """What a bundle's run.py makes of its inputs where this package is not there."""
+    script = (
+        "import runpy, sys; sys.modules['snapvideo_jax'] = None; "  # cannot be imported
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    inputs = folder / bundle.INPUTS
+    arguments = [folder / "stablehlo" / "run.py", "--inputs", inputs, "--out", out]
+    arguments += options
+    command = f"import sys; sys.argv = {list(map(str, arguments))!r}; {script}"
+    env = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", command], check=True, env=env, cwd=out.parent)
+    with np.load(out) as file:
+        return file["frames"]
+
+
+def assert_made(frames, clips):
+    """Bytes are those of frames, but for some that were nearly between two."""
+    rounded = np.clip(np.rint((frames + 1) * 127.5), 0, 255)
+    assert np.abs(rounded - clips).max() <= 1
+    assert (rounded == clips).mean() > 0.999
 
 
 def test_the_orbax_part_and_the_files_hold_the_same(whole):
@@ -83,6 +103,7 @@ def test_verify_finds_the_outputs_of_the_run(run, whole, trained):
         (["--weights", "nowhere"], "nowhere holds no average; snapvideo ema"),
         (["--steps", "0"], "--steps=0 is too small"),
         (["--solver", "hune"], "did you mean 'heun'?"),
+        (["--cascade_steps", "4"], "--cascade_steps is of the second stage; give --c"),
     ],
 )
 def test_an_export_that_cannot_be_is_refused(run, trained, tmp_path, options, part):
@@ -98,31 +119,19 @@ def test_an_export_that_cannot_be_is_refused(run, trained, tmp_path, options, pa
 def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     whole, trained, tmp_path
 ):
-    out = tmp_path / "frames.npz"
-    script = (
-        "import runpy, sys; sys.modules['snapvideo_jax'] = None; "  # cannot be imported
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    inputs = whole / bundle.INPUTS
-    arguments = [whole / "stablehlo" / "run.py", "--inputs", inputs, "--out", out]
-    command = f"import sys; sys.argv = {list(map(str, arguments))!r}; {script}"
-    env = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", command], check=True, env=env, cwd=tmp_path)
-    with np.load(out) as file:
-        frames = file["frames"]
+    frames = frames_with_jax_alone(whole, tmp_path / "frames.npz")
 
     experiment, params, _, _ = sample.load(trained)
     mesh = make_mesh(MeshConfig(), 3, jax.devices()[:1])
     prompts = ["a red cross moving left", "a green square", ""]
     request = Request(prompts, range(3), 0, experiment.sheets.guidance, 8.0, (64, 64))
     params = jax.device_put(params, jax.devices()[0])
-    made = Generator(experiment, experiment.sampler, mesh)(params, request)
-    rounded = np.clip(np.rint((frames + 1) * 127.5), 0, 255)
-    assert np.abs(rounded - made).max() <= 1  # where it was nearly between two
-    assert (rounded == made).mean() > 0.999
+    assert_made(
+        frames, Generator(experiment, experiment.sampler, mesh)(params, request)
+    )
 
     exact = programs.generation(experiment, experiment.sampler)
-    given = alone.read_tensors(inputs)
+    given = alone.read_tensors(whole / bundle.INPUTS)
     wanted = jax.jit(laid_out(exact, mesh), static_argnames="guided")(
         params,
         {name: given[name] for name in programs.TEXT},
@@ -152,54 +161,111 @@ def test_a_program_refuses_other_devices_and_missing_inputs(whole, tmp_path):
         alone.call(copy, "sampler", {})
     with pytest.raises(ValueError, match=r"has no program 'encoder'; it has \['den"):
         alone.call(copy, "encoder", {})
+    inputs = alone.read_tensors(copy / bundle.INPUTS)
+    with pytest.raises(ValueError, match=r"^numbers is of shape \(2,\); wanted \(3,\)"):
+        alone.call(copy, "sampler", inputs | {"numbers": np.arange(2)})
     path = copy / "stablehlo" / "signature.json"
     path.write_text(path.read_text().replace('"cpu"', '"rocm"'))
     with pytest.raises(ValueError, match="was exported for tpu, cuda, rocm, and this"):
         alone.call(copy, "sampler", {})
 
 
-def test_an_upsampler_has_a_denoiser_that_is_told_the_small_clip():
-    experiment = tiny.experiment("fit_upsampler.py")
-    made = programs.programs_of(experiment, experiment.sampler)
-    assert list(made) == ["denoiser"]
-    assert made["denoiser"].inputs["low_resolution"][0] == ("b", 16, 288, 512, 3)
-
-
 # --- Two stages ----------------------------------------------------------------------
 
 
-def run_of_zeros(workdir, *overrides):
-    """A workdir with a checkpoint, without training."""
-    config = tiny_config("nowhere", *overrides)
-    shapes = nn.unbox(abstract_state(configs.build(config)))
-    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    checkpoints = Checkpoints(workdir, every_steps=1)
-    checkpoints.save(1, state, {}, force=True)
-    checkpoints.close()
-    (workdir / "config.json").write_text(configs.to_json(config))
-    return workdir
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs of a first stage and of an upsampler."""
+    folder = tmp_path_factory.mktemp("runs")
+    return make_run(folder / "first", *SMALL), make_run(folder / "second", *UPSAMPLER)
 
 
-def test_two_stages_are_two_bundles_and_an_index(run, tmp_path):
-    small = ["data.height=6", "data.width=8", "model.group=(1, 1)"]
-    base = run_of_zeros(tmp_path / "base", *small)
-    large = ["data.height=12", "model.pad_height=(2, 2)", "model.in_channels=6"]
-    upsampler = run_of_zeros(
-        tmp_path / "upsampler", *large, "training.low_resolution=(6, 8)"
+@pytest.fixture(scope="module")
+def both(runs, tmp_path_factory):
+    """Their bundles with programs; the second stage takes a step more."""
+    out = tmp_path_factory.mktemp("both") / "out"
+    first, second = runs
+    export_alone(
+        *("--workdir", first, "--cascade", second, "--out", out),
+        *("--format", "bundle,stablehlo", "--steps", "2", "--cascade_steps", "3"),
+        *("--prompt", "a red cross", "--prompt", "a green square"),
     )
-    out = tmp_path / "both"
-    result = run("export", "--workdir", base, "--cascade", upsampler, "--out", out)
-    assert result[0] == 0, result
-    index = json.loads((out / "cascade.json").read_text())
-    assert index["stages"] == ["base", "upsampler"]
-    made = [bundle.read(out / stage).experiment.model for stage in index["stages"]]
-    assert [model.is_upsampler for model in made] == [False, True]
-    assert_one_line(run("verify", out, "--workdir", base), "bundles of two stages")
-    result = run("verify", out / "upsampler", "--workdir", upsampler)
-    assert result[0] == 0, result
+    return out
 
-    turned = ["--workdir", upsampler, "--cascade", base, "--out", tmp_path / "new"]
-    assert_one_line(run("export", *turned), "and --workdir=", "makes (2, 12, 16)")
+
+def test_two_stages_are_two_bundles_and_an_index(run, runs, both, tmp_path):
+    index = json.loads((both / "cascade.json").read_text())
+    assert index["stages"] == ["base", "upsampler"]
+    made = [bundle.read(both / stage).experiment.model for stage in index["stages"]]
+    assert [model.is_upsampler for model in made] == [False, True]
+    cards = [(both / stage / "README.md").read_text() for stage in index["stages"]]
+    assert ["--small SMALL --out" in card for card in cards] == [False, True]
+    first, second = runs
+    assert_one_line(run("verify", both, "--workdir", first), "bundles of two stages")
+
+    turned = ["--workdir", second, "--cascade", first, "--out", tmp_path / "new"]
+    assert_one_line(run("export", *turned), "and --workdir=", "makes (2, 14, 16)")
+
+
+def test_frames_of_the_first_sampler_are_what_the_second_enlarges(both):
+    """One chains to the other: shapes, captions, numbers and seed are the same."""
+    told = [
+        json.loads((both / stage / "stablehlo" / "signature.json").read_text())
+        for stage in ("base", "upsampler")
+    ]
+    assert [each["sampler"]["steps"] for each in told] == [2, 3]
+    made = told[0]["programs"]["sampler"]["outputs"]["frames"]
+    small = told[1]["programs"]["sampler"]["inputs"]["small"]
+    assert small["shape"] == made["shape"] == ["b", 2, 7, 8, 3]
+    assert small["dtype"] == made["dtype"] == "float32"
+    one, other = (
+        alone.read_tensors(both / stage / bundle.INPUTS)
+        for stage in ("base", "upsampler")
+    )
+    for name in ("numbers", "seed", "frame_interval"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert other["small_noise"] == np.float32(0.1) and "small_noise" not in one
+    with pytest.raises(ValueError, match="inputs lack small; --small takes a first"):
+        alone.call(both / "upsampler", "sampler", other)
+
+
+def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tmp_path):
+    path = tmp_path / "small.npz"
+    small = as_bytes(frames_with_jax_alone(both / "base", path))
+    frames = frames_with_jax_alone(
+        both / "upsampler", tmp_path / "large.npz", "--small", path
+    )
+    assert frames.shape == (2, 2, 14, 16, 3)
+
+    experiment, params, _, _ = sample.load(runs[1])
+    sampler = dataclasses.replace(experiment.sampler, steps=3)
+    mesh = make_mesh(MeshConfig(), 2, jax.devices()[:1])
+    params = jax.device_put(params, jax.devices()[0])
+    told = {"small": np.asarray(small), "small_noise": 0.1, "stream": STREAM}
+    prompts, fps = ["a red cross", "a green square"], experiment.sheets.fps
+    size = sample.resolution_of(experiment)
+    request = Request(prompts, range(2), 0, 0.0, fps, size, **told)
+    assert_made(frames, Generator(experiment, sampler, mesh)(params, request))
+
+    given = alone.read_tensors(both / "upsampler" / bundle.INPUTS)
+    exact = laid_out(programs.generation(experiment, sampler), mesh)
+    wanted = jax.jit(exact, static_argnames="guided")(
+        params,
+        {name: given[name] for name in programs.TEXT},
+        given["numbers"],
+        jax.random.key(0),
+        given["guidance"],
+        **told,
+        guided=True,
+    )
+    np.testing.assert_allclose(frames, wanted, atol=1e-5)
+
+
+def test_verify_calls_the_sampler_of_an_upsampler(run, runs, both):
+    code, out, err = run("verify", both / "upsampler", "--workdir", runs[1])
+    assert code == 0, err
+    names = [line[:20].strip() for line in out.splitlines()[:-1]]
+    assert names == ["weights", "denoiser", "stablehlo denoiser", "stablehlo sampler"]
 
 
 # --- The card and the docs -----------------------------------------------------------

@@ -83,6 +83,8 @@ def _add_export(verbs) -> None:
     group.add_argument("--steps", type=int, help="noise levels (default: the config's)")
     group.add_argument("--solver", help="(default: the config's)")
     group.add_argument("--churn", type=float, help="(default: the config's)")
+    group.add_argument("--cascade_steps", type=int, help="default: the upsampler's")
+    group.add_argument("--cascade_solver", help="default: the upsampler's")
 
 
 def _add_verify(verbs) -> None:

@@ -2,6 +2,8 @@
 
     python run.py --program sampler --inputs inputs.safetensors --out frames.npz
 
+An upsampler's sampler takes --small too, the frames that one of a first stage made.
+
 `snapvideo export --format stablehlo` puts a copy of this file beside the programs, as
 ``stablehlo/run.py``. It needs jax, numpy, and flatbuffers for jax to read programs.
 signature.json tells what goes in and what comes out.
@@ -12,6 +14,7 @@ import json
 import mmap
 import struct
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -98,14 +101,43 @@ def call(bundle: Path, name: str, inputs: dict[str, np.ndarray]):
         )
     missing = [each for each in about["inputs"] if each not in inputs]
     if missing:
-        raise ValueError(f"inputs lack {', '.join(missing)}.")
+        hint = "; --small takes a first stage's frames" if "small" in missing else ""
+        raise ValueError(f"inputs lack {', '.join(missing)}{hint}.")
     given = {
         each: np.asarray(inputs[each]).astype(told["dtype"])
         for each, told in about["inputs"].items()
     }
+    check_shapes(given, about["inputs"])
     program = export.deserialize(bytearray((folder / about["file"]).read_bytes()))
     made = program.call(read_weights(bundle), given)
     return {each: np.asarray(array) for each, array in made.items()}
+
+
+def check_shapes(given: dict[str, np.ndarray], inputs: dict[str, dict]) -> None:
+    """Refuses arrays of other shapes than the signature's; "b" is one number in all.
+
+    Raises:
+      ValueError: names the first.
+    """
+    sizes = {each: told["shape"] for each, told in inputs.items()}
+    batch = next((len(a) for n, a in given.items() if "b" in sizes[n] and a.ndim), 1)
+    for each, array in given.items():
+        wanted = tuple(batch if size == "b" else size for size in sizes[each])
+        if array.shape != wanted:
+            raise ValueError(f"{each} is of shape {array.shape}; wanted {wanted}.")
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """The frames that a sampler made, of the file that they were written to.
+
+    Raises:
+      ValueError: it is none of those.
+    """
+    try:
+        with np.load(path) as file:
+            return file["frames"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} holds no frames of a sampler ({error}).") from error
 
 
 def main() -> None:
@@ -115,10 +147,18 @@ def main() -> None:
     )
     parser.add_argument("--program", default="sampler", help="(default: sampler)")
     parser.add_argument("--inputs", type=Path, required=True, metavar="SAFETENSORS")
+    parser.add_argument(
+        "--small",
+        type=Path,
+        metavar="NPZ",
+        help="for an upsampler: what a first stage's sampler wrote to --out",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="NPZ")
     arguments = parser.parse_args()
     try:
         inputs = read_tensors(arguments.inputs)
+        if arguments.small:
+            inputs["small"] = read_frames(arguments.small)
         made = call(arguments.bundle, arguments.program, inputs)
     except ValueError as error:
         sys.exit(f"run.py: error: {error}")

@@ -1,7 +1,7 @@
 """The verb `snapvideo export`: a run's model as a folder to take away."""
 
 import argparse
-import logging
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from snapvideo_jax.options import check_least
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 from snapvideo_jax.states import placed_state, profile_of, restored
 
-logger = logging.getLogger(__name__)
-
 FORMATS = ("bundle", "stablehlo", "orbax")
 FEW = 4
 """Prompts of the config whose embeddings are kept where none are asked for."""
+SMALL_NOISE = 0.1
+"""In the inputs of an upsampler, where it was trained with so much."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,11 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         check(arguments)
         out, workdir = Path(arguments.out), Path(arguments.workdir)
         if arguments.cascade:
-            stages = {"base": workdir, "upsampler": Path(arguments.cascade)}
-            _check_stages(*stages.values())
-            for name, each in stages.items():
-                _export_run(each, out / name, arguments)
-            bundle.write_index(out, list(stages))
+            _export_stages(workdir, Path(arguments.cascade), out, arguments)
         else:
             _export_run(workdir, out, arguments)
     files = [path for path in out.rglob("*") if path.is_file()]
@@ -44,9 +40,33 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(files)} files, {size / 1e6:,.4g} MB: {out}")
 
 
-def _export_run(workdir: Path, out: Path, arguments: argparse.Namespace) -> None:
-    """Loads a run and exports it."""
+def _export_stages(
+    workdir: Path, upsampler: Path, out: Path, arguments: argparse.Namespace
+) -> None:
+    """Exports both runs; the second for captions and frame-rate of the first."""
+    first, second = (configs.build(configs.of_workdir(w)) for w in (workdir, upsampler))
+    _check_stages(first, second, arguments)
+    steps, solver = arguments.cascade_steps, arguments.cascade_solver
+    changed = {"steps": steps, "solver": solver, "churn": None}
+    own = argparse.Namespace(**vars(arguments) | changed)
+    sample.sampler_of(second, own)  # what is wrong is told before files are written
+    _export_run(workdir, out / "base", arguments)
+    _export_run(upsampler, out / "upsampler", own, first.sheets)
+    bundle.write_index(out, ["base", "upsampler"])
+
+
+def _export_run(
+    workdir: Path,
+    out: Path,
+    arguments: argparse.Namespace,
+    first: "configs.Sheets | None" = None,
+) -> None:
+    """Loads a run and exports it; ``first`` are the sheets of its first stage."""
     experiment, params, step = load(workdir, arguments.weights)
+    if first:
+        told = {"prompts": first.prompts, "fps": first.fps}
+        sheets = dataclasses.replace(experiment.sheets, **told)
+        experiment = dataclasses.replace(experiment, sheets=sheets)
     sampler = sample.sampler_of(experiment, arguments)
     about = {
         "formats": list(arguments.formats),
@@ -57,20 +77,23 @@ def _export_run(workdir: Path, out: Path, arguments: argparse.Namespace) -> None
     export(experiment, params, workdir, out, about, arguments, sampler)
 
 
-def _check_stages(first: Path, second: Path) -> None:
+def _check_stages(
+    base: "configs.Experiment",
+    upsampler: "configs.Experiment",
+    arguments: argparse.Namespace,
+) -> None:
     """That the second run enlarges what the first one makes.
 
     Raises:
       ValueError: it does not; tells both sizes.
     """
-    base, upsampler = (configs.build(configs.of_workdir(w)) for w in (first, second))
     model, low = base.model, upsampler.training.low_resolution
     made = (model.frames, model.height, model.width)
     if base.model.is_upsampler or (upsampler.model.frames, *low) != made:
         raise ValueError(
-            f"--cascade={second} enlarges clips of frames, height and width "
-            f"{(upsampler.model.frames, *low)}, and --workdir={first} makes {made}; "
-            "use a first stage and an upsampler of its clips."
+            f"--cascade={arguments.cascade} enlarges clips of frames, height and width "
+            f"{(upsampler.model.frames, *low)}, and --workdir={arguments.workdir} "
+            f"makes {made}; use a first stage and an upsampler of its clips."
         )
 
 
@@ -80,7 +103,7 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
       ValueError: names the first that makes no sense.
     """
-    check_least(arguments, {"shard_gb": 0, "steps": 1})
+    check_least(arguments, {"shard_gb": 0, "steps": 1, "cascade_steps": 1})
     for option, values, known in (
         ("--format", arguments.formats, FORMATS),
         ("--platforms", arguments.platforms, programs.PLATFORMS),
@@ -90,6 +113,12 @@ def check(arguments: argparse.Namespace) -> None:
                 raise ValueError(
                     f"{option}={value} is unknown; use some of {', '.join(known)}."
                 )
+    for name in ("cascade_steps", "cascade_solver"):
+        if getattr(arguments, name) is not None and not arguments.cascade:
+            raise ValueError(
+                f"--{name} is of the second stage; give --cascade too, or use "
+                f"--{name.removeprefix('cascade_')}."
+            )
     if arguments.cascade and arguments.weights not in ("raw", "ema"):
         raise ValueError(
             f"--weights={arguments.weights} is of one run; use raw or ema with "
@@ -158,8 +187,6 @@ def export(
     if "stablehlo" in about["formats"]:
         made = programs.programs_of(experiment, sampler)
         steps = {name: getattr(sampler, name) for name in programs.SAMPLER}
-        if "sampler" not in made:
-            logger.warning("An upsampler has no sampler yet; its denoiser is exported.")
         programs.write(out, made, leaves, arguments.platforms, sampler=steps)
     told = {**about, "config": config.to_dict()}
     count = sum(leaf.size for leaf in leaves.values())
@@ -169,6 +196,8 @@ def export(
 
 def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
     """Inputs of the sampler for some captions, as `snapvideo sample` would give them.
+
+    An upsampler's lack the small clip, which is for the first stage to make.
 
     Raises:
       ValueError: a caption cannot be embedded.
@@ -192,6 +221,9 @@ def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
         "seed": np.zeros((), np.uint32),
         "guidance": np.asarray(sheets.guidance, np.float32),
     }
+    if experiment.model.is_upsampler:
+        most = experiment.training.low_resolution_noise
+        inputs["small_noise"] = np.asarray(min(SMALL_NOISE, most), np.float32)
     if negative := experiment.guidance.negative_prompt:
         for name, value in embedded([negative]).items():
             inputs[f"negative_{name}"] = np.repeat(value, count, axis=0)

@@ -27,7 +27,7 @@ def model_card(
     """
     sections = {
         "What it is": _what(experiment, about, parameters),
-        "Use": _use(about),
+        "Use": _use(experiment, about),
         "Training": _training(experiment, workdir, about),
         "Data": _data(about["config"]["data"]),
         "Metrics": _metrics(workdir),
@@ -48,14 +48,16 @@ def _what(experiment, about, parameters: int) -> str:
     )
 
 
-def _use(about) -> str:
+def _use(experiment, about) -> str:
     commands = [
         "snapvideo verify BUNDLE --workdir RUN      # is it what the run had?",
         "snapvideo import BUNDLE --workdir NEW      # then: snapvideo train ...",
     ]
     if "stablehlo" in about["formats"]:
+        small = "--small SMALL " if experiment.model.is_upsampler else ""
         commands.append(
-            "python stablehlo/run.py --inputs INPUTS --out frames.npz   # JAX alone"
+            f"python stablehlo/run.py --inputs INPUTS {small}--out frames.npz   "
+            "# JAX alone"
         )
     return "```bash\n" + "\n".join(commands) + "\n```"
 

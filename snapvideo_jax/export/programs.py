@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from snapvideo_jax.cascade import STREAM
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import alone
 from snapvideo_jax.export.bundle import nested
 from snapvideo_jax.files import write_whole
-from snapvideo_jax.generate import generation_of
+from snapvideo_jax.generate import as_bytes, generation_of
 from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import Context, Latents
 
@@ -47,6 +48,10 @@ MEANING = {
     "latents_known": "true where there was one",
     "low_resolution": "the small clip in the size of the large one",
     "low_resolution_noise": "standard deviation of the noise in it",
+    "small": "the clip to enlarge, in -1..1: frames of the first stage's sampler; "
+    "rounded to bytes inside, as its files are",
+    "small_noise": "standard deviation of the noise that small is given, in -1..1; "
+    "from 0 to training.low_resolution_noise of config.json",
     "clip": "the clip, in about -1..1",
     "frames": "the clip in -1..1; bytes are round(127.5 (x + 1))",
 }
@@ -75,16 +80,16 @@ class Program:
 
 
 def programs_of(experiment, sampler: Sampler) -> dict[str, Program]:
-    """The programs of an experiment by name; an upsampler has no sampler.
+    """The programs of an experiment by name.
 
     Args:
       experiment: a `config.Experiment`.
       sampler: steps, solver and churn of the sampler.
     """
-    found = {"denoiser": denoiser(experiment)}
-    if not experiment.model.is_upsampler:
-        found["sampler"] = sampler_program(experiment, sampler)
-    return found
+    return {
+        "denoiser": denoiser(experiment),
+        "sampler": sampler_program(experiment, sampler),
+    }
 
 
 def denoiser(experiment) -> Program:
@@ -118,17 +123,31 @@ def denoiser(experiment) -> Program:
 
 
 def sampler_program(experiment, sampler: Sampler) -> Program:
-    """Text to frames, with guidance, as `snapvideo sample` makes them."""
-    text, negative = experiment.text, bool(experiment.guidance.negative_prompt)
+    """Text to frames, with guidance, as `snapvideo sample` makes them.
+
+    An upsampler's takes a small clip as well, and its noise is that of the second stage
+    of `snapvideo sample --cascade`: with the frames, numbers and seed of the first
+    stage's sampler, both make what that command makes.
+    """
+    model, text = experiment.model, experiment.text
+    negative = bool(experiment.guidance.negative_prompt)
     inputs = _text_inputs(text)
     if negative:
         inputs |= {f"negative_{name}": inputs[name] for name in ("text", "text_mask")}
     inputs["numbers"] = ((BATCH,), jnp.uint32)
     inputs |= {"seed": ((), jnp.uint32), "guidance": ((), jnp.float32)}
+    if model.is_upsampler:
+        low = experiment.training.low_resolution
+        size = (BATCH, model.frames, *low, model.out_channels)
+        inputs |= {"small": (size, jnp.float32), "small_noise": ((), jnp.float32)}
     generate = generation(experiment, sampler)
 
     def frames(weights, inputs):
         other = ("text", "text_mask") if negative else ()
+        told = {}
+        if model.is_upsampler:
+            told = {"small": as_bytes(inputs["small"]), "stream": STREAM}
+            told["small_noise"] = inputs["small_noise"]
         made = generate(
             _params(weights),
             {name: inputs[name] for name in TEXT},
@@ -136,6 +155,7 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
             jax.random.key(inputs["seed"]),
             inputs["guidance"],
             negative={name: inputs[f"negative_{name}"] for name in other} or None,
+            **told,
             guided=True,
         )
         return {"frames": made}

@@ -152,7 +152,7 @@ def _inputs(found: Bundle, program: programs.Program) -> dict[str, Any]:
 
 POSITIVE = {
     **{"sigma": 0.7, "frame_interval": 0.1, "resolution": 64, "guidance": 1},
-    **{"seed": 0, "low_resolution_noise": 0.1},
+    **{"seed": 0, "low_resolution_noise": 0.1, "small_noise": 0.1},
 }
 """Inputs that chance does not suit."""
 
