@@ -10,8 +10,8 @@ of 64 frames near the 2 seconds that its motions last.
 Bars, each in at least 80% of the videos: colour and shape are the same in every 8
 frames; the track of the object's centre is continuous, its largest jump under twice the
 median one, over an eighth of a second, as at 24 frames a second and 16 px a step is
-smaller than what the judge can tell (of the data itself 30% would fail). And 64 frames
-cost at most 4.5 times what 16 do, the program being compiled.
+smaller than what the judge can tell. And 64 frames cost at most 4.5 times what 16 do,
+the program being compiled.
 """
 
 import argparse
