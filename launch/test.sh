@@ -17,9 +17,9 @@ arguments=()
 has_tests=false
 for argument in "$@"; do
   if [[ $argument =~ ^(\./)?tests(/|$) && -e ${argument%%::*} ]]; then
-    argument=$PWD/$argument
+    argument=$PWD/${argument#./}
   fi
-  if [[ $argument == /* && -e ${argument%%::*} ]]; then
+  if [[ $argument == "$PWD"/tests* ]]; then
     has_tests=true
   fi
   arguments+=("$argument")
