@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+SMALL_NOISE = 0.1
+"""Deviation of the noise in an upsampler's small clip, where none is told [C]."""
+
 
 def check_least(arguments, least: Mapping[str, float]) -> None:
     """Refuses options that are too small; those that are not given are passed over.

@@ -1,12 +1,22 @@
-"""The configs that come with this, by their names.
+"""What comes with this from beside the package: configs, by their names, and plans.
 
-They lie in the folder ``configs`` of a checkout, and an installed package has a copy.
+They lie in ``configs`` and ``docs/plans`` of a checkout, and an installed package has
+copies.
 """
 
 from pathlib import Path
 
-_INSTALLED = Path(__file__).parent / "configs"
-FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+PACKAGE = Path(__file__).parent
+CHECKOUT = PACKAGE.parent
+"""Where a checkout would be."""
+
+
+def _installed_or(installed: Path, beside: Path) -> Path:
+    return installed if installed.is_dir() else beside
+
+
+FOLDER = _installed_or(PACKAGE / "configs", CHECKOUT / "configs")
+PLANS = _installed_or(PACKAGE / "plan" / "kept", CHECKOUT / "docs" / "plans")
 
 
 def names() -> list[str]:

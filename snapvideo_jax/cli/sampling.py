@@ -1,6 +1,7 @@
 """Options of the verbs `sample` and `judge`."""
 
 from snapvideo_jax.cli.shared import add, add_overwrite, add_sampler
+from snapvideo_jax.options import SMALL_NOISE
 
 
 def add_verbs(verbs) -> None:
@@ -144,10 +145,10 @@ def _add_cascade(verb) -> None:
     group.add_argument(
         "--small_noise",
         type=float,
-        default=0.1,
+        default=SMALL_NOISE,
         metavar="A",
-        help="noise that small clips are given, a deviation in -1..1 (default 0.1); "
-        "see search_noise",
+        help="noise that small clips are given, a deviation in -1..1 "
+        f"(default {SMALL_NOISE}); see search_noise",
     )
     group.add_argument("--cascade_steps", type=int, help="default: the upsampler's")
     group.add_argument("--cascade_solver", help="default: the upsampler's")

@@ -15,15 +15,13 @@ from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import bundle, programs
 from snapvideo_jax.export.model_card import CARD, model_card
 from snapvideo_jax.files import write_whole
-from snapvideo_jax.options import check_least
+from snapvideo_jax.options import SMALL_NOISE, check_least
 from snapvideo_jax.sharding import MeshConfig, make_mesh
 from snapvideo_jax.states import placed_state, profile_of, restored
 
 FORMATS = ("bundle", "stablehlo", "orbax")
 FEW = 4
 """Prompts of the config whose embeddings are kept where none are asked for."""
-SMALL_NOISE = 0.1
-"""In the inputs of an upsampler, where it was trained with so much."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,7 +57,7 @@ def _export_run(
     workdir: Path,
     out: Path,
     arguments: argparse.Namespace,
-    first: "configs.Sheets | None" = None,
+    first: configs.Sheets | None = None,
 ) -> None:
     """Loads a run and exports it; ``first`` are the sheets of its first stage."""
     experiment, params, step = load(workdir, arguments.weights)
@@ -78,8 +76,8 @@ def _export_run(
 
 
 def _check_stages(
-    base: "configs.Experiment",
-    upsampler: "configs.Experiment",
+    base: configs.Experiment,
+    upsampler: configs.Experiment,
     arguments: argparse.Namespace,
 ) -> None:
     """That the second run enlarges what the first one makes.

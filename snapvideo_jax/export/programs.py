@@ -146,8 +146,11 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
         other = ("text", "text_mask") if negative else ()
         told = {}
         if model.is_upsampler:
-            told = {"small": as_bytes(inputs["small"]), "stream": STREAM}
-            told["small_noise"] = inputs["small_noise"]
+            told = {
+                "small": as_bytes(inputs["small"]),
+                "small_noise": inputs["small_noise"],
+                "stream": STREAM,
+            }
         made = generate(
             _params(weights),
             {name: inputs[name] for name in TEXT},

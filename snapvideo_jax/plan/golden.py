@@ -22,9 +22,7 @@ from snapvideo_jax.plan.target import Target
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
-_INSTALLED = Path(__file__).parent / "kept"
-FOLDER = _INSTALLED if _INSTALLED.is_dir() else ROOT / "docs" / "plans"
+ROOT, FOLDER = shipped.CHECKOUT, shipped.PLANS
 PAGE = ROOT / "docs" / "plans.md"
 DRIFT = 0.02
 """Share by which memory and FLOPs may change unseen."""
