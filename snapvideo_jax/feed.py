@@ -1,4 +1,4 @@
-"""Batches, fetched by a thread, so that the loop can be told to stop while it waits."""
+"""Batches, fetched by a thread: one ahead, and the loop can be told to stop meanwhile."""
 
 import queue
 import threading
@@ -8,14 +8,19 @@ from snapvideo_jax.preemption import Stop
 
 TOLD_SECONDS = 0.5
 """Worker processes that read may die of the same signal, before this one hears it."""
+CLOSE_SECONDS = 1.0
+"""What a batch that nobody waits for may still take, before it is left alone."""
 
 
 class Feed:
     """The batches of an iterator, one by one, each with the iterator's state after it.
 
+    While an update runs, the next batch is fetched: whatever the iterator does in the
+    training process, such as to embed captions, costs the loop no time.
+
     Args:
-      iterator: of batches, with ``get_state`` and ``close``. It moves on only when a
-        batch is asked for.
+      iterator: of batches, with ``get_state`` and ``close``. It is one batch ahead of
+        what was given out, and goes no further after an error.
       stop: hears that the run is to stop.
     """
 
@@ -23,8 +28,8 @@ class Feed:
         self._iterator, self._stop = iterator, stop
         self._asked: queue.SimpleQueue = queue.SimpleQueue()
         self._fetched: list = []
-        self._busy = False
         self._thread = threading.Thread(target=self._fetch, daemon=True)
+        self._asked.put(True)
         self._thread.start()
 
     def next(self, step: int) -> tuple[Any, Any] | None:
@@ -33,19 +38,19 @@ class Feed:
         Raises:
           Exception: what the iterator raises, unless the run was told to stop.
         """
-        self._busy = True
-        self._asked.put(True)
         with self._stop.changed:
             while not self._fetched and not self._stop.ends_before(step):
                 self._stop.changed.wait()
             if not self._fetched:
                 return None
             batch, state, error = self._fetched.pop()
-            self._busy = False
             if error and not self._stop.told:
                 self._stop.changed.wait(TOLD_SECONDS)
         if not error:
-            return (batch, state) if self._stop.may_begin(step) else None
+            if not self._stop.may_begin(step):
+                return None
+            self._asked.put(True)
+            return batch, state
         if self._stop.told and not self._stop.may_begin(step):
             return None
         raise error
@@ -53,8 +58,8 @@ class Feed:
     def close(self) -> None:
         """Closes the iterator, unless it is still at a batch that nobody waits for."""
         self._asked.put(False)
-        if not self._busy:
-            self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
             self._iterator.close()
 
     def _fetch(self) -> None:

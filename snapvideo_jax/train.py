@@ -133,8 +133,8 @@ def train(
     ledger = Ledger(workdir, experiment.data.batch, first, run.ledger_steps)
     save = functools.partial(_save, checkpoints, snapshots, watch, ledger, goodput)
 
-    # --- The loop. The order is fixed: the iterator moves on only after its state for
-    # --- this step is taken, and a state is saved only after its loss was looked at.
+    # --- The loop. A batch comes with the iterator's state after it, however far ahead
+    # --- the iterator is; a state is saved only after its loss was looked at.
     steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
     done, ended = first, "finished"
     stop.begin(first, run.grace_seconds)

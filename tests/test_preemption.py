@@ -327,9 +327,38 @@ def test_a_feed_gives_each_batch_with_the_state_after_it():
         (1, {"next": 1}),
         (2, {"next": 2}),
     ]
-    assert batches.number == 2, "it moves on only when asked"
+    feed.close()
+    assert batches.number == 3, "it is one ahead and no more"
+    assert batches.is_closed
+
+
+def test_the_next_batch_is_fetched_before_anyone_asks():
+    batches = Batches()
+    feed = Feed(batches, Stop())
+    for number in (1, 2):
+        batches.allowed.release()
+        while batches.number < number:
+            time.sleep(0.01)
+        assert feed.next(number - 1) == (number, {"next": number})
+    batches.allowed.release()
+    feed.close()
+
+
+def test_an_error_ahead_of_the_last_update_hurts_nobody():
+    batches = Batches()
+    batches.number = 2
+    batches.allowed.release(2)
+    feed = Feed(batches, Stop())
+    assert feed.next(0) == (3, {"next": 3})
     feed.close()
     assert batches.is_closed
+
+
+def test_a_batch_that_nobody_waits_for_does_not_keep_the_run_from_its_end():
+    batches = Batches()
+    feed = Feed(batches, Stop())
+    feed.close()
+    assert not batches.is_closed, "it is still at its first batch"
 
 
 def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
@@ -343,8 +372,10 @@ def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
         batches.allowed.release()
         with pytest.raises(OSError, match="the worker died"):
             feed.next(0)
+        feed.close()
         assert stop.may_begin(0)
         # The workers of a loader may get the signal too, and die before this is heard.
+        feed = Feed(batches, stop)
         batches.allowed.release()
         timer = threading.Timer(0.1, stop._signalled)
         timer.start()
