@@ -1,4 +1,4 @@
-"""Batches, fetched by a thread: one ahead, and the loop can be told to stop meanwhile."""
+"""Batches, fetched by a thread, one ahead; the loop can be told to stop meanwhile."""
 
 import queue
 import threading

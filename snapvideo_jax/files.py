@@ -4,6 +4,12 @@ import os
 import pathlib
 
 
+def forget_passing(folder: str | os.PathLike) -> None:
+    """Removes what `write_whole` left in a folder when its process was killed."""
+    for passing in pathlib.Path(folder).glob(".*.tmp"):
+        passing.unlink(missing_ok=True)
+
+
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
     """Writes ``data`` under a passing name in the same folder, then renames it."""
     path = pathlib.Path(path)

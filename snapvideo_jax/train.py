@@ -20,7 +20,7 @@ from snapvideo_jax.data.skipped import gather, list_of
 from snapvideo_jax.describe import describe, print_description
 from snapvideo_jax.ending import Ending, Preempted, SaveFailed, is_full
 from snapvideo_jax.feed import Feed
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import forget_passing, write_whole
 from snapvideo_jax.goodput import Goodput, process_seconds
 from snapvideo_jax.layout import checked_shardings
 from snapvideo_jax.ledger import Ledger
@@ -220,6 +220,7 @@ def keep_config(
     if begun and path.is_file():
         configs.check_same(config, path.read_text(), workdir)
     if is_writer:
+        forget_passing(workdir)
         write_whole(path, text.encode())
         gather(workdir, forget=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
