@@ -83,7 +83,7 @@ def test_commands_of_the_page_are_understood(paper):
 def test_rows_are_the_papers_in_the_small(small_world):
     built = {
         row: configs.build(small_world.config_of(row, 100, seed=2))
-        for row in small_world.rows_of("all")
+        for row in small_world.every_row()
     }
     assert len(built) == 8
     ours = built["FIT 500M"]
@@ -91,10 +91,10 @@ def test_rows_are_the_papers_in_the_small(small_world):
     assert built["EDM"].diffusion.sigma_in == 1
     assert not built["(iv) images not videos"].diffusion.images_as_videos
     # All of Tab. 3 differ in the framework alone.
-    for row in small_world.rows_of("3"):
+    for row in small_world.PAPER["3"]:
         assert built[row].model == ours.model and built[row].data == ours.data
         assert built[row].optimizer == ours.optimizer
-    work = {row: flops_forward(built[row]) for row in small_world.rows_of("2")}
+    work = {row: flops_forward(built[row]) for row in small_world.PAPER["2"]}
     assert work["FIT 500M"] < work["U-Net 85M"] < work["U-Net 284M"]
     with pytest.raises(ValueError, match="There is no row"):
         small_world.config_of("GAN", 100, 0)
