@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--cascade", required=True, metavar="DIR", help="the upsampler")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=64, help="clips, prompts: 64")
-    parser.add_argument("--grid", default="0,0.05,0.1,0.2", help="amounts of noise")
+    parser.add_argument("--grid", default="0,0.02,0.05,0.1", help="amounts of noise")
     parser.add_argument("--batch", type=int, default=16, help="clips at once: 16")
     arguments = parser.parse_args()
     out = Path(arguments.out)

@@ -9,6 +9,7 @@ training step (noise, the pass for self-conditioning on 9 of 10 samples, loss,
 gradients, clipping, AdamW, EMA) and the forward pass alone, in turns, in one process
 and on all cores: PyTorch's operators have a thread for each, and our batch is shared by
 a mesh with a device for each, since XLA runs much of a program in one thread a device.
+Memory that is freed stays in the process for both, as in our training.
 Heads are as wide as in FIT 500M and there are fewer of them: a head of 6 channels would
 measure the softmax and little else.
 """
@@ -32,6 +33,7 @@ from ml_collections import ConfigDict  # noqa: E402
 from torch_fit import TorchFIT, load  # noqa: E402
 
 from snapvideo_jax import config as configs  # noqa: E402
+from snapvideo_jax import memory  # noqa: E402
 from snapvideo_jax.bench import (  # noqa: E402
     PROGRAMS,
     Times,
@@ -235,6 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(threads)
     jax.config.update("jax_num_cpu_devices", arguments.devices)
+    memory.keep_pages()
     experiment = configs.build(narrow_config(arguments.divisor))
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     apart = difference(experiment, synthetic_batch(experiment, mesh))

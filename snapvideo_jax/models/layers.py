@@ -24,6 +24,33 @@ def param_init(init, *axes: str | None):
     return nn.with_logical_partitioning(init, axes)
 
 
+@jax.custom_vjp
+def product(
+    tokens: Float[Array, "*b i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "*b o"]:
+    """``tokens @ kernel``, whose gradient is laid out as the kernel is.
+
+    JAX's own makes the kernel's gradient as ``o i`` and turns it, which XLA on CPUs
+    does at half the speed.
+    """
+    return jnp.einsum("...i,io->...o", tokens, kernel)
+
+
+def _product_forward(tokens, kernel):
+    return product(tokens, kernel), (tokens, kernel)
+
+
+def _product_backward(kept, gradient):
+    tokens, kernel = kept
+    to_tokens = jnp.einsum("...o,io->...i", gradient, kernel)
+    if kernel.shape[0] <= kernel.shape[1]:
+        return to_tokens, jnp.einsum("...i,...o->io", tokens, gradient)
+    return to_tokens, jnp.einsum("...o,...i->oi", gradient, tokens).T
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class Dense(nn.Module):
     """A linear layer whose kernel has the logical ``axes`` (input, output).
 
@@ -39,7 +66,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         kernel = _kernel(self, tokens.shape[-1])
-        out = jnp.einsum("...i,io->...o", tokens.astype(self.dtype), kernel)
+        out = product(tokens.astype(self.dtype), kernel)
         init = param_init(self.bias_init, self.axes[-1])
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         return out + jnp.expand_dims(bias, range(out.ndim - 1))
@@ -165,7 +192,7 @@ class Attention(nn.Module):
             return folded(queries, keys, kernels)
 
         def project(tokens, kernel, places):
-            out = jnp.einsum("...i,io->...o", tokens, kernel)
+            out = product(tokens, kernel)
             out = rearrange(out, "... q (a v) -> ... q a v", a=self.heads)
             return constrain(out, *places, "heads", None)
 
@@ -176,7 +203,7 @@ class Attention(nn.Module):
             mask,
         )
         seen = rearrange(seen, "... q a v -> ... q (a v)")
-        return jnp.einsum("...i,io->...o", seen, out)
+        return product(seen, out)
 
 
 def patchify(
