@@ -36,7 +36,7 @@ from einops import rearrange
 from flax.serialization import from_bytes, to_bytes
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, memory, sample
+from snapvideo_jax import distributed, sample
 from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.shapes import (
     COLOURS,
@@ -384,7 +384,6 @@ def main() -> None:
     log = logging.getLogger("snapvideo_jax")
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
-    memory.keep_pages()
     distributed.keep_compiled(arguments.out)
     network = reader(arguments.out / "reader.msgpack")
     for seed in map(int, arguments.seeds.split(",")):

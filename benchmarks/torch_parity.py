@@ -24,6 +24,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # PyTorch's threads would else keep the cores busy while it is the other one's turn.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from snapvideo_jax import memory  # noqa: E402
+
+memory.keep_pages()  # before there is any thread
+
 import flax.linen as nn  # noqa: E402  (reads the environment above)
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -33,7 +37,6 @@ from ml_collections import ConfigDict  # noqa: E402
 from torch_fit import TorchFIT, load  # noqa: E402
 
 from snapvideo_jax import config as configs  # noqa: E402
-from snapvideo_jax import memory  # noqa: E402
 from snapvideo_jax.bench import (  # noqa: E402
     PROGRAMS,
     Times,
@@ -237,7 +240,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(threads)
     jax.config.update("jax_num_cpu_devices", arguments.devices)
-    memory.keep_pages()
     experiment = configs.build(narrow_config(arguments.divisor))
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     apart = difference(experiment, synthetic_batch(experiment, mesh))

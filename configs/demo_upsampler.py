@@ -35,7 +35,8 @@ def get_config(arg=None):
     config.data.update(
         height=64, width=64, videos_per_batch=7, images_per_batch=1, subset=2000
     )
-    config.sampler.steps = 12
+    # Few steps of first order stay near the mean of what is possible, which is closest.
+    config.sampler.update(solver="euler", steps=16)
     # An upsampler makes no sheets from prompts alone, and needs no guidance.
     config.sheets.update(guidance=0.0, every_steps=0)
     return config

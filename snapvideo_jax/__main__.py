@@ -8,7 +8,7 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax import __version__
+from snapvideo_jax import __version__, memory
 from snapvideo_jax.cli import (
     exporting,
     metrics,
@@ -32,6 +32,7 @@ ELSEWHERE = {"verify": "export.verify", "import": "export.importing"}
 
 def main() -> None:
     """Parses the command line and calls the verb."""
+    memory.keep_pages()
     _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
-from snapvideo_jax import logs, memory
+from snapvideo_jax import logs
 from snapvideo_jax.ending import Ending, Preempted
 from snapvideo_jax.places import ALONE, setting, settings, whole_number
 
@@ -105,7 +105,6 @@ def processes(
         there is one process; of several, all end with the line of the first to fail.
     """
     initialize(options)
-    memory.keep_pages()
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     with contextlib.ExitStack() as stack:
         if folder and (several or always_log):

@@ -2,8 +2,8 @@
 
 import contextlib
 import ctypes
-
-import jax
+import importlib.util
+import os
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = (
     -1,
@@ -33,20 +33,21 @@ def keep_flat() -> None:
 
 
 def keep_pages() -> None:
-    """Makes the C library keep what programs free, where programs run on the CPU.
+    """Makes the C library keep what programs free, where they can only run on the CPU.
 
     XLA asks for all temporaries of a program whenever it runs. Pages that go back to
     the system in between are zeroed again by it, which took a quarter of the demo's
     training step. What is free for good goes back by `give_back`, after a save.
 
-    Has to come after the processes of a run have joined, and before anything else that
-    touches a device: threads that have a heap of their own by then go on with it.
+    Has to come at the start of a process: a thread keeps the heap that it began with,
+    and only the first heap can be as large.
     """
+    other = any(map(importlib.util.find_spec, ("libtpu", "jax_plugins")))
+    if os.environ.get("JAX_PLATFORMS", "" if other else "cpu") != "cpu":
+        return
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_ARENA_MAX, 1)
-        if jax.default_backend() != "cpu":
-            return
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_TOP_PAD, MORE)
