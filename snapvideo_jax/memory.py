@@ -5,13 +5,8 @@ import ctypes
 import importlib.util
 import os
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = (
-    -1,
-    -2,
-    -3,
-    -4,
-    -8,
-)
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_MMAP_MAX, M_ARENA_MAX = -4, -8
 LARGE = 1 << 20
 """Bytes from which on a buffer is given back to the system once it is free."""
 MORE = 1 << 26
