@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 M_MMAP_MAX, M_ARENA_MAX = -4, -8
@@ -52,3 +53,14 @@ def give_back() -> None:
     """Gives free pages back to the system, for a thread that is in no hurry."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def available() -> int | None:
+    """Bytes that a program could still have on the host; None where it is not told."""
+    give_back()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.split()[0]) * 1024
+    return None
