@@ -1,4 +1,4 @@
-"""Tab. 2 and 3 in the small: their orderings on the generated shapes, on 2 CPU cores.
+"""Tab. 2 and 3 in the small: their orderings on the generated shapes.
 
     python benchmarks/small_world.py --out small_world --seeds 0,1,2
     python benchmarks/small_world.py --out small_world --rows "EDM,FIT 500M" --seeds 0

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -19,13 +20,9 @@ def keep_flat() -> None:
 
     glibc gives new threads heaps of their own, and Orbax starts new threads for every
     save. What little stays in use in each heap keeps the rest of it from being given
-    back, so that resident memory grows by about a megabyte a save. Other C libraries
-    are left as they are.
+    back, so that resident memory grows by about a megabyte a save.
     """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_ARENA_MAX, 1)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    _tell({M_ARENA_MAX: 1, M_MMAP_THRESHOLD: LARGE})
 
 
 def keep_pages() -> None:
@@ -41,12 +38,16 @@ def keep_pages() -> None:
     other = any(map(importlib.util.find_spec, ("libtpu", "jax_plugins")))
     if os.environ.get("JAX_PLATFORMS", "" if other else "cpu") != "cpu":
         return
+    never = -1
+    _tell({M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: never, M_TOP_PAD: MORE})
+
+
+def _tell(settings: Mapping[int, int]) -> None:
+    """Sets parameters of glibc's allocator; other C libraries are left as they are."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_ARENA_MAX, 1)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
-        libc.mallopt(M_TOP_PAD, MORE)
+        for parameter, value in settings.items():
+            libc.mallopt(parameter, value)
 
 
 def give_back() -> None:
@@ -56,8 +57,7 @@ def give_back() -> None:
 
 
 def available() -> int | None:
-    """Bytes that a program could still have on the host; None where it is not told."""
-    give_back()
+    """Bytes that the host could still give; None where it is not told."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")

@@ -174,9 +174,12 @@ def _refusal(program: Program) -> str | None:
 
     A CPU's memory runs out with no error that could be caught.
     """
+    if jax.default_backend() != "cpu":
+        return None
+    memory.give_back()
     free = memory.available()
     needed = program.compiled.memory_analysis().temp_size_in_bytes
-    if jax.default_backend() != "cpu" or free is None or needed < free:
+    if free is None or needed < free:
         return None
     return f"does not fit: {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free"
 
