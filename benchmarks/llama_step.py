@@ -3,14 +3,22 @@
     python benchmarks/llama_step.py v5p
     python benchmarks/llama_step.py v6e
 
-Compiles a training step of the published shape, batch and chips for the TPU it was
+Schedules a training step of the published shape, batch and chips for the TPU it was
 measured on, forecasts its time, and prints that beside the published one. No TPU is
-needed, only libtpu; it takes minutes and some GB of memory.
+needed, only libtpu. A second process compiles, and is stopped as soon as the compiler
+has written the scheduled program down: the code that it would make of that, for hours
+where products are this large, has nothing to say to a forecast.
 """
 
 import argparse
 import dataclasses
+import math
+import multiprocessing
 import os
+import re
+import tempfile
+import time
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
@@ -29,7 +37,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 from snapvideo_jax.chips import CHIPS  # noqa: E402
 from snapvideo_jax.forecast import (  # noqa: E402
     CALIBRATIONS,
-    Forecast,
     forecast,
     splash_kernels,
 )
@@ -44,6 +51,7 @@ class Llama:
       vocabulary, length: of tokens.
       batch: sequences per chip.
       saved: names of activations that the backward pass does not make again.
+      on_host: whether these wait on the host.
       block: of queries and keys in attention.
       fused_backward: one attention kernel for all gradients.
       counted: share of the scores that the published MFU counts: it is the share that
@@ -51,10 +59,7 @@ class Llama:
       tokens_per_second: per chip, as published.
       options: of the compiler.
       loss_parts: of the batch, whose logits are made one after the other and again for
-        their gradient; else 21 GB of them keep the compiler busy for hours with making
-        room.
-      compiled: two smaller numbers of layers that are compiled in place of all; what
-        one more of them costs, the others do too. Empty compiles all.
+        their gradient, as 21 GB of them have no room.
     """
 
     topology: str
@@ -67,14 +72,18 @@ class Llama:
     counted: float
     tokens_per_second: float
     options: tuple[str, ...]
+    on_host: bool = False
     loss_parts: int = 1
-    compiled: tuple[int, ...] = ()
     layers: int = 80
     width: int = 8192
     hidden: int = 28672
     heads: int = 64
     key_heads: int = 8
     head_width: int = 128
+
+    @property
+    def chips(self) -> int:
+        return math.prod(int(side) for side in self.topology.split(":")[1].split("x"))
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
         """Shape and layout of every parameter; those of layers are stacked."""
@@ -146,10 +155,7 @@ RUNS = {
         tokens_per_second=692,
         options=OVERLAP,
     ),
-    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py. It keeps on the
-    # host what is saved here, and all its layers so did not finish compiling; a few
-    # have room for it on the chip, and compute the same. Two layers, stopped after 7
-    # minutes of 2 cores, had not finished either.
+    # llama3_1_70b_8192 of benchmarks/maxtext_trillium_model_configs.py.
     "v6e": Llama(
         topology="v6e:16x16",
         vocabulary=128256,
@@ -161,8 +167,8 @@ RUNS = {
         counted=1.0,
         tokens_per_second=960,
         options=OVERLAP + DENSE,
+        on_host=True,
         loss_parts=8,
-        compiled=(2, 4),
     ),
 }
 
@@ -237,7 +243,15 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
         x = x + hidden @ w["down"]
         return jax.lax.with_sharding_constraint(x, by_batch), None
 
-    policy = jax.checkpoint_policies.save_only_these_names(*model.saved)
+    if model.on_host:
+        policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=(),
+            names_which_can_be_offloaded=model.saved,
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    else:
+        policy = jax.checkpoint_policies.save_only_these_names(*model.saved)
     ends = ("embedding", "logits", "norm")
     layers = {name: leaf for name, leaf in weights.items() if name not in ends}
     x = jax.nn.one_hot(tokens, model.vocabulary, dtype=jnp.bfloat16)
@@ -262,8 +276,8 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
     return jnp.mean(jax.lax.map(part_losses, (parts(x), parts(following))))
 
 
-def compile_step(model: Llama):
-    """The compiled step of AdamW, and the number of chips."""
+def compile_step(model: Llama) -> None:
+    """Compiles the step of AdamW."""
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=model.topology
     )
@@ -304,55 +318,66 @@ def compile_step(model: Llama):
         out_shardings=(*shardings, NamedSharding(mesh, PartitionSpec())),
     )
     options = dict(option.split("=") for option in model.options)
-    return jitted.lower(params, state, tokens).compile(options), chips
+    jitted.lower(params, state, tokens).compile(options)
 
 
-def forecast_of(model: Llama, name: str) -> Forecast:
-    """The forecast of a step on the chip of this name, whose memory it prints."""
-    compiled, chips = compile_step(model)
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    print(
-        f"{model.layers} layers, {chips} chips, {held / 1e9:.1f} GB of "
-        f"{CHIPS[name].hbm_bytes / 1e9:g} GB each"
-    )
-    kernels = splash_kernels(
-        density=(1 + model.block / model.length) / 2,
-        fused_backward=model.fused_backward,
-    )
-    return forecast(
-        compiled.as_text(), CHIPS[name], mesh={"fsdp": chips}, kernels=kernels
-    )
+def scheduled(model: Llama) -> tuple[str, int]:
+    """The scheduled program of a step, and the bytes of memory that it has on a chip.
+
+    Raises:
+      RuntimeError: compiling ended before that; its own error is printed above.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # Read as the process that is started loads JAX.
+        os.environ["XLA_FLAGS"] = (
+            f"--xla_dump_to={folder} --xla_dump_hlo_as_text "
+            "--xla_dump_hlo_module_re=jit_step"
+        )
+        compiling = multiprocessing.get_context("spawn").Process(
+            target=compile_step, args=(model,)
+        )
+        compiling.start()
+        try:
+            # What is written after the files that are read here.
+            while not _found(folder, "after_buffer_assignment.txt"):
+                if not compiling.is_alive():
+                    raise RuntimeError("The step did not compile.")
+                time.sleep(1)
+        finally:
+            compiling.kill()
+            compiling.join()
+        text = _found(folder, "after_optimizations.txt")[0].read_text()
+        report = _found(folder, "memory-usage-report.txt")[0].read_text()
+    memory = re.search(r"Memory Space: default.*\nTotal bytes: (\d+)", report)
+    return text, int(memory[1])
 
 
-def extrapolated(few: float, many: float, model: Llama) -> float:
-    """Of all layers, from the same of the two numbers of layers that are compiled."""
-    at, beyond = model.compiled
-    return few + (model.layers - at) * (many - few) / (beyond - at)
+def _found(folder: str, ending: str) -> list[Path]:
+    return list(Path(folder).glob(f"*jit_step*{ending}"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("chip", choices=RUNS)
     name = parser.parse_args().chip
-    model = RUNS[name]
-    sizes = [dataclasses.replace(model, layers=n) for n in model.compiled] or [model]
-    found = [forecast_of(size, name) for size in sizes]
-    columns = ("seconds", "compute_seconds", "exposed_seconds", "cycle_seconds")
-    values = [[getattr(one, column) for column in columns] for one in found]
-    if model.compiled:
-        values = [[extrapolated(*pair, model) for pair in zip(*values, strict=True)]]
-    seconds, computing, exposed, by_cycles = values[0]
+    model, chip = RUNS[name], CHIPS[name]
+    text, memory = scheduled(model)
+    kernels = splash_kernels(
+        density=(1 + model.block / model.length) / 2,
+        fused_backward=model.fused_backward,
+    )
+    step = forecast(text, chip, mesh={"fsdp": model.chips}, kernels=kernels)
     tokens = model.batch * model.length
     flops = tokens * model.flops_per_token()
-    mfu = flops / (CHIPS[name].peak_tflops * 1e12 * seconds)
+    mfu = step.mfu(flops, chip.peak_tflops)
     published = CALIBRATIONS[name].published
+    print(f"memory {memory / 1e9:.1f} GB of {chip.hbm_bytes / 1e9:g} GB a chip")
     print(
-        f"step {seconds:.3f} s: {computing:.3f} computation, {exposed:.3f} exposed "
-        f"communication; {by_cycles:.3f} by the compiler's cycles"
+        f"step {step.seconds:.3f} s: {step.compute_seconds:.3f} computation, "
+        f"{step.exposed_seconds:.3f} exposed communication"
     )
     print(
-        f"tokens/s/chip {tokens / seconds:.0f} forecast, "
+        f"tokens/s/chip {tokens / step.seconds:.0f} forecast, "
         f"{model.tokens_per_second:g} published"
     )
     print(f"MFU {mfu:.3f} forecast, {published} published: {published / mfu:.3f}")

@@ -51,7 +51,9 @@ def run(arguments) -> None:
         settings = sample.settings_of(experiment, arguments)
         rates = rates_of(arguments, experiment, settings["fps"])
         known = known_frames(arguments, experiment, rates[-1])
-        plan = windows(arguments.frames, rates, experiment.model.frames, known)
+        plan = windows(
+            arguments.frames, rates, experiment.model.frames, known, arguments.overlap
+        )
         if not plan:
             raise ValueError("All frames are known; there is nothing to make.")
         settings["fps"] = rates[-1]
@@ -137,6 +139,7 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
     about |= {
         "frames": arguments.frames,
         "rates": sorted({window.fps for window in plan}),
+        "overlap": arguments.overlap,
         "clips": len(plan),
         "known": {
             str(number): digest(known[number].tobytes()) for number in sorted(known)

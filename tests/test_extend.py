@@ -84,6 +84,7 @@ def test_a_video_goes_on_where_it_was_stopped(
         (["--rates", "3,8"], ["8 is 2.66667 times 3", "2 to 3 times"]),
         (["--rates", "x"], ["--rates=x are not numbers"]),
         (["--rates", "0.5,1"], ["0.5 is below 1 fps", "data.min_fps"]),
+        (["--overlap", "4"], ["--overlap=4 is out of range", "1 to 3"]),
         (["--known", "9=FILE"], ["frame 9 is out of range", "frames 0 to 8"]),
         (["--known=-1=FILE"], ["--known=-1=", "0=first.png"]),
         (["--known", "1"], ["--known=1 is not a frame's number and a file"]),

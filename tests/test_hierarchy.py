@@ -16,10 +16,13 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("overlap", [1, 2])
 @pytest.mark.parametrize("frames, rates, length", CASES)
-def test_every_frame_is_made_once_from_frames_that_are_there(frames, rates, length):
+def test_every_frame_is_made_once_from_frames_that_are_there(
+    frames, rates, length, overlap
+):
     there = set()
-    for window in windows(frames, rates, length):
+    for window in windows(frames, rates, length, overlap=overlap):
         assert len(window.frames) == length
         space = round(rates[-1] / window.fps)
         steps = {b - a for a, b in zip(window.frames, window.frames[1:], strict=False)}
@@ -34,6 +37,21 @@ def test_the_lowest_rate_goes_on_from_its_last_frame():
     lowest = [window for window in windows(181, (6, 24), 16) if window.fps == 6]
     assert [window.known for window in lowest] == [(), (60,), (120,)]
     assert lowest[1].frames == tuple(range(60, 121, 4))
+
+
+def test_a_clip_of_the_lowest_rate_may_know_more_frames_of_the_one_before():
+    plan = windows(64, (8, 24), 8, overlap=3)
+    lowest = [window for window in plan if window.fps == 8]
+    assert [window.known for window in lowest[:2]] == [(), (15, 18, 21)]
+    assert lowest[1].frames == tuple(range(15, 37, 3))
+    # The last begins earlier, so as to end with the video.
+    assert lowest[-1].frames[-1] == 63 and lowest[-1].known[-3:] == (45, 48, 51)
+
+
+@pytest.mark.parametrize("overlap", [0, 8])
+def test_an_overlap_leaves_frames_to_be_made(overlap):
+    with pytest.raises(ValueError, match=f"--overlap={overlap} is out of.* 1 to 7"):
+        windows(64, (24,), 8, overlap=overlap)
 
 
 def test_clips_of_higher_rates_end_on_known_frames_and_see_those_before():

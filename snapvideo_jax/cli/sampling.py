@@ -69,8 +69,8 @@ def _add_extend(verbs) -> None:
         "extend",
         "Sample videos of any length, also from frames that are known.",
         "Makes a video at rising frame-rates: at the lowest each clip goes on from\n"
-        "the last frame, at higher ones clips fill in between. Known frames come back\n"
-        "as they are. The same command goes on where it was stopped.",
+        "the last frames, at higher ones clips fill in between. Known frames come\n"
+        "back as they are. The same command goes on where it was stopped.",
     )
     verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     _add_prompts(verb)
@@ -80,6 +80,14 @@ def _add_extend(verbs) -> None:
         metavar="F,F",
         help="rising frame-rates, the last that of the video (default: --fps, and a "
         "quarter of it where one clip is not enough)",
+    )
+    verb.add_argument(
+        "--overlap",
+        type=int,
+        default=1,
+        metavar="N",
+        help="frames that a clip goes on from, at the lowest rate: 1, as in the paper; "
+        "with more, motion keeps its speed",
     )
     verb.add_argument("--image", metavar="FILE", help="the first frame")
     verb.add_argument(

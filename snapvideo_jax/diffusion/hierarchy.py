@@ -1,11 +1,12 @@
 """Which frames of a long video are made when (App. C.5).
 
 A video is made at rising frame-rates, a clip of the network's length at a time. At the
-lowest rate each clip goes on from the last frame that was made. At every higher rate
-clips fill in what lies between frames of the rate below, and know all frames that there
-are: a clip ends on one of these, so that it never has to guess what comes next, and
-begins as far back as its length allows, over frames of the clip before it [C]. What
-comes after the last frame of the rate below goes on freely.
+lowest rate each clip goes on from the last frame that was made, or from more of them,
+which tell how fast things move [C]. At every higher rate clips fill in what lies
+between frames of the rate below, and know all frames that there are: a clip ends on one
+of these, so that it never has to guess what comes next, and begins as far back as its
+length allows, over frames of the clip before it [C]. What comes after the last frame of
+the rate below goes on freely.
 
 Frames have their numbers in the finished video, at its highest rate.
 """
@@ -58,7 +59,11 @@ def check_rates(rates: Sequence[float], length: int) -> None:
 
 
 def windows(
-    frames: int, rates: Sequence[float], length: int, given: Iterable[int] = ()
+    frames: int,
+    rates: Sequence[float],
+    length: int,
+    given: Iterable[int] = (),
+    overlap: int = 1,
 ) -> list[Window]:
     """The clips of a video, in the order in which they are made.
 
@@ -67,21 +72,28 @@ def windows(
       rates: as `check_rates` wants them.
       length: frames of a clip.
       given: numbers of frames that are known from the start.
+      overlap: frames of the clip before that a clip goes on from, at the lowest rate.
 
     Raises:
-      ValueError: clips are single frames, which cannot go on from one another.
+      ValueError: clips are single frames, which cannot go on from one another, or the
+        overlap leaves no frame to be made.
     """
     if length < 2:
         raise ValueError(
             "This network makes single frames, and a video goes on from frame to "
             "frame; use one with data.frames=2 or more."
         )
+    if not 1 <= overlap < length:
+        raise ValueError(
+            f"--overlap={overlap} is out of range; use 1 to {length - 1}, as a clip "
+            f"has {length} frames."
+        )
     there, result = set(given), []
     spaces = [round(rates[-1] / rate) for rate in rates]
     for level, (fps, space) in enumerate(zip(rates, spaces, strict=True)):
         count = max(-(-frames // space), length)
         if level == 0:
-            spans = _going_on(count, length)
+            spans = _going_on(count, length, overlap)
         else:
             times = spaces[level - 1] // space
             below = max(-(-frames // spaces[level - 1]), length)
@@ -100,11 +112,11 @@ def windows(
     return result
 
 
-def _going_on(count: int, length: int) -> Iterator[tuple[int, int]]:
+def _going_on(count: int, length: int, overlap: int) -> Iterator[tuple[int, int]]:
     """First frame of each clip, and the last that is kept, at the lowest rate."""
     done = 0
     while done < count - 1:
-        first = min(done, count - length)
+        first = min(max(0, done + 1 - overlap), count - length)
         done = first + length - 1
         yield first, done
 
