@@ -24,7 +24,7 @@ import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
 from snapvideo_jax import logs
-from snapvideo_jax.ending import Ending, Preempted
+from snapvideo_jax.ending import Ending, Preempted, first_line
 from snapvideo_jax.places import ALONE, setting, settings, whole_number
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"The processes cannot be joined ({_first_line(error)}); correct what is "
+            f"The processes cannot be joined ({first_line(error)}); correct what is "
             "named here, or set SNAPVIDEO_PROCESS_COUNT=1 to run this one by itself."
         ) from error
 
@@ -310,7 +310,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
     if jax_distributed.global_state.process_id:
         line = f"process {jax_distributed.global_state.process_id}: {line}"
     word = "stopped" if isinstance(error, Ending) else "error"
-    return f"snapvideo: {word}: {line if code > 1 else _first_line(line)}", code
+    return f"snapvideo: {word}: {line if code > 1 else line.splitlines()[0]}", code
 
 
 def _leave(code: int) -> None:
@@ -378,7 +378,3 @@ def _print_line(line: str) -> None:
 
 def _client():
     return jax_distributed.global_state.client
-
-
-def _first_line(text: object) -> str:
-    return str(text).strip().partition("\n")[0]

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, should the process be killed meanwhile."""
 
+import json
 import os
 import pathlib
+from typing import Any
 
 
 def forget_passing(folder: str | os.PathLike) -> None:
@@ -20,3 +22,8 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         os.replace(passing, path)
     finally:
         passing.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes plain numbers, strings, lists and dicts, as `write_whole` does."""
+    write_whole(path, json.dumps(content, indent=2).encode())

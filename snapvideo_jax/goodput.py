@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Summary:
             "written": time.time(),
             "saved": self._marks,
         }
-        write_whole(self._path, json.dumps(content, indent=2).encode())
+        write_json(self._path, content)
 
     def tell(self) -> None:
         """Logs where the time went."""

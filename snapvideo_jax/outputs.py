@@ -18,7 +18,7 @@ from snapvideo_jax import distributed, media
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.settings import differences
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class Output:
     def write(self, number: int, clip: UInt8[np.ndarray, "t h w c"]) -> None:
         """Writes a clip in all formats, then its JSON."""
         media.write_clip(self.stem(number), clip, self._fps or 1.0, self._formats)
-        text = json.dumps(self._about[number], indent=2)
-        write_whole(self.stem(number).with_suffix(".json"), text.encode())
+        write_json(self.stem(number).with_suffix(".json"), self._about[number])
 
     def write_strip(
         self,

@@ -22,7 +22,7 @@ from snapvideo_jax import cascade, distributed, media, sample
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import make_joint_source
 from snapvideo_jax.diffusion.cascade import enlarge, shrink
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.generate import Generator, Request, as_bytes
 from snapvideo_jax.given import digest
 from snapvideo_jax.metrics import progress
@@ -182,7 +182,7 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
             parts.mkdir(parents=True, exist_ok=True)
             np.save(part, made[name])
             keep = about | {"levels": levels, "best": float(best_of(levels, score))}
-            write_whole(out / "search.json", json.dumps(keep, indent=2).encode())
+            write_json(out / "search.json", keep)
     if not is_writer:
         return
     shown = [np.load(parts / f"{noise:g}.npy") for noise in grid]
@@ -191,9 +191,7 @@ def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) 
     bilinear = np.asarray(as_bytes(large))
     alone = float(score.of(bilinear, real["clips"]).mean())
     keep = about | {"levels": levels, "best": float(best_of(levels, score))}
-    write_whole(
-        out / "search.json", json.dumps(keep | {"bilinear": alone}, indent=2).encode()
-    )
+    write_json(out / "search.json", keep | {"bilinear": alone})
     plot(out / "search.png", levels, score, alone)
     rows = np.stack([real["clips"][:SHOWN], bilinear[:SHOWN], *shown])
     names = ["real", "bilinear", *(f"{noise:g}" for noise in grid)]

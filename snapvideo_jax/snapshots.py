@@ -20,6 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import json_lines, manifest
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.metrics import cut_back
 from snapvideo_jax.states import abstract_state
 
@@ -191,7 +192,7 @@ class SnapshotReader(contextlib.AbstractContextManager):
         try:
             read = self._checkpointer.load_checkpointables(step, {"tracks": like})
         except Exception as error:  # Orbax and TensorStore raise all sorts of them.
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise UnreadableSnapshot(step, reason) from error
         return {
             width: jax.tree.leaves(track, is_leaf=lambda leaf: leaf is ...)

@@ -14,7 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax import distributed, manifest, memory
-from snapvideo_jax.ending import SaveFailed, is_full
+from snapvideo_jax.ending import SaveFailed, first_line, is_full
 from snapvideo_jax.step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -213,11 +213,11 @@ class Tier:
         kept = "no checkpoint is kept yet"
         if self.latest is not None:
             kept = f"the checkpoint of step {self.latest} is kept"
-        why, cure = f"{type(error).__name__}: {_first_line(error)}", "Correct this"
+        why, cure = f"{type(error).__name__}: {first_line(error)}", "Correct this"
         if is_full(error):
             free = shutil.disk_usage(self._folder).free
             why = (
-                f"the disk takes no more ({_first_line(error)}); it needs "
+                f"the disk takes no more ({first_line(error)}); it needs "
                 f"{_size(size)}, and {self._folder} has {_size(free)} free"
             )
             cure = "Make room there"
@@ -250,10 +250,6 @@ class _Saving(threading.Thread):
 def state_bytes(state: TrainState) -> int:
     """Bytes of all arrays of a state, or of its shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _size(size: float) -> str:

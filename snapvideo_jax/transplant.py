@@ -13,7 +13,6 @@ Anything else does not fit. [P] Sec. 3.5: the upsampler starts from the first st
 """
 
 import dataclasses
-import json
 import logging
 import re
 from pathlib import Path
@@ -27,7 +26,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.models.layers import patchify, unpatchify
 from snapvideo_jax.states import abstract_state, fresh_state, restored
 
@@ -241,7 +240,7 @@ def begin(experiment: "configs.Experiment", mesh, places, workdir: Path | None =
     logger.info("Beginning from %s, step %d: %s.", source, step, report)
     if workdir and jax.process_index() == 0:
         about = {"init_from": where, "step": step} | dataclasses.asdict(report)
-        write_whole(workdir / "init_from.json", json.dumps(about, indent=2).encode())
+        write_json(workdir / "init_from.json", about)
 
     def state(params):
         fresh = nn.unbox(fresh_state(experiment))

@@ -1,12 +1,14 @@
 """Files that appear whole or not at all."""
 
+import json
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from snapvideo_jax.files import forget_passing, write_whole
+from snapvideo_jax.ending import first_line
+from snapvideo_jax.files import forget_passing, write_json, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -24,6 +26,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(path, "not bytes")
     assert path.read_bytes() == b"first"
     assert [each.name for each in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_is_no_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"loss": [0.5, None]})
+    with pytest.raises(TypeError):
+        write_json(path, {"loss": object()})
+    assert json.loads(path.read_text()) == {"loss": [0.5, None]}
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (ValueError("\n no such file \n at all"), "no such file "),
+        (NotImplementedError(), "NotImplementedError()"),
+    ],
+)
+def test_an_error_is_told_in_one_line_even_where_it_says_nothing(error, line):
+    assert first_line(error) == line
 
 
 def test_what_a_killed_process_left_is_forgotten_and_nothing_else(tmp_path):

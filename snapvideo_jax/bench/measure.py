@@ -16,6 +16,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.bench import traces
 from snapvideo_jax.bench.programs import PROGRAMS, Program
 from snapvideo_jax.chips import peak_tflops
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.sharding import make_mesh
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def _out_of_memory(error: Exception, name: str, experiment) -> str:
     """What to do about a program that does not fit; anything else is raised again."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     return (
         f"The {name} of a batch of {experiment.data.batch} does not fit in a device's "
         f"memory ({reason}); use fewer --config.data.videos_per_batch and "

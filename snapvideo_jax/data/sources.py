@@ -20,6 +20,7 @@ import numpy as np
 from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
 from snapvideo_jax.data.filters import Fields, Filter, broken, kept
 from snapvideo_jax.data.records import decode_record, read_headers
+from snapvideo_jax.ending import first_line
 
 Kind = Literal["video", "image"]
 KINDS: tuple[Kind, ...] = ("video", "image")
@@ -434,7 +435,7 @@ def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(
             f"{field} has no readable data.tfds_split={split!r} "
-            f"({str(error).splitlines()[0]}); its splits are "
+            f"({first_line(error)}); its splits are "
             f"{list(builder.info.splits)}."
         ) from error
 

@@ -17,6 +17,7 @@ import numpy as np
 from flax import serialization
 from safetensors import SafetensorError, safe_open
 
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.evaluate.nets import flat
 from snapvideo_jax.evaluate.npz import opened
 
@@ -100,7 +101,7 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, and all of them the file's
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{path} cannot be read safely ({reason}).") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]

@@ -18,7 +18,7 @@ from snapvideo_jax.evaluate.frechet import frechet_distance
 from snapvideo_jax.evaluate.npz import opened
 from snapvideo_jax.evaluate.settings import DDOF
 from snapvideo_jax.evaluate.stats import Average, Marginals, Moments
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.settings import differences
 
 Protocol = Mapping[str, Any]
@@ -188,7 +188,7 @@ def clipsim_result(
 def write_result(path: Path, metrics: Mapping[str, dict], about: Mapping) -> None:
     """Writes a result: the metrics by name, and what holds for all of them."""
     result = {**about, "metrics": dict(metrics)}
-    write_whole(path, json.dumps(result, indent=2).encode())
+    write_json(path, result)
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from snapvideo_jax.evaluate import clips
 from snapvideo_jax.evaluate.clips import Item, Selection
 from snapvideo_jax.evaluate.scoring import Scorer, Sums
 from snapvideo_jax.evaluate.stats import splits_of
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.metrics import progress
 from snapvideo_jax.settings import differences
 
@@ -117,7 +117,7 @@ def _begin(name, items, selection, protocol, shards, out: Path) -> None:
         if path.is_file():
             _check_same(path, settings)
         else:
-            write_whole(path, json.dumps(settings, indent=2).encode())
+            write_json(path, settings)
     distributed.barrier(f"begun {name}")
 
 

@@ -23,7 +23,7 @@ from snapvideo_jax import __version__
 from snapvideo_jax import config as configs
 from snapvideo_jax.evaluate.convert import sha256_of
 from snapvideo_jax.export.alone import read_weights
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.states import abstract_state
 
 FORMAT, VERSION = "snapvideo_jax bundle", 1
@@ -134,7 +134,7 @@ def write_weights(
         size = sum(leaf.nbytes for leaf in leaves.values())
         index = {"metadata": {"total_size": size}, "weight_map": where}
         path = out / "model.safetensors.index.json"
-        write_whole(path, json.dumps(index, indent=2).encode())
+        write_json(path, index)
 
 
 def write_tensors(
@@ -170,14 +170,14 @@ def write_config(
             for path in files
         },
     }
-    write_whole(out / CONFIG, json.dumps(content, indent=2).encode())
+    write_json(out / CONFIG, content)
     return content
 
 
 def write_index(out: Path, stages: list[str]) -> None:
     """Tells which folders are bundles, from the first stage on."""
     index = {"format": CASCADE, "format_version": VERSION, "stages": stages}
-    write_whole(out / INDEX, json.dumps(index, indent=2).encode())
+    write_json(out / INDEX, index)
 
 
 def read(folder: Path, overrides: list[str] = []) -> Bundle:  # noqa: B006

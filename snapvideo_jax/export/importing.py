@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 import logging
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import jax
 from snapvideo_jax import config as configs
 from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.export import bundle
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.sharding import MeshConfig, make_mesh, state_shardings
 from snapvideo_jax.states import abstract_state, fresh_state
 
@@ -55,5 +54,5 @@ def begin(found: bundle.Bundle, workdir: Path) -> None:
         checkpoints.close()
     names = ("weights", "step", "library_version")
     about = {"bundle": found.folder.name} | {name: found.about[name] for name in names}
-    write_whole(workdir / IMPORTED, json.dumps(about, indent=2).encode())
+    write_json(workdir / IMPORTED, about)
     write_whole(workdir / "config.json", configs.to_json(found.config).encode())

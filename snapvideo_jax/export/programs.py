@@ -7,7 +7,6 @@ for each sample, as `snapvideo sample` makes it.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from snapvideo_jax.cascade import STREAM
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import alone
 from snapvideo_jax.export.bundle import nested
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.generate import as_bytes, generation_of
 from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import Context, Latents
@@ -214,7 +213,7 @@ def write(
         "programs": listed,
     }
     path = out / FOLDER / "signature.json"
-    write_whole(path, json.dumps(signature, indent=2).encode())
+    write_json(path, signature)
     script = Path(alone.__file__).read_bytes()
     write_whole(out / FOLDER / "run.py", script)
 

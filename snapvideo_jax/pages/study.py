@@ -17,7 +17,7 @@ import numpy as np
 
 from snapvideo_jax import __version__, media
 from snapvideo_jax.data.video import UnusableClip
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.pages.equal import Alike, Wish, probed, read_alike
 from snapvideo_jax.pages.page import new_folder, write_page
 from snapvideo_jax.pages.samples import read_samples
@@ -87,7 +87,7 @@ def build_study(
         _write_clips(folder, pairs, clips, alike)
         write_page(folder, "study", shown)
         opened = _key_of(shown["study"], seed, list(methods), pairs, clips, alike)
-        write_whole(key, json.dumps(opened, indent=2).encode())
+        write_json(key, opened)
     return alike
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.ending import first_line
+from snapvideo_jax.files import write_json
 from snapvideo_jax.plan.compile import Question, answer
 from snapvideo_jax.plan.flags import VARIABLE
 from snapvideo_jax.plan.target import libtpu_version
@@ -32,7 +33,7 @@ def cached(question: Question) -> dict[str, Any]:
         result = json.loads(path.read_text())
     else:
         result = _answer(question)
-        write_whole(path, json.dumps(result, indent=2).encode())
+        write_json(path, result)
     if "refusal" in result:
         raise ValueError(f"The compiler refuses the program: {result['refusal']}")
     return result
@@ -42,7 +43,7 @@ def _answer(question: Question) -> dict[str, Any]:
     try:
         return answer(question)
     except jax.errors.JaxRuntimeError as error:
-        return {"refusal": str(error).strip().splitlines()[0]}
+        return {"refusal": first_line(error)}
 
 
 def is_cached(question: Question) -> bool:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from typing import Any
 
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.plan import cache
 from snapvideo_jax.plan.compile import Question
 from snapvideo_jax.plan.estimate import Choice, Estimator
@@ -56,7 +57,7 @@ def nearest(question: Question, result: dict[str, Any]) -> dict[str, Any]:
         try:
             memory = cache.cached(remedy.question)["bytes"]
         except ValueError as error:
-            logger.info("It cannot be compiled: %s", str(error).splitlines()[0])
+            logger.info("It cannot be compiled: %s", first_line(error))
             continue
         if memory["peak"] <= limit:
             return _found(remedy.changes, memory["peak"], True, tried)

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.plan import cache
 from snapvideo_jax.plan.compile import Question
 from snapvideo_jax.plan.estimate import FIELDS, REMATS, Choice, Estimate, Estimator
@@ -141,7 +142,7 @@ def _row(choice: Choice, own: Choice, question: Question) -> dict[str, Any]:
     try:
         result = cache.cached(question)
     except ValueError as error:
-        return row | {"reason": str(error).strip().splitlines()[0]}
+        return row | {"reason": first_line(error)}
     memory = result["bytes"]
     row |= {"peak": memory["peak"], "limit": memory["limit"]}
     if not result["fits"]:

@@ -8,6 +8,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from snapvideo_jax.chips import CHIPS, Chip
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.plan import flags
 
 TPUS = sorted(name for name, chip in CHIPS.items() if chip.hbm_gbps)
@@ -93,7 +94,7 @@ def topology_devices(target: Target) -> list[Any]:
             platform="tpu", topology_name=target.topology, **options
         )
     except Exception as error:  # libtpu raises errors of many types
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"--topology={target.topology} does not exist: {reason}. Its shape is the "
             "chips along each side, as v5e:16x16, v6e:16x16 or v5p:4x4x8."

@@ -23,7 +23,7 @@ import numpy as np
 from snapvideo_jax import __version__, distributed, media, sample
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.evaluate.clips import MANIFEST
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.guiding import about_guidance, guidance_of
 from snapvideo_jax.metrics import progress
@@ -202,7 +202,7 @@ class Maker:
             "step": self._step,
             "version": __version__,
         }
-        write_whole(_note(folder, entry.index), json.dumps(about, indent=2).encode())
+        write_json(_note(folder, entry.index), about)
 
 
 def _note(folder: Path, index: int) -> Path:
@@ -227,7 +227,7 @@ def _begin(out: Path, about: dict[str, Any]) -> None:
                 f"{', '.join(differing[:5])}; use another folder."
             )
     elif jax.process_index() == 0:
-        write_whole(path, json.dumps(about, indent=2).encode())
+        write_json(path, about)
 
 
 def _finish(folder: Path, wanted: Sequence[Entry], seed: int) -> None:

@@ -19,7 +19,7 @@ from snapvideo_jax.evaluate import command as evaluation
 from snapvideo_jax.evaluate.clips import MANIFEST
 from snapvideo_jax.evaluate.results import read_result
 from snapvideo_jax.evaluate.settings import FRECHET
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json, write_whole
 from snapvideo_jax.options import check_least
 from snapvideo_jax.protocols import curves
 from snapvideo_jax.protocols.generate import ABOUT
@@ -223,7 +223,7 @@ def _report(
         "departures": unlike,
         "rows": rows,
     }
-    write_whole(out / "result.json", json.dumps(result, indent=2).encode())
+    write_json(out / "result.json", result)
     write_whole(out / "table.csv", as_csv(rows).encode())
     print(describe(protocol, rows, unlike))
     if protocol.is_sweep:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.options import check_least
 from snapvideo_jax.rehearse import report
 from snapvideo_jax.rehearse.faults import ELSEWHERE, FAULTS, Scene
@@ -30,10 +30,7 @@ def run(arguments) -> None:
         names = _faults(arguments)
         setting = _setting(arguments)
         outcomes = rehearse(setting, arguments, names)
-    write_whole(
-        Path(arguments.out) / "rehearsal.json",
-        json.dumps(report.as_json(outcomes), indent=2).encode(),
-    )
+    write_json(Path(arguments.out) / "rehearsal.json", report.as_json(outcomes))
     if arguments.json:
         print(json.dumps(report.as_json(outcomes)))
     else:

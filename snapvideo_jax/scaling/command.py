@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.options import check_least, part_of
 from snapvideo_jax.scaling import forecast, plot, sweep
 from snapvideo_jax.scaling.runs import results, run_all
@@ -55,7 +55,7 @@ def _fit(arguments) -> None:
     plan = Path(arguments.plan) if arguments.plan else None
     rows = forecast.ahead(fit, arguments.flops, plan)
     kept = fit | {"ahead": rows, "plan": arguments.plan}
-    write_whole(out / LAW, json.dumps(kept, indent=1).encode())
+    write_json(out / LAW, kept)
     print(json.dumps(kept) if arguments.json else forecast.describe(fit, rows))
 
 

@@ -10,7 +10,7 @@ import jax
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import distributed
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.scaling import sweep
 from snapvideo_jax.scaling.sweep import Planned
 from snapvideo_jax.scaling.validation import validate
@@ -43,7 +43,7 @@ def run_all(out: Path, part: int, parts: int, samples: int) -> None:
         found = validate(workdir, Path(validation), samples)
         found |= {"name": run.name, "seconds": trained}
         if jax.process_index() == 0:
-            write_whole(path, json.dumps(found, indent=1).encode())
+            write_json(path, found)
         logger.info("%s: loss %.4f, %.0f s", run.name, found["loss"], trained)
 
 

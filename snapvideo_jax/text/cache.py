@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Float32, Shaped
 
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.files import write_json
 from snapvideo_jax.settings import differences
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
@@ -210,7 +210,7 @@ def keep_manifest(folder: Path, manifest: dict) -> None:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        write_whole(path, json.dumps(manifest, indent=2).encode())
+        write_json(path, manifest)
         return
     differing = [
         f"{name}={value} (was {before})"

@@ -14,6 +14,7 @@ import ml_dtypes  # noqa: F401  (safetensors finds NumPy's bfloat16 by its name)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.models.t5 import T5Sizes
 
 CONFIG, TOKENIZER = "config.json", "spiece.model"
@@ -196,7 +197,7 @@ class _Torch:
                 path, map_location="cpu", weights_only=True, mmap=lazy
             )
         except Exception as error:  # of many kinds, and all of them the file's
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"{path} cannot be read safely ({reason}).") from error
         self.shapes = {name: tuple(x.shape) for name, x in self._tensors.items()}
 
