@@ -78,11 +78,8 @@ class Second:
     settings: dict[str, Any]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the clips that it enlarges."""
-        model = self.experiment.model
-        size = self.experiment.training.low_resolution
-        return (model.frames, *size, model.out_channels)
+    def shape(self) -> tuple[int, int, int, int]:
+        return enlarged_shape(self.experiment)
 
 
 def sample(arguments) -> None:
@@ -107,7 +104,8 @@ def sample(arguments) -> None:
             "--small_clips that there are already."
         )
     prompts = stage.prompts_of(arguments)
-    check_stages(configs.build(configs.of_workdir(Path(arguments.workdir))), second)
+    first_stage = configs.build(configs.of_workdir(Path(arguments.workdir)))
+    check_stages(first_stage, second.experiment, arguments)
     refuse_long(second.experiment.text, prompts)
     folder = Path(arguments.out) / "small"
     formats = tuple(dict.fromkeys(("png", *arguments.formats)))
@@ -138,12 +136,7 @@ def second_stage(arguments) -> Second:
     }
     own = argparse.Namespace(**vars(arguments) | changed)
     workdir = Path(own.workdir)
-    experiment = configs.build(configs.of_workdir(workdir))
-    if not experiment.model.is_upsampler:
-        raise ValueError(
-            f"--cascade={workdir} is a first stage, which reads no small clip; use the "
-            "workdir of an upsampler."
-        )
+    experiment = upsampler_of(workdir)
     most = experiment.training.low_resolution_noise
     if not 0 <= own.small_noise <= most:
         raise ValueError(
@@ -163,20 +156,44 @@ def second_stage(arguments) -> Second:
     )
 
 
-def check_stages(first: "configs.Experiment", second: Second) -> None:
+def upsampler_of(workdir: Path) -> configs.Experiment:
+    """What the second stage's workdir says.
+
+    Raises:
+      ValueError: it is no upsampler.
+    """
+    experiment = configs.build(configs.of_workdir(workdir))
+    if not experiment.model.is_upsampler:
+        raise ValueError(
+            f"--cascade={workdir} is a first stage, which reads no small clip; use the "
+            "workdir of an upsampler."
+        )
+    return experiment
+
+
+def check_stages(
+    first: configs.Experiment, second: configs.Experiment, arguments: argparse.Namespace
+) -> None:
     """That a first stage makes what the second enlarges.
 
     Raises:
-      ValueError: it does not.
+      ValueError: it does not, or makes nothing by itself; names --workdir, --cascade.
     """
-    made = stage.clip_shape(first.model)
-    if made != second.shape:
-        frames, height, width, _ = second.shape
+    makes, wanted = stage.clip_shape(first.model), enlarged_shape(second)
+    if first.model.is_upsampler or makes != wanted:
+        made, taken = (f"{t} frames of {w}x{h} px" for t, h, w, _ in (makes, wanted))
+        also = " from smaller ones" if first.model.is_upsampler else ""
         raise ValueError(
-            f"The stages do not match: --workdir makes {made[0]} frames of {made[2]}x"
-            f"{made[1]} px, and --cascade={second.arguments.workdir} enlarges {frames} "
-            f"frames of {width}x{height} px (training.low_resolution)."
+            f"The stages do not match: --workdir={arguments.workdir} makes {made}"
+            f"{also}, and --cascade={arguments.cascade} enlarges {taken} "
+            "(training.low_resolution)."
         )
+
+
+def enlarged_shape(upsampler: configs.Experiment) -> tuple[int, int, int, int]:
+    """Of the clips that an upsampler enlarges, ``t h w c``."""
+    model = upsampler.model
+    return (model.frames, *upsampler.training.low_resolution, model.out_channels)
 
 
 def enlarge(second: Second, folder: Path) -> None:

@@ -110,8 +110,8 @@ def test_stages_that_do_not_match_are_refused(
     out = tmp_path / "out"
     assert_one_line(
         cascade(run, (plain, second), out),
-        "The stages do not match: --workdir makes 2 frames of 16x14 px",
-        "enlarges 2 frames of 8x7 px",
+        f"The stages do not match: --workdir={plain} makes 2 frames of 16x14 px",
+        f"--cascade={second} enlarges 2 frames of 8x7 px",
     )
     assert_one_line(cascade(run, (first, plain), out), "is a first stage")
     alone = ("sample", "--out", out, *FEW)

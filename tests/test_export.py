@@ -203,8 +203,17 @@ def test_two_stages_are_two_bundles_and_an_index(run, runs, both, tmp_path):
     first, second = runs
     assert_one_line(run("verify", both, "--workdir", first), "bundles of two stages")
 
-    turned = ["--workdir", second, "--cascade", first, "--out", tmp_path / "new"]
-    assert_one_line(run("export", *turned), "and --workdir=", "makes (2, 14, 16)")
+    def export(*stages):
+        base, upsampler = stages
+        given = ("--workdir", base, "--cascade", upsampler, "--out", tmp_path / "new")
+        return run("export", *given)
+
+    assert_one_line(export(second, first), f"--cascade={first} is a first stage")
+    assert_one_line(
+        export(second, second),
+        f"--workdir={second} makes 2 frames of 16x14 px from smaller ones",
+        f"--cascade={second} enlarges 2 frames of 8x7 px",
+    )
 
 
 def test_frames_of_the_first_sampler_are_what_the_second_enlarges(both):

@@ -11,6 +11,7 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import sample
+from snapvideo_jax.cascade import check_stages, upsampler_of
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import bundle, programs
 from snapvideo_jax.export.model_card import CARD, model_card
@@ -42,8 +43,9 @@ def _export_stages(
     workdir: Path, upsampler: Path, out: Path, arguments: argparse.Namespace
 ) -> None:
     """Exports both runs; the second for captions and frame-rate of the first."""
-    first, second = (configs.build(configs.of_workdir(w)) for w in (workdir, upsampler))
-    _check_stages(first, second, arguments)
+    second = upsampler_of(upsampler)
+    first = configs.build(configs.of_workdir(workdir))
+    check_stages(first, second, arguments)
     steps, solver = arguments.cascade_steps, arguments.cascade_solver
     changed = {"steps": steps, "solver": solver, "churn": None}
     own = argparse.Namespace(**vars(arguments) | changed)
@@ -73,26 +75,6 @@ def _export_run(
         "dtype": arguments.dtype,
     }
     export(experiment, params, workdir, out, about, arguments, sampler)
-
-
-def _check_stages(
-    base: configs.Experiment,
-    upsampler: configs.Experiment,
-    arguments: argparse.Namespace,
-) -> None:
-    """That the second run enlarges what the first one makes.
-
-    Raises:
-      ValueError: it does not; tells both sizes.
-    """
-    model, low = base.model, upsampler.training.low_resolution
-    made = (model.frames, model.height, model.width)
-    if base.model.is_upsampler or (upsampler.model.frames, *low) != made:
-        raise ValueError(
-            f"--cascade={arguments.cascade} enlarges clips of frames, height and width "
-            f"{(upsampler.model.frames, *low)}, and --workdir={arguments.workdir} "
-            f"makes {made}; use a first stage and an upsampler of its clips."
-        )
 
 
 def check(arguments: argparse.Namespace) -> None:
