@@ -13,8 +13,7 @@ import pytest
 from helpers import by_name, kept_plan, kept_steps, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import memory
-from snapvideo_jax.bench import Program, models, parts
+from snapvideo_jax.bench import models, parts
 from snapvideo_jax.describe import describe
 from snapvideo_jax.plan import Target
 from snapvideo_jax.plan.estimate import Choice, Estimator
@@ -330,16 +329,3 @@ def test_the_work_of_a_plan_is_printed_by_part():
         "2",
         "3.00",
     ]
-
-
-def test_a_program_that_the_machine_would_be_too_small_for_is_not_run(monkeypatch):
-    product = jax.jit(lambda x: jnp.sin(x @ x) @ x)
-    compiled = product.lower(jnp.ones((256, 256))).compile()
-    program = Program(lambda: None, compiled, 0.0, 1, 0.0)
-    free = memory.available()
-    assert free is None or free > 1e6
-    assert models._refusal(program) is None
-    monkeypatch.setattr(memory, "available", lambda: 1000)
-    assert "does not fit: 0.0 GB, 0.0 are free" in models._refusal(program)
-    monkeypatch.setattr(memory, "available", lambda: None)
-    assert models._refusal(program) is None

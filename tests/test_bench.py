@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import TINY_CONFIG
 
-from snapvideo_jax import parts
+from snapvideo_jax import memory, parts
 from snapvideo_jax.bench import (
     Program,
     Times,
@@ -232,6 +232,14 @@ def test_a_batch_that_does_not_fit_says_what_to_change(bench, monkeypatch):
     code, out, err = bench("--config", TINY_CONFIG)
     assert (code, out) == (2, "")
     assert "batch of 8 does not fit" in err and "videos_per_batch" in err
+
+
+def test_a_program_that_would_be_killed_for_its_memory_is_not_run(bench, monkeypatch):
+    """A CPU's memory runs out with no error."""
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    code, out, err = bench("--config", TINY_CONFIG)
+    assert (code, out) == (2, "")
+    assert "does not fit" in err and "0.0 are free" in err and "videos_per_batch" in err
 
 
 def test_other_errors_of_a_device_are_not_taken_for_a_lack_of_memory(

@@ -14,11 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import memory, shipped
+from snapvideo_jax import shipped
 from snapvideo_jax.bench import parts
 from snapvideo_jax.bench.measure import interleaved
 from snapvideo_jax.bench.parts import RIVALS
-from snapvideo_jax.bench.programs import PROGRAMS, Program
+from snapvideo_jax.bench.programs import PROGRAMS
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.options import check_least
 from snapvideo_jax.plan import Question, Target, cached
 from snapvideo_jax.plan.golden import GOLDENS
@@ -128,14 +129,12 @@ def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, 
             logger.info("Compiling the %s of %s.", program_name, name)
             try:
                 program = PROGRAMS[program_name](experiment, mesh)
-                if refusal := _refusal(program):
-                    rows[name][use] = {"refusal": refusal}
-                    continue
                 jax.block_until_ready(program.call())
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                rows[name][use] = {"refusal": "does not fit beside the others"}
+                reason = f"does not fit beside the others ({first_line(error)})"
+                rows[name][use] = {"refusal": reason}
                 continue
             calls[name, use] = program.call
             costs = program.compiled.cost_analysis() or {}
@@ -167,21 +166,6 @@ def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, 
         "runs": steps,
         "models": rows,
     }
-
-
-def _refusal(program: Program) -> str | None:
-    """Why a program cannot run here, where the machine would kill it for its memory.
-
-    A CPU's memory runs out with no error that could be caught.
-    """
-    if jax.default_backend() != "cpu":
-        return None
-    memory.give_back()
-    free = memory.available()
-    needed = program.compiled.memory_analysis().temp_size_in_bytes
-    if free is None or needed < free:
-        return None
-    return f"does not fit: {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free"
 
 
 def forecast(name: str, target: Target) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import sample
+from snapvideo_jax import memory, sample
 from snapvideo_jax.flops import flops_forward, flops_per_sample
 from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.layout import checked_shardings
@@ -160,7 +160,20 @@ def _initial(experiment, places, part: str | None = None):
 
 
 def _compile(jitted, *arguments):
-    """A program for these arguments, and the seconds that compiling it took."""
+    """A program for these arguments, and the seconds that compiling it took.
+
+    Raises:
+      JaxRuntimeError: the host has less memory left than the program needs; a CPU does
+        not tell so, its process is killed.
+    """
     began = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()
-    return compiled, time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    if jax.default_backend() == "cpu":
+        memory.give_back()
+        free, needed = memory.available(), compiled.memory_analysis().temp_size_in_bytes
+        if free is not None and needed >= free:
+            raise jax.errors.JaxRuntimeError(
+                f"RESOURCE_EXHAUSTED: {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free"
+            )
+    return compiled, seconds
