@@ -1,11 +1,13 @@
 """Videos of 64 frames in two levels of the hierarchy, made by the demo model.
 
-    python benchmarks/long_video.py --workdir runs/demo --out OUT
+    python benchmarks/long_video.py --workdir runs/demo-long --out OUT
 
-16 held-out prompts are extended as `snapvideo extend --rates 4,24` does, and judged by
-arithmetic. The demo learns rates of 3.6 to 6 frames a second; to fill in at 24 it is
-best trained with `--config.data.max_fps=0`, the clips' own. A higher rate keeps a video
-of 64 frames near the 2 seconds that its motions last.
+16 held-out prompts, all of slow motion, are extended as `snapvideo extend --rates 8,24
+--overlap 3` does, and judged by arithmetic. The demo learns rates of 3.6 to 6 frames a
+second, at which a clip is as long as its motion and nothing goes on from its end;
+`configs/demo_long.py` learns those that are asked for here. 64 frames at 24 take 2.7
+seconds: slow shapes, which cross 0.3 sides in the 2 seconds that clips show of them,
+have room to go on, fast ones have none.
 
 Bars, each in at least 80% of the videos: colour and shape are the same in every 8
 frames; the track of the object's centre is continuous, its largest jump under twice the
@@ -79,14 +81,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="for a sheet")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--count", type=int, default=16, help="prompts: 16")
-    parser.add_argument("--rates", default="4,24", help="two levels: 4,24")
+    parser.add_argument("--rates", default="8,24", help="two levels: 8,24")
+    parser.add_argument("--overlap", type=int, default=3, help="see snapvideo extend")
     parser.add_argument("--products", type=int, default=2, help="see snapvideo extend")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns: 3")
     arguments = parser.parse_args()
     experiment, params, _, mesh = sample.load(Path(arguments.workdir))
     model, rates = experiment.model, numbers(arguments.rates)
     check_rates(rates, model.frames)
-    prompts = [prompt for prompt, _ in held_out_prompts(arguments.count)]
+    triples = [triple for _, triple in held_out_prompts(arguments.count)]
+    prompts = [
+        f"a {colour} {shape} moving {way} slowly" for colour, shape, way in triples
+    ]
     guided = Reconstruction(products=arguments.products)
     generator = Generator(experiment, experiment.sampler, mesh, reconstruction=guided)
     request = Request(
@@ -98,7 +104,7 @@ def main() -> None:
         resolution=sample.resolution_of(experiment),
     )
     plans = {
-        frames: windows(frames, rates, model.frames)
+        frames: windows(frames, rates, model.frames, overlap=arguments.overlap)
         for frames in (arguments.frames // SHORT, arguments.frames)
     }
     calls = {
@@ -107,7 +113,8 @@ def main() -> None:
     }
     times = interleaved(calls, arguments.repeats, warm_up=1)
     video = calls[arguments.frames]()[:, : arguments.frames]
-    scenes = [sample_scene(1, number, "test") for number in range(arguments.count)]
+    scenes = [sample_scene(1, number, "test") for number in range(4 * arguments.count)]
+    scenes = [scene for scene in scenes if scene.speed == "slowly"]
     most = min(arguments.frames, int(DURATION * rates[-1]) + 1)
     real = [render(scene, most, rates[-1], model.width) for scene in scenes]
     print("| prompt | colour and shape | largest jump by the median |")

@@ -36,6 +36,8 @@ DOCUMENTED = [
     "demo.py",
     "demo.py:quick",
     "demo.py:quick=True",
+    "demo_long.py",
+    "demo_long.py:quick",
     "demo_upsampler.py",
     "demo_upsampler.py:quick",
     "clips.py",

@@ -45,6 +45,7 @@ CONFIGS = [
     "dit.py:match=parameters",
     "dit.py:match=flops",
     "demo.py",
+    "demo_long.py",
     "demo_upsampler.py",
     "clips.py",
     "clips.py:subset=8",
