@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from einops import rearrange
 
 from snapvideo_jax.models import layers
+from snapvideo_jax.models.remat import REMAT
 
 
 def normal(seed, *shape):
@@ -220,3 +222,16 @@ def test_sinusoids_have_geometric_periods_from_the_shortest_to_the_longest():
     angle = 2 * np.pi * value[:, None] / np.array([[0.1, 1.0, 10.0]])
     expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("remat, made", [("layer", 8), ("dots", 6), ("latent_dots", 6)])
+def test_a_backward_pass_that_keeps_products_makes_none_again(remat, made):
+    """Two products are six with their gradients."""
+
+    def loss(tokens, first, second):
+        hidden = nn.gelu(layers.product(tokens, first))
+        return jnp.sum(jnp.sin(layers.product(hidden, second)))
+
+    gradient = jax.grad(jax.checkpoint(loss, policy=REMAT[remat]), argnums=(0, 1, 2))
+    shapes = jnp.ones((5, 3)), jnp.ones((3, 4)), jnp.ones((4, 2))
+    assert str(jax.make_jaxpr(gradient)(*shapes)).count("dot_general[") == made

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax.typing import Initializer
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Key
 
 from snapvideo_jax.models.attention import Kernels, attend, folded, suits_folding
+from snapvideo_jax.models.remat import PRODUCT
 from snapvideo_jax.sharding import constrain, gathered
 
 KERNEL_INIT = nn.initializers.lecun_normal()
@@ -24,20 +26,25 @@ def param_init(init, *axes: str | None):
     return nn.with_logical_partitioning(init, axes)
 
 
-@jax.custom_vjp
 def product(
     tokens: Float[Array, "*b i"], kernel: Float[Array, "i o"]
 ) -> Float[Array, "*b o"]:
     """``tokens @ kernel``; of its gradient the narrower operand is the one turned.
 
     XLA on CPUs writes the turned one out, and makes again what it comes from, as GELU
-    and dropout. Left to itself it turns what comes from the output.
+    and dropout. Left to itself it turns what comes from the output. Policies of remat
+    do not see a product with a gradient of its own, so it has a name for them.
     """
+    return checkpoint_name(_product(tokens, kernel), PRODUCT)
+
+
+@jax.custom_vjp
+def _product(tokens, kernel):
     return jnp.einsum("...i,io->...o", tokens, kernel)
 
 
 def _product_forward(tokens, kernel):
-    return product(tokens, kernel), (tokens, kernel)
+    return _product(tokens, kernel), (tokens, kernel)
 
 
 def _product_backward(kept, gradient):
@@ -48,7 +55,7 @@ def _product_backward(kept, gradient):
     return to_tokens, jnp.einsum("...o,...i->oi", gradient, tokens).T
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):

@@ -7,7 +7,7 @@ from snapvideo_jax.models.attention import KEPT
 DTYPES = ("float32", "bfloat16")
 """What a network may be computed in."""
 PRODUCT = "product"
-"""Name of what a convolution or a projection of a U-Net gives."""
+"""Name of what a product with a kernel gives, or a convolution."""
 
 _DOTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

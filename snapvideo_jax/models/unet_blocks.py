@@ -230,7 +230,6 @@ class TextAttention(nn.Module):
         def project(tokens, name, places):
             given = tokens.shape[-1]
             made = linear(given, width, ("embed", "heads"), self.dtype, name)(tokens)
-            made = checkpoint_name(made, PRODUCT)
             made = rearrange(made, "... (a v) -> ... a v", a=heads)
             return constrain(made, *places, "heads", None)
 
