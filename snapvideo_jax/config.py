@@ -24,6 +24,7 @@ from snapvideo_jax import shipped
 from snapvideo_jax.construct import construct, unknown
 from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Guidance, Sampler
+from snapvideo_jax.ending import first_line
 from snapvideo_jax.models import MODELS, Network
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.run_config import Run
@@ -224,7 +225,7 @@ def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
     try:
         rest = values(line)
     except (flags.Error, TypeError, ValueError) as error:
-        raise ValueError(_first_line(error)) from None
+        raise ValueError(first_line(error)) from None
     if rest[1:]:
         raise ValueError(f"Unknown argument {rest[1]!r}; see --help.")
     return values.config
@@ -427,8 +428,3 @@ def _flag(text: str) -> bool:
     if text.lower() in ("false", "0"):
         return False
     raise ValueError(text)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else str(error)
-    return text.strip().splitlines()[0]

@@ -16,6 +16,7 @@ from snapvideo_jax.bench import (
     command,
     interleaved,
     measure,
+    programs,
     traces,
 )
 from snapvideo_jax.plan import Target
@@ -236,7 +237,16 @@ def test_a_batch_that_does_not_fit_says_what_to_change(bench, monkeypatch):
 
 def test_a_program_that_would_be_killed_for_its_memory_is_not_run(bench, monkeypatch):
     """A CPU's memory runs out with no error."""
+    free = memory.available()
+    assert free is None or free > 1e6
+    product = jax.jit(lambda x: jnp.sin(x @ x) @ x)
+    square = jnp.ones((256, 256))
+    programs._compile(product, square)
+    monkeypatch.setattr(memory, "available", lambda: None)
+    programs._compile(product, square)
     monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="0.0 GB, 0.0 are free"):
+        programs._compile(product, square)
     code, out, err = bench("--config", TINY_CONFIG)
     assert (code, out) == (2, "")
     assert "does not fit" in err and "0.0 are free" in err and "videos_per_batch" in err
