@@ -13,7 +13,10 @@ DOCS = [  # mkdocs.yml
     "mkdocstrings[python]>=1.0.8,<2",
 ]
 NOTEBOOK = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]  # runs examples/*.ipynb
-BESIDE = {"snapvideo_jax.configs": "configs", "snapvideo_jax.plan.kept": "docs/plans"}
+BESIDE = {
+    "snapvideo_jax.configs": "configs",
+    "snapvideo_jax.planning.kept": "docs/plans",
+}
 """Parts of the package that lie beside it in a checkout."""
 VERSION = re.search(
     r'^__version__ = "(.+)"$',
@@ -32,8 +35,8 @@ setup(
     ],
     package_dir=BESIDE,
     package_data={
-        "snapvideo_jax.pages": ["static/*"],
-        "snapvideo_jax.plan.kept": ["*.json"],
+        "snapvideo_jax.evaluation.pages": ["static/*"],
+        "snapvideo_jax.planning.kept": ["*.json"],
     },
     python_requires=">=3.11",
     install_requires=[

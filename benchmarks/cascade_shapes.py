@@ -22,17 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.data.judge import judge
 from snapvideo_jax.data.records import encode_mp4
-from snapvideo_jax.data.shapes import (
+from snapvideo_jax.data.shapes.dataset import (
     FPS,
     caption,
     held_out_prompts,
     render,
     sample_scene,
 )
-from snapvideo_jax.judge import FIELDS
-from snapvideo_jax.outputs import read_clip
+from snapvideo_jax.data.shapes.judge import judge
+from snapvideo_jax.evaluation.shapes import FIELDS
+from snapvideo_jax.sampling.outputs import read_clip
 
 DECIBELS, SHARE = 2.0, 0.8
 

@@ -22,9 +22,12 @@ from matplotlib import pyplot  # noqa: E402
 from torch_parity import narrow_config  # noqa: E402
 
 from snapvideo_jax import config as configs  # noqa: E402
-from snapvideo_jax.bench import PROGRAMS, interleaved  # noqa: E402
-from snapvideo_jax.flops import flops_forward  # noqa: E402
-from snapvideo_jax.sharding import make_mesh  # noqa: E402
+from snapvideo_jax.models.flops import flops_forward  # noqa: E402
+from snapvideo_jax.parallel.sharding import make_mesh  # noqa: E402
+from snapvideo_jax.planning.bench import (
+    PROGRAMS,
+    interleaved,  # noqa: E402
+)
 
 FRAMES, LATENTS, BLOCKS = 16, 512, 2
 PATCHES_A_FRAME = 160

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.records import encode_mp4
-from snapvideo_jax.data.video import UnusableClip, decode_at, probe
+from snapvideo_jax.data.video import decode_at, probe
 
 HEIGHT, WIDTH, FRAMES = 36, 64, 16
 SOURCES = ((144, 256), (288, 512))

@@ -25,9 +25,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.data.transforms import frame_times
-from snapvideo_jax.data.video import Clip, UnusableClip
+from snapvideo_jax.data.video import Clip
 
 COVER, FRAMES = (36, 64), 16
 SECONDS = 5.0

@@ -35,12 +35,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (  # noqa: E402
 )
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-from snapvideo_jax.chips import CHIPS  # noqa: E402
-from snapvideo_jax.forecast import (  # noqa: E402
-    CALIBRATIONS,
-    forecast,
-    splash_kernels,
-)
+from snapvideo_jax.parallel.chips import CHIPS  # noqa: E402
+from snapvideo_jax.planning.forecast import CALIBRATIONS, forecast, splash_kernels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,19 +22,20 @@ from pathlib import Path
 
 import numpy as np
 
-from snapvideo_jax import extend, media, sample
-from snapvideo_jax.bench import interleaved
-from snapvideo_jax.data.judge import judge, track
-from snapvideo_jax.data.shapes import (
+from snapvideo_jax.data.shapes.dataset import (
     DURATION,
     held_out_prompts,
     render,
     sample_scene,
 )
+from snapvideo_jax.data.shapes.judge import judge, track
 from snapvideo_jax.diffusion import Reconstruction
-from snapvideo_jax.diffusion.hierarchy import check_rates, windows
-from snapvideo_jax.generate import Generator, Request
-from snapvideo_jax.options import numbers
+from snapvideo_jax.diffusion.windows import check_rates, windows
+from snapvideo_jax.io import media
+from snapvideo_jax.io.options import numbers
+from snapvideo_jax.planning.bench import interleaved
+from snapvideo_jax.sampling import loading, long_video, options
+from snapvideo_jax.sampling.generator import Generator, Request
 
 SHARE, TIMES, JUMP = 0.8, 4.5, 2.0
 PART = 8
@@ -45,9 +46,9 @@ SHORT = 4
 
 def made(generator, params, request: Request, plan, model) -> np.ndarray:
     """Videos, clip by clip."""
-    video = extend.begun(model, plan, {}, len(request.numbers))
+    video = long_video.begun(model, plan, {}, len(request.numbers))
     for place, window in enumerate(plan):
-        part = extend.made_in(generator, params, request, window, place, video)
+        part = long_video.made_in(generator, params, request, window, place, video)
         video[:, list(window.made)] = part
     return video
 
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=2, help="see snapvideo extend")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns: 3")
     arguments = parser.parse_args()
-    experiment, params, _, mesh = sample.load(Path(arguments.workdir))
+    experiment, params, _, mesh = loading.load(Path(arguments.workdir))
     model, rates = experiment.model, numbers(arguments.rates)
     check_rates(rates, model.frames)
     triples = [triple for _, triple in held_out_prompts(arguments.count)]
@@ -101,7 +102,7 @@ def main() -> None:
         seed=0,
         guidance=experiment.sheets.guidance,
         fps=rates[-1],
-        resolution=sample.resolution_of(experiment),
+        resolution=options.resolution_of(experiment),
     )
     plans = {
         frames: windows(frames, rates, model.frames, overlap=arguments.overlap)

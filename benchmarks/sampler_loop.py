@@ -18,8 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import sample
-from snapvideo_jax.bench import interleaved
 from snapvideo_jax.diffusion import (
     SOLVERS,
     Stepwise,
@@ -28,11 +26,14 @@ from snapvideo_jax.diffusion import (
     sigma_schedule,
     with_guidance,
 )
+from snapvideo_jax.diffusion.noise import sample_keys
 from snapvideo_jax.diffusion.solvers import Step
-from snapvideo_jax.generate import Generator, Request, as_bytes
-from snapvideo_jax.plan import work
-from snapvideo_jax.sharding import batch_sharding, laid_out
-from snapvideo_jax.step import make_denoise, sample_keys
+from snapvideo_jax.parallel.sharding import batch_sharding, laid_out
+from snapvideo_jax.planning import programs
+from snapvideo_jax.planning.bench import interleaved
+from snapvideo_jax.sampling import loading, options
+from snapvideo_jax.sampling.generator import Generator, Request, as_bytes
+from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import Context
 
 RATIO, GROWTH = 1.5, 1.01
@@ -98,7 +99,9 @@ def looped(experiment, params, mesh, request: Request):
 def memory(experiment, mesh, steps: int, clips: int) -> int:
     """Bytes that the compiled sampler needs beside its arguments and results."""
     sampler = dataclasses.replace(experiment.sampler, steps=steps)
-    asked = work.sampler(dataclasses.replace(experiment, sampler=sampler), mesh, clips)
+    asked = programs.sampler(
+        dataclasses.replace(experiment, sampler=sampler), mesh, clips
+    )
     compiled = asked.jitted.lower(*asked.arguments, **asked.options).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
@@ -110,7 +113,7 @@ def main() -> None:
     parser.add_argument("--memory_steps", type=int, nargs="+", default=[8, 32, 256])
     parser.add_argument("--repeats", type=int, default=5, help="counted turns: 5")
     arguments = parser.parse_args()
-    experiment, params, _, mesh = sample.load(Path(arguments.workdir))
+    experiment, params, _, mesh = loading.load(Path(arguments.workdir))
     sheets = experiment.sheets
     print("| clips at once | loop, clips/s | jitted, clips/s | ratio | apart |")
     print("|---|---|---|---|---|")
@@ -123,7 +126,7 @@ def main() -> None:
             seed=0,
             guidance=sheets.guidance,
             fps=sheets.fps,
-            resolution=sample.resolution_of(experiment),
+            resolution=options.resolution_of(experiment),
         )
         calls = {
             "loop": looped(experiment, params, mesh, request),

@@ -2,8 +2,8 @@
 
     python benchmarks/save_memory.py --saves 200 --megabytes 200 --out FOLDER
 
-Saves a state of the given size again and again as training does, through
-`snapvideo_jax.checkpoint.Checkpoints`, each time with other values, and prints the
+Saves a state of the given size again and again as training does, through `Checkpoints`
+of `snapvideo_jax.training.checkpoints`, each time with other values, and prints the
 resident memory after every tenth save, once it is on the disk. The last line is the
 largest growth after the tenth save, as a share of the memory then.
 """
@@ -18,8 +18,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.step import TrainState
+from snapvideo_jax.state import TrainState
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 LEAVES = 40
 """Arrays the state is divided into, about as many as a small network has."""

@@ -36,9 +36,7 @@ from einops import rearrange
 from flax.serialization import from_bytes, to_bytes
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, sample
-from snapvideo_jax.data.judge import judge
-from snapvideo_jax.data.shapes import (
+from snapvideo_jax.data.shapes.dataset import (
     COLOURS,
     DIRECTIONS,
     SHAPES,
@@ -46,11 +44,14 @@ from snapvideo_jax.data.shapes import (
     render,
     sample_scene,
 )
-from snapvideo_jax.evaluate.frechet import frechet_distance
-from snapvideo_jax.evaluate.stats import Moments
-from snapvideo_jax.files import write_whole
-from snapvideo_jax.generate import Generator, chunks
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.data.shapes.judge import judge
+from snapvideo_jax.evaluation.frechet import frechet_distance
+from snapvideo_jax.evaluation.stats import Moments
+from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.parallel import processes
+from snapvideo_jax.sampling import loading
+from snapvideo_jax.sampling.generator import Generator, chunks
+from snapvideo_jax.state import abstract_state
 from snapvideo_jax.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +172,7 @@ def finished(row: str, seed: int, arguments, network) -> dict[str, Any]:
 
 def sampled(workdir: Path, count: int, guidance: float):
     """Clips of held-out prompts, and what each of them should show."""
-    experiment, params, _, mesh = sample.load(workdir)
+    experiment, params, _, mesh = loading.load(workdir)
     asked = held_out_prompts(count)
     generator = Generator(experiment, experiment.sampler, mesh)
     settings = dict(seed=0, guidance=guidance, fps=FPS, resolution=(64, 64))
@@ -384,7 +385,7 @@ def main() -> None:
     log = logging.getLogger("snapvideo_jax")
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
-    distributed.keep_compiled(arguments.out)
+    processes.keep_compiled(arguments.out)
     network = reader(arguments.out / "reader.msgpack")
     for seed in map(int, arguments.seeds.split(",")):
         for row in rows:

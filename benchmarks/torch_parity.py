@@ -24,9 +24,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # PyTorch's threads would else keep the cores busy while it is the other one's turn.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from snapvideo_jax import memory  # noqa: E402
+from snapvideo_jax.parallel import host_memory  # noqa: E402
 
-memory.keep_pages()  # before there is any thread
+host_memory.keep_pages()  # before there is any thread
 
 import flax.linen as nn  # noqa: E402  (reads the environment above)
 import jax  # noqa: E402
@@ -37,18 +37,21 @@ from ml_collections import ConfigDict  # noqa: E402
 from torch_fit import TorchFIT, load  # noqa: E402
 
 from snapvideo_jax import config as configs  # noqa: E402
-from snapvideo_jax.bench import (  # noqa: E402
+from snapvideo_jax.diffusion import EDM  # noqa: E402
+from snapvideo_jax.models.flops import (  # noqa: E402
+    flops_forward,
+    flops_per_sample,
+)
+from snapvideo_jax.optim import Optimizer  # noqa: E402
+from snapvideo_jax.parallel.sharding import make_mesh  # noqa: E402
+from snapvideo_jax.planning.bench import (  # noqa: E402
     PROGRAMS,
     Times,
     interleaved,
     synthetic_batch,
 )
-from snapvideo_jax.diffusion import EDM  # noqa: E402
-from snapvideo_jax.flops import flops_forward, flops_per_sample  # noqa: E402
-from snapvideo_jax.optim import Optimizer  # noqa: E402
-from snapvideo_jax.sharding import make_mesh  # noqa: E402
-from snapvideo_jax.states import abstract_state  # noqa: E402
-from snapvideo_jax.step import context_of  # noqa: E402
+from snapvideo_jax.state import abstract_state  # noqa: E402
+from snapvideo_jax.types import context_of  # noqa: E402
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TOLERANCE = 1e-4

@@ -12,7 +12,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.data import DataConfig
 from snapvideo_jax.diffusion import EDM, Guidance, Sampler
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.sharding import MeshConfig
+from snapvideo_jax.parallel.sharding import MeshConfig
 from snapvideo_jax.step import Training
 
 

@@ -13,7 +13,7 @@ U-Nets' optimizer, Adam. Not yet run at full size.
 import unet
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.sharding import MeshConfig
+from snapvideo_jax.parallel.sharding import MeshConfig
 
 SIZES = {
     "parameters": dict(patch_width=1024, blocks=22),

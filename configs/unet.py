@@ -13,7 +13,7 @@ import fit
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.sharding import MeshConfig
+from snapvideo_jax.parallel.sharding import MeshConfig
 
 # Tab. 7.
 SIZES = {

@@ -8,31 +8,32 @@ import sys
 import absl.logging
 from absl import flags
 
-from snapvideo_jax import __version__, memory
-from snapvideo_jax.cli import (
+from snapvideo_jax import __version__
+from snapvideo_jax.cli.parsers import (
+    evaluating,
     exporting,
-    metrics,
     pages,
     planning,
     preparing,
     protocols,
-    running,
     sampling,
     scaling,
+    training,
 )
+from snapvideo_jax.parallel import host_memory
 
 TAKE_OVERRIDES = (
     *("train", "ema", "replay", "rehearse", "import"),
     *("plan", "bench", "encode_text", "prepare", "scaling"),
 )
 """Verbs whose further arguments change fields of --config."""
-ELSEWHERE = {"verify": "export.verify", "import": "export.importing"}
+ELSEWHERE = {"import": "import_bundle"}
 """Modules of verbs that have another name."""
 
 
 def main() -> None:
     """Parses the command line and calls the verb."""
-    memory.keep_pages()
+    host_memory.keep_pages()
     _log_to_stderr()
     arguments, rest = _parser().parse_known_args()
     arguments.overrides = rest
@@ -44,7 +45,7 @@ def main() -> None:
         raise SystemExit(2)
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
     name = ELSEWHERE.get(arguments.verb, arguments.verb)
-    importlib.import_module(f"snapvideo_jax.{name}").run(arguments)
+    importlib.import_module(f"snapvideo_jax.cli.verbs.{name}").run(arguments)
 
 
 def _log_to_stderr() -> None:
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for group in (
-        *(running, sampling, exporting, planning, preparing),
-        *(metrics, protocols, scaling, pages),
+        *(training, sampling, exporting, planning, preparing),
+        *(evaluating, protocols, scaling, pages),
     ):
         group.add_verbs(verbs)
     return parser

@@ -6,12 +6,15 @@ beside it are those of arXiv 2312.02696 (`profiles`).
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from snapvideo_jax import profiles
+WIDEST = 12**-0.5
+"""The width of a plain mean; a profile above it would weigh the beginning most."""
+
 
 OPTIMIZERS = ("lamb", "adam", "muon")
 ON_BAD_STEP = ("stop", "skip")
@@ -121,7 +124,7 @@ class Optimizer:
         """
         averages = []
         for width, power in zip(self.ema_widths, powers, strict=True):
-            exponent = profiles.gamma(width) + 1
+            exponent = gamma(width) + 1
             weight = -jnp.expm1(exponent * jnp.log1p(-1 / step.astype(jnp.float32)))
             averages.append(
                 jax.tree.map(lambda old, new: old + weight * (new - old), power, params)  # noqa: B023
@@ -148,7 +151,7 @@ class Optimizer:
     def _check_averages(self) -> None:
         named = f"optimizer.ema_widths={self.ema_widths}"
         for width in self.ema_widths:
-            profiles.check_width(width, named)
+            check_width(width, named)
         if len(set(self.ema_widths)) < len(self.ema_widths):
             raise ValueError(f"{named} has a width twice; use each once.")
         if self.ema_widths and self.ema_snapshot_steps < 1:
@@ -240,3 +243,42 @@ def orthogonalize(iterations: int = 5) -> optax.GradientTransformation:
 
 def _name(key) -> str:
     return str(getattr(key, "key", getattr(key, "name", key)))
+
+
+def gamma(width: float) -> float:
+    """The exponent of a profile of this width.
+
+    ``width^2 (gamma + 2)^2 (gamma + 3) = gamma + 1`` is a cubic of three real roots,
+    of which the largest is above 0; by Viete's formula. [Sec. 3.1]
+
+    Args:
+      width: above 0 and below `WIDEST`.
+
+    Raises:
+      ValueError: it is not.
+    """
+    check_width(width, "The width")
+    # gamma = x - 7/3 turns gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s, s = width^-2,
+    # into x^3 + p x + q.
+    p = -1 / 3 - width**-2
+    q = 2 / 27 + width**-2 * 4 / 3
+    angle = math.acos(3 * q / (2 * p) * math.sqrt(-3 / p)) / 3
+    return 2 * math.sqrt(-p / 3) * math.cos(angle) - 7 / 3
+
+
+def width(gamma: float) -> float:
+    """The width of a profile: the deviation of a Beta(gamma + 1, 1) variable."""
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
+
+
+def check_width(value: float, name: str) -> None:
+    """Refuses what is the width of no profile that grows.
+
+    Raises:
+      ValueError: it is not above 0 and below `WIDEST`.
+    """
+    if not 0 < value < WIDEST:
+        raise ValueError(
+            f"{name}: {value} is the width of no power-function average; use more than "
+            f"0 and less than {WIDEST:.4f}, such as 0.05 and 0.1."
+        )

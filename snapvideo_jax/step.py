@@ -7,59 +7,33 @@ the same loss on any mesh.
 
 import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from snapvideo_jax.diffusion import EDM, Denoise
-from snapvideo_jax.diffusion.cascade import corrupted, shrink
 from snapvideo_jax.diffusion.edm import broadcast
+from snapvideo_jax.diffusion.low_resolution import corrupted, shrink
+from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.sharding import (
+from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     constrain,
     devices_along,
     laid_out,
 )
-from snapvideo_jax.types import Batch, Context, Keys
-from snapvideo_jax.update import updated
+from snapvideo_jax.state import Params, TrainState, updated
+from snapvideo_jax.types import CLIP_AXES, Batch, Context, context_of, pixels
 
-Params = Any
-CLIP_AXES = ("batch", None, "rows", None, None)
-"""Logical axes of a clip, ``b t h w c``."""
 NOISE, SIGMA, LABEL, LOW_NOISE, LOW_LEVEL = range(5)
 """Purposes a sample's key is split for."""
 BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
 """Noise levels that separate the bins the loss is reported in."""
 METRICS = ("loss", "grad_norm", "median_norm", "verdict", "loss_sum", "loss_count")
 """Metrics of a step that are of the whole batch."""
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a run is made of, beside its data position, which is the step.
-
-    Leaves are arrays, or their shapes or shardings.
-
-    Attributes:
-      step: updates that were made or skipped.
-      ema: average of the parameters by half-life.
-      powers: power-function averages, one for each of ``optimizer.ema_widths``.
-      norms: of the gradients of the last ``optimizer.spike_window`` steps.
-    """
-
-    step: Any
-    params: Params
-    opt_state: Any
-    ema: Params
-    powers: Any = ()
-    norms: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,44 +85,6 @@ class Training:
     def self_conditioned_share(self) -> float:
         """The share that a period of whole samples comes to."""
         return self.self_conditioned / self.self_conditioning_period
-
-
-def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainState:
-    """A fresh state, its parameters boxed with their logical axes."""
-    context = context_of(batch, jnp.zeros(batch["sample"].shape, bool))
-    first = jax.tree.map(lambda leaf: leaf[:1], context)
-    clip = jnp.zeros((1, model.frames, model.height, model.width, model.out_channels))
-    if model.is_upsampler:
-        first = first.replace(low_resolution=clip, low_resolution_noise=jnp.zeros(1))
-    params = model.init(key, clip, jnp.zeros(1), first, model.no_latents(1))["params"]
-    plain = nn.unbox(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=_boxed_like(params, optimizer.transform().init(plain)),
-        ema=jax.tree.map(jnp.copy, params),
-        powers=tuple(jax.tree.map(jnp.copy, params) for _ in optimizer.ema_widths),
-        norms=jnp.zeros(optimizer.spike_window),
-    )
-
-
-def _boxed_like(params, opt_state):
-    """The optimizer's state, each array with the axes of the parameter it is of."""
-    boxes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_box)
-    names = {jax.tree_util.keystr(path): box.names for path, box in boxes}
-
-    def box(path, leaf):
-        for start in range(len(path)):
-            found = names.get(jax.tree_util.keystr(path[start:]))
-            if found is not None:
-                return nn.LogicallyPartitioned(leaf, found)
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(box, opt_state)
-
-
-def _is_box(leaf) -> bool:
-    return isinstance(leaf, nn.LogicallyPartitioned)
 
 
 def train_step(
@@ -350,32 +286,6 @@ def make_denoise(model, params: Params, edm: EDM, context: Context) -> Denoise:
         return edm.denoised(x, output, sigma), carry
 
     return denoise
-
-
-def pixels(video: Array) -> Float[Array, "b t h w c"]:
-    """0..255 to -1..1."""
-    return video.astype(jnp.float32) / 127.5 - 1
-
-
-def context_of(batch: Batch, drop_text: Array) -> Context:
-    """The context of a batch, its text dropped where asked."""
-    fields = ("text", "text_mask", "frame_interval", "resolution")
-    return Context(**{name: batch[name] for name in fields}, drop_text=drop_text)
-
-
-def sample_keys(key: Array, sample: Array) -> Keys:
-    """The key of each sample, by its position in the global sequence."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, sample)
-
-
-def purpose(keys: Keys, number: int) -> Keys:
-    """Keys for one use of each sample's key."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-
-
-def normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "b *s"]:
-    """Standard normal noise of ``shape`` for every key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def _kinds(edm, batch, training):

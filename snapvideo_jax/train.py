@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,20 +12,14 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed, transplant
-from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data import make_joint_source, seek, split_dataset
-from snapvideo_jax.data.skipped import gather, list_of
-from snapvideo_jax.describe import describe, print_description
-from snapvideo_jax.ending import Ending, Preempted, SaveFailed, is_full
-from snapvideo_jax.feed import Feed
-from snapvideo_jax.files import forget_passing, write_whole
-from snapvideo_jax.goodput import Goodput, process_seconds
-from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.ledger import Ledger
-from snapvideo_jax.metrics import progress
-from snapvideo_jax.preemption import Stop
-from snapvideo_jax.sharding import (
+from snapvideo_jax.data.unusable import gather, list_of
+from snapvideo_jax.io.errors import Preempted
+from snapvideo_jax.io.files import forget_passing, write_whole
+from snapvideo_jax.io.progress import progress
+from snapvideo_jax.parallel import coordinator
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     local_rows,
     make_mesh,
@@ -34,11 +27,18 @@ from snapvideo_jax.sharding import (
     put_batch,
     put_key,
 )
-from snapvideo_jax.snapshots import Snapshots
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.sampling.sheets import SheetSampler
+from snapvideo_jax.state import abstract_state
 from snapvideo_jax.step import jit_train_step
-from snapvideo_jax.watch import Watch
-from snapvideo_jax.watchdog import Watchdog
+from snapvideo_jax.training.checkpoints import warm_start
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.checkpoints.ema_snapshots import Snapshots
+from snapvideo_jax.training.goodput import Goodput
+from snapvideo_jax.training.ledger import Ledger
+from snapvideo_jax.training.monitor import Monitor
+from snapvideo_jax.training.preemption import Stop
+from snapvideo_jax.training.prefetch import Feed
+from snapvideo_jax.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def train(
     first = checkpoints.latest or 0
     last = experiment.optimizer.steps
     shared = "--workdir has to be a folder that all processes share"
-    distributed.agree("The newest checkpoint", str(first), shared)
+    coordinator.agree("The newest checkpoint", str(first), shared)
     keep_config(config, workdir, begun=begun, is_writer=is_writer)
     snapshots = Snapshots(experiment, workdir, first, is_writer)
     skipped_path = list_of(workdir, jax.process_index())
@@ -118,20 +118,29 @@ def train(
         snapshots.catch_up(first, state)
     else:
         with goodput.doing("compile"):
-            state = transplant.begin(experiment, mesh, places, workdir)
+            state = warm_start.begin(experiment, mesh, places, workdir)
         logger.info("Beginning %s at step 0.", workdir)
 
     # --- The step, compiled --------------------------------------------------------
     embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, places)
     key = put_key(experiment.seed, mesh)
-    watch = Watch(experiment, workdir, mesh, first, is_writer, joint, goodput)
+    monitor = Monitor(
+        experiment,
+        workdir,
+        mesh,
+        first,
+        is_writer,
+        joint,
+        goodput,
+        SheetSampler(experiment, mesh, workdir, is_writer),
+    )
     watchdog = Watchdog(
         run.stall_minutes, run.stall_compile_minutes, run.stall_ends, goodput
     )
     feed = Feed(iterator, stop)
     ledger = Ledger(workdir, experiment.data.batch, first, run.ledger_steps)
-    save = functools.partial(_save, checkpoints, snapshots, watch, ledger, goodput)
+    save = functools.partial(_save, checkpoints, snapshots, monitor, ledger, goodput)
 
     # --- The loop. A batch comes with the iterator's state after it, however far ahead
     # --- the iterator is; a state is saved only after its loss was looked at.
@@ -139,7 +148,7 @@ def train(
     done, ended = first, "finished"
     stop.begin(first, run.grace_seconds)
     goodput.started()
-    with closing(ledger), closing(watch), closing(watchdog), closing(feed):
+    with closing(ledger), closing(monitor), closing(watchdog), closing(feed):
         try:
             with _finished(checkpoints, snapshots, goodput):
                 for step in steps:
@@ -156,14 +165,14 @@ def train(
                     stop.compiled()
                     done = step + 1
                     ledger.add(done, rows, moved, metrics)
-                    watch.after_step(done, state, metrics)
+                    monitor.after_step(done, state, metrics)
                     watchdog.finished(done)
                     checkpoints.check_saves()
                     ending = done == last
                     if ending or checkpoints.due(done):
                         save(done, state, data_state, force=ending)
                     if snapshots.due(done):
-                        watch.check_finite()
+                        monitor.check_finite()
                         with goodput.doing("save"):
                             snapshots.save(done, state)
                 if first < done < last:
@@ -173,26 +182,26 @@ def train(
             raise
         finally:
             if done > first:
-                watch.ended(ended)
+                monitor.ended(ended)
     if ended != "finished":
         raise Preempted(
             f"Told to stop; step {done} is saved. The same command goes on."
         )
-    distributed.barrier("trained")
+    coordinator.barrier("trained")
     if is_writer:
         gather(workdir)
 
 
 def _save(
-    checkpoints, snapshots, watch, ledger, goodput, done: int, *kept, force: bool
+    checkpoints, snapshots, monitor, ledger, goodput, done: int, *kept, force: bool
 ) -> None:
     """Saves a state whose loss is finite."""
-    watch.check_finite()
+    monitor.check_finite()
     with goodput.doing("save"):
         ledger.flush()
         snapshots.wait()  # a run that resumes here makes none of them again
         checkpoints.save(done, *kept, force=force)
-    watch.saved(done)
+    monitor.saved(done)
 
 
 @contextmanager
@@ -225,63 +234,10 @@ def keep_config(
         gather(workdir, forget=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"
-    distributed.agree("The digest of the config", digest, same)
+    coordinator.agree("The digest of the config", digest, same)
     if not path.is_file():
         raise ValueError(
             f"{path}, which process 0 wrote, is not there for process "
             f"{jax.process_index()}; --workdir has to be a folder that all processes "
             "share."
         )
-
-
-def run(arguments) -> None:
-    """`snapvideo train`."""
-    with configs.user_errors():
-        if arguments.dry_run:
-            print_description(describe(_config(arguments)), arguments.json)
-            return
-        folder = arguments.workdir
-        try:
-            _train(arguments, folder)
-        except Preempted as error:
-            distributed.leave(error)  # at once, whatever the loader is waiting for
-        except Ending as error:
-            print(f"snapvideo: stopped: {error}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from error
-
-
-def _config(arguments) -> ConfigDict:
-    """The config that the command line names, or else that of the workdir.
-
-    Raises:
-      ValueError: it names none, or as `configs.load` and `configs.of_workdir`.
-    """
-    if arguments.config:
-        return configs.load(arguments.config, arguments.overrides)
-    if not arguments.workdir:
-        raise ValueError(
-            "--config is missing; give one, or the --workdir of a run that was begun."
-        )
-    return configs.of_workdir(Path(arguments.workdir), arguments.overrides)
-
-
-def _train(arguments, folder: str | None) -> None:
-    goodput = Goodput(process_seconds())
-    with (
-        Stop().listening() as stop,
-        distributed.processes(vars(arguments), folder, always_log=True),
-        stop.joined(),
-    ):
-        config = _config(arguments)
-        if not folder:
-            raise ValueError("--workdir is missing; the run is kept there.")
-        distributed.keep_compiled(Path(folder))
-        try:
-            train(config, Path(folder), stop, goodput)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            raise SaveFailed(
-                f"The disk takes no more ({error}); the newest checkpoint stays. Make "
-                "room there, and start the same command again."
-            ) from error

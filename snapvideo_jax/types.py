@@ -17,7 +17,11 @@ a video of equal frames at infinite frame-rate, Sec. 3.3).
 from typing import TypedDict
 
 import flax.struct
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped, UInt, UInt8
+
+CLIP_AXES = ("batch", None, "rows", None, None)
+"""Logical axes of a clip, ``b t h w c``."""
 
 
 class Batch(TypedDict):
@@ -75,3 +79,14 @@ class Latents:
 
 Keys = Shaped[Array, "b"]
 """One PRNG key per sample (typed keys, ``jax.random.key``)."""
+
+
+def pixels(video: Array) -> Float[Array, "b t h w c"]:
+    """0..255 to -1..1."""
+    return video.astype(jnp.float32) / 127.5 - 1
+
+
+def context_of(batch: Batch, drop_text: Array) -> Context:
+    """The context of a batch, its text dropped where asked."""
+    fields = ("text", "text_mask", "frame_interval", "resolution")
+    return Context(**{name: batch[name] for name in fields}, drop_text=drop_text)

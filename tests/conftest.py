@@ -42,9 +42,9 @@ jax.monitoring.register_event_duration_secs_listener(
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
     """A small data set of moving shapes: its folder of files and records."""
-    from snapvideo_jax.data import shapes
+    from snapvideo_jax.data.shapes import dataset
 
-    return shapes.build(tmp_path_factory.mktemp("shapes"), videos=24, images=12)
+    return dataset.build(tmp_path_factory.mktemp("shapes"), videos=24, images=12)
 
 
 @pytest.fixture(scope="session")
@@ -106,11 +106,11 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def one_device(monkeypatch):
     """Makes the verbs that sample use one device, so that no batch is filled up."""
-    from snapvideo_jax import sample
-    from snapvideo_jax.sharding import MeshConfig, make_mesh
+    from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
+    from snapvideo_jax.sampling import loading
 
     mesh = make_mesh(MeshConfig(), batch=1, devices=jax.devices()[:1])
-    monkeypatch.setattr(sample, "make_mesh", lambda *_, **__: mesh)
+    monkeypatch.setattr(loading, "make_mesh", lambda *_, **__: mesh)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.checkpoint import Checkpoints
 from snapvideo_jax.data.records import encode_mp4, encode_png
-from snapvideo_jax.plan import flags, golden
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.planning import compiler_flags, kept_plans
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 TINY_CONFIG = str(pathlib.Path(__file__).parent / "tiny_config.py")
 
@@ -85,13 +85,14 @@ def by_name(tree):
 
 def kept_plan(name):
     """What is kept of a golden plan; the test is skipped if not by this compiler."""
-    found = golden.GOLDENS[name].read()
+    found = kept_plans.GOLDENS[name].read()
     if found is None:
         pytest.skip(f"{name} was not generated yet")
-    flags.set_flags()
-    if found["made_with"] != golden.versions():
+    compiler_flags.set_flags()
+    if found["made_with"] != kept_plans.versions():
         pytest.skip(
-            f"{name} was made with {found['made_with']}, not with {golden.versions()}"
+            f"{name} was made with {found['made_with']}, not with "
+            f"{kept_plans.versions()}"
         )
     return found["plan"]
 

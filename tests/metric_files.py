@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from snapvideo_jax.evaluate.layouts import LAYOUTS
-from snapvideo_jax.evaluate.nets import CLIP, NETWORKS, CLIPSizes
+from snapvideo_jax.evaluation.nets import CLIP, NETWORKS, CLIPSizes
+from snapvideo_jax.evaluation.weights.layouts import LAYOUTS
 
 FLAT = CLIPSizes(
     patch=112, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2,

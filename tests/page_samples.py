@@ -2,9 +2,9 @@
 
 import json
 
-from snapvideo_jax.data import shapes
-from snapvideo_jax.media import write_mp4
-from snapvideo_jax.pages.study import build_study
+from snapvideo_jax.data.shapes import dataset
+from snapvideo_jax.evaluation.pages.study import build_study
+from snapvideo_jax.io.media import write_mp4
 
 HOSTILE = (
     "<script>document.title = 'owned'</script> & <b>a</b> \"red\" square </script>"
@@ -17,8 +17,8 @@ def write_samples(folder, prompts=PROMPTS, frames=8, fps=8.0, size=16, seed=0):
     """A folder as `snapvideo sample` writes it, of shapes."""
     folder.mkdir(parents=True)
     for number, prompt in enumerate(prompts):
-        scene = shapes.sample_scene(seed, number, "train")
-        clip = shapes.render(scene, frames=frames, fps=fps, size=size)
+        scene = dataset.sample_scene(seed, number, "train")
+        clip = dataset.render(scene, frames=frames, fps=fps, size=size)
         write_mp4(folder / f"{number:05d}.mp4", clip, fps)
         about = {"prompt": prompt, "number": number, "step": 10, "guidance": 2.0}
         (folder / f"{number:05d}.json").write_text(json.dumps(about))

@@ -6,9 +6,9 @@ import numpy as np
 from helpers import tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.files import write_whole
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 SMALL = ("data.height=7", "data.width=8", "model.pad_height=(0,1)")
 UPSAMPLER = (

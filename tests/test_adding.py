@@ -16,8 +16,8 @@ from snapvideo_jax.data import TFDSSource, builders
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.diffusion import EDM, SOLVERS, Sampler, sample
 from snapvideo_jax.models import FIT, MODELS, Network
-from snapvideo_jax.plan.work import abstract_batch
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.planning.programs import abstract_batch
+from snapvideo_jax.state import abstract_state
 from snapvideo_jax.step import train_step_of
 
 BLOCKS = blocks(ROOT / "docs" / "extending.md", "python")

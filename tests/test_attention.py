@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh
 
 from snapvideo_jax.models import attention
-from snapvideo_jax.sharding import AXES, layout
+from snapvideo_jax.parallel.sharding import AXES, layout
 
 
 def arrays(b=2, q=128, k=256, heads=2, width=128, seed=0):

@@ -15,14 +15,14 @@ from helpers import TINY_CONFIG, by_name, kept_steps, read_metrics, restore, tin
 
 from snapvideo_jax import config as configs
 from snapvideo_jax import train
-from snapvideo_jax.bad_steps import BadSteps, NonFiniteLoss, SpikingGradient
 from snapvideo_jax.diffusion import EDM, broadcast
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.plan.work import train_step as planned
-from snapvideo_jax.sharding import MeshConfig, make_mesh
-from snapvideo_jax.step import Training, TrainState, train_step
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
+from snapvideo_jax.planning.programs import train_step as planned
+from snapvideo_jax.state import GOOD, NON_FINITE, SPIKE, TrainState, judge, remember
+from snapvideo_jax.step import Training, train_step
+from snapvideo_jax.training.bad_steps import BadSteps, NonFiniteLoss, SpikingGradient
 from snapvideo_jax.types import Latents
-from snapvideo_jax.update import GOOD, NON_FINITE, SPIKE, judge, remember
 
 KEY, BATCH = jax.random.key(7), 8
 TRAINING = Training(self_conditioning=0.5, self_conditioning_period=2)

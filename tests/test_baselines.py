@@ -13,22 +13,22 @@ import pytest
 from helpers import by_name, kept_plan, kept_steps, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.bench import models, parts
-from snapvideo_jax.describe import describe
-from snapvideo_jax.plan import Target
-from snapvideo_jax.plan.estimate import Choice, Estimator
-from snapvideo_jax.plan.search import candidates
-from snapvideo_jax.plan.work import abstract_batch, sampler
-from snapvideo_jax.sharding import (
+from snapvideo_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
     make_mesh,
     put_batch,
     state_shardings,
 )
-from snapvideo_jax.states import abstract_state, fresh_state
+from snapvideo_jax.planning import Target
+from snapvideo_jax.planning.bench import models, parts
+from snapvideo_jax.planning.estimate import Choice, Estimator
+from snapvideo_jax.planning.programs import abstract_batch, sampler
+from snapvideo_jax.planning.search import candidates
+from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.train import train
+from snapvideo_jax.training.dry_run import describe
 
 MODELS = ("unet", "dit")
 MESHES = {

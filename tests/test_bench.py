@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import pytest
 from helpers import TINY_CONFIG
 
-from snapvideo_jax import memory, parts
-from snapvideo_jax.bench import (
+from snapvideo_jax.cli.verbs import bench as verb
+from snapvideo_jax.parallel import host_memory
+from snapvideo_jax.planning import Target
+from snapvideo_jax.planning.bench import (
     Program,
     Times,
-    command,
     interleaved,
     measure,
     programs,
     traces,
 )
-from snapvideo_jax.plan import Target
+from snapvideo_jax.planning.forecast import parts
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
         "mfu": {"step": 0.25}, "bytes": {"peak": 3e9},
     }  # fmt: skip
     asked = []
-    monkeypatch.setattr(command, "cached", lambda q: asked.append(q) or planned)
+    monkeypatch.setattr(verb, "cached", lambda q: asked.append(q) or planned)
     code, out, _ = bench("--config", TINY_CONFIG, "--plan", "v5e:2x2")
     assert code == 0 and asked[0].target == Target("v5e:2x2")
     assert "2 s, median of 20 (quartiles 2 to 2)" in out
@@ -237,14 +238,14 @@ def test_a_batch_that_does_not_fit_says_what_to_change(bench, monkeypatch):
 
 def test_a_program_that_would_be_killed_for_its_memory_is_not_run(bench, monkeypatch):
     """A CPU's memory runs out with no error."""
-    free = memory.available()
+    free = host_memory.available()
     assert free is None or free > 1e6
     product = jax.jit(lambda x: jnp.sin(x @ x) @ x)
     square = jnp.ones((256, 256))
     programs._compile(product, square)
-    monkeypatch.setattr(memory, "available", lambda: None)
+    monkeypatch.setattr(host_memory, "available", lambda: None)
     programs._compile(product, square)
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(host_memory, "available", lambda: 1000)
     with pytest.raises(jax.errors.JaxRuntimeError, match="0.0 GB, 0.0 are free"):
         programs._compile(product, square)
     code, out, err = bench("--config", TINY_CONFIG)

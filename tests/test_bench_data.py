@@ -7,9 +7,9 @@ import pytest
 from helpers import TINY_CONFIG
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import shipped
-from snapvideo_jax.bench import data
-from snapvideo_jax.plan import golden
+from snapvideo_jax.io import shipped
+from snapvideo_jax.planning import kept_plans
+from snapvideo_jax.planning.bench import data
 
 
 def test_stages_add_up_and_feed_a_pod(shapes_root, run):
@@ -33,13 +33,13 @@ def test_stages_add_up_and_feed_a_pod(shapes_root, run):
 
 def test_a_kept_plan_tells_what_a_pod_takes_wherever_the_data_come_from():
     name = "fit-500m-v6e-16x16"
-    file = shipped.FOLDER / golden.GOLDENS[name].config
+    file = shipped.FOLDER / kept_plans.GOLDENS[name].config
     arguments = argparse.Namespace(
         config=str(file), step_seconds=None, plan="v6e:16x16"
     )
     overrides = ["--config.data.source=folder", "--config.data.root=clips"]
     config = configs.load(arguments.config, overrides)
-    plan = golden.GOLDENS[name].read()["plan"]
+    plan = kept_plans.GOLDENS[name].read()["plan"]
     found = data.clips_needed(arguments, config)
     assert found == (name, plan["clips_per_second"], 256)
     other = configs.load(arguments.config, ["--config.data.frames=8"])

@@ -19,12 +19,7 @@ from mixing import (
 )
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.data import (
-    DataConfig,
-    make_joint_source,
-    seek,
-    split_dataset,
-)
+from snapvideo_jax.data import DataConfig, make_joint_source, seek, split_dataset
 from snapvideo_jax.data.buckets import fitting, known_info
 from snapvideo_jax.data.video import ClipInfo
 

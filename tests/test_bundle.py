@@ -10,7 +10,7 @@ from exporting import copied, exported, snapvideo
 from helpers import assert_one_line, read_metrics, restore
 from safetensors import safe_open
 
-from snapvideo_jax.export import alone, bundle
+from snapvideo_jax.export import bundle, standalone
 
 SMALL_GB = 2e-5
 """Of a weights file: the tiny network's arrays then need several."""
@@ -66,7 +66,7 @@ def test_large_weights_lie_in_several_files_with_an_index(plain):
 def test_raw_weights_in_bfloat16_are_the_rounded_ones(trained, tmp_path):
     out = exported(trained, tmp_path / "raw", "--weights", "raw", "--dtype", "bfloat16")
     assert not (out / "model.safetensors.index.json").exists()
-    found = alone.read_weights(out)
+    found = standalone.read_weights(out)
     for name, leaf in named(restore(trained), "params").items():
         rounded = leaf.astype(bundle.DTYPES["bfloat16"])
         np.testing.assert_array_equal(found[name], rounded, err_msg=name)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snapvideo_jax.diffusion.cascade import enlarge, shrink
+from snapvideo_jax.diffusion.low_resolution import enlarge, shrink
 
 
 def clip(*size):

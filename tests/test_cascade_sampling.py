@@ -7,10 +7,10 @@ import pytest
 from helpers import assert_one_line, strip
 from stages import SMALL, UPSAMPLER, make_run
 
-from snapvideo_jax import cascade as cascade_module
 from snapvideo_jax.data.records import encode_png
-from snapvideo_jax.diffusion.hierarchy import windows
-from snapvideo_jax.generate import Made, Request
+from snapvideo_jax.diffusion.windows import windows
+from snapvideo_jax.sampling import cascade as cascade_module
+from snapvideo_jax.sampling.generator import Made, Request
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from helpers import by_name, kept_steps
 
-from snapvideo_jax import manifest, tier
-from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.ending import SaveFailed
-from snapvideo_jax.step import TrainState
+from snapvideo_jax.io.errors import SaveFailed
+from snapvideo_jax.state import TrainState
+from snapvideo_jax.training.checkpoints import folder as tier
+from snapvideo_jax.training.checkpoints import integrity
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 SIZE = 50_000
 """Numbers in each of the four parts of a state, of 4 bytes."""
@@ -76,7 +77,7 @@ DAMAGES = {
     "missing": (largest, lambda path: path.unlink(), "is missing"),
     "flipped": (largest, flip, "has other bytes than were written"),
     "metadata": (
-        lambda folder: folder / manifest.COMMITTED,
+        lambda folder: folder / integrity.COMMITTED,
         lambda path: path.write_text("{"),
         "has 1 bytes in place of",
     ),
@@ -138,7 +139,7 @@ def test_a_checkpoint_whose_files_were_not_listed_is_read_to_see(like, tmp_path)
     newest = tmp_path / "checkpoints" / "2"
     (newest / "manifest_0000.json").unlink()
     check_restores(tmp_path, like, 2, every_steps=1)
-    assert manifest.is_listed(newest), "from now on it is listed"
+    assert integrity.is_listed(newest), "from now on it is listed"
     (newest / "manifest_0000.json").unlink()
     path = largest(newest)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -148,15 +149,15 @@ def test_a_checkpoint_whose_files_were_not_listed_is_read_to_see(like, tmp_path)
 def test_processes_share_the_lists_and_the_checks(tmp_path):
     save(tmp_path, 1)
     folder = tmp_path / "checkpoints" / "1"
-    whole = dict(manifest.read(folder))
+    whole = dict(integrity.read(folder))
     (folder / "manifest_0000.json").unlink()
     for index in range(3):
-        assert manifest.read(folder) is None
-        manifest.write(folder, index, 3)
-    assert dict(manifest.read(folder)) == whole
-    assert [manifest.problem(folder, index, 2) for index in range(2)] == ["", ""]
+        assert integrity.read(folder) is None
+        integrity.write(folder, index, 3)
+    assert dict(integrity.read(folder)) == whole
+    assert [integrity.problem(folder, index, 2) for index in range(2)] == ["", ""]
     flip(largest(folder))
-    found = [manifest.problem(folder, index, 2) for index in range(2)]
+    found = [integrity.problem(folder, index, 2) for index in range(2)]
     assert sorted(map(bool, found)) == [False, True]
 
 
@@ -295,4 +296,4 @@ def test_a_workdir_begun_anew_does_not_find_an_old_local_tier(tmp_path):
 def test_lists_say_how_many_processes_wrote_them(tmp_path):
     save(tmp_path, 1)
     content = json.loads((tmp_path / "checkpoints/1/manifest_0000.json").read_text())
-    assert content["count"] == 1 and manifest.COMMITTED in content["files"]
+    assert content["count"] == 1 and integrity.COMMITTED in content["files"]

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from snapvideo_jax.chips import CHIPS, find_chip, peak_tflops
+from snapvideo_jax.parallel.chips import CHIPS, find_chip, peak_tflops
 
 TPUS = ("v4", "v5e", "v5p", "v6e")
 

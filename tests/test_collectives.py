@@ -2,8 +2,8 @@
 
 import pytest
 
-from snapvideo_jax.chips import CHIPS
-from snapvideo_jax.forecast.collectives import OPS, Network, groups_of
+from snapvideo_jax.parallel.chips import CHIPS
+from snapvideo_jax.planning.forecast.collectives import OPS, Network, groups_of
 
 V5E, V5P = CHIPS["v5e"], CHIPS["v5p"]
 ALL = (tuple(range(8)),)

@@ -4,8 +4,8 @@ import jax
 from helpers import tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.plan.work import train_step
-from snapvideo_jax.sharding import MeshConfig, make_mesh
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
+from snapvideo_jax.planning.programs import train_step
 
 WIDE = (
     "data.frames=8",

@@ -3,8 +3,8 @@
 import pytest
 from programs import program, reference
 
-from snapvideo_jax.chips import CHIPS
-from snapvideo_jax.forecast import forecast, splash_kernels
+from snapvideo_jax.parallel.chips import CHIPS
+from snapvideo_jax.planning.forecast import forecast, splash_kernels
 
 PEAK, RATE = 0.95 * 197e12, 0.92 * 819e9
 """What a v5e reaches: FLOP/s, bytes/s."""

@@ -15,9 +15,10 @@ from helpers import TINY_CONFIG, clips_folder, kept_steps, read_metrics, restore
 from PIL import Image
 from processes import PATIENCE_SECONDS, end, free_port, start, together
 
-from snapvideo_jax import distributed
-from snapvideo_jax.distributed import initialize
-from snapvideo_jax.places import ALONE, Place, settings
+from snapvideo_jax.parallel import coordinator
+from snapvideo_jax.parallel import processes as distributed
+from snapvideo_jax.parallel.process_settings import ALONE, Place, settings
+from snapvideo_jax.parallel.processes import initialize
 
 STEPS, BATCH = 6, 8
 SHEETS = (f"--config.sheets.every_steps={STEPS}",)
@@ -378,13 +379,13 @@ class Board(dict):
 
 def test_all_processes_must_have_what_process_0_has(monkeypatch):
     board = Board()
-    monkeypatch.setattr(distributed, "_client", lambda: board)
+    monkeypatch.setattr(coordinator, "_client", lambda: board)
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     for index, value in enumerate(["12", "12"]):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        distributed.agree("The newest checkpoint", value, "share the folder")
+        coordinator.agree("The newest checkpoint", value, "share the folder")
     with pytest.raises(
         ValueError,
         match="The newest checkpoint is 0 here and 12 for process 0; share the folder.",
     ):
-        distributed.agree("The newest checkpoint", "0", "share the folder")
+        coordinator.agree("The newest checkpoint", "0", "share the folder")

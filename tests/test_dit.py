@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from snapvideo_jax.models import DiT
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.state import abstract_state
 
 
 def outputs(*args, **keywords):

@@ -12,10 +12,11 @@ import unicodedata
 import pytest
 import yaml
 from documented import PAGES, ROOT, blocks, commands
+from test_repo import ORDER
 
 from snapvideo_jax import __main__ as cli
 from snapvideo_jax import config as configs
-from snapvideo_jax import shipped
+from snapvideo_jax.io import shipped
 
 DOCS = ROOT / "docs"
 API = sorted((DOCS / "api").glob("*.md"))
@@ -146,7 +147,7 @@ def test_a_program_is_there_and_has_the_options(words):
         return
     path = ROOT / words[1]
     if path.name == "run.py":  # of a bundle, which is a copy of this
-        path = ROOT / "snapvideo_jax" / "export" / "alone.py"
+        path = ROOT / "snapvideo_jax" / "export" / "standalone.py"
     text = path.read_text()
     assert not [name for name in options(words) if f'"{name}"' not in text]
 
@@ -234,7 +235,7 @@ def test_the_site_has_every_page_once():
 
 
 def test_the_api_has_every_module_once():
-    """But those that are only a verb, whose options `--help` tells."""
+    """Without the command line, whose options `--help` shows."""
     listed = [
         module
         for page in API
@@ -244,15 +245,14 @@ def test_the_api_has_every_module_once():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
         for path in (ROOT / "snapvideo_jax").rglob("*.py")
-        if not path.name.startswith("__") and path.parent.name != "cli"
+        if not path.name.startswith("__") and "cli" not in path.parts
     }
     public = {
         name
         for name, path in modules.items()
         if {part for part in definitions(path) if part[0] != "_"} - {"run", "logger"}
     }
-    verbs = {name for name in public if name.endswith(".command")}
-    assert public - verbs <= set(listed)
+    assert public <= set(listed)
     assert all(source_of(module).is_file() for module in listed)
 
 
@@ -273,33 +273,13 @@ def test_the_site_is_built_without_a_warning(tmp_path):
 # --- The README ----------------------------------------------------------------------
 
 
-def tree():
-    """Paths of the README's tree of the package."""
-    (text,) = re.findall(r"```\n(snapvideo_jax/\n.*?)```", README, re.DOTALL)
-    folders = []
-    for line in text.splitlines():
-        name = line.split()[0]
-        folders = folders[: (len(line) - len(line.lstrip())) // 2]
-        yield "/".join([*folders, name.rstrip("/")])
-        folders.append(name.rstrip("/"))
-
-
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_tree_of_the_readme_is_that_of_the_package():
-    listed = list(tree())
-    assert [path for path in listed if not (ROOT / path).exists()] == []
-    assert len(listed) == len(set(listed))
-    whole = {
-        path
-        for path in listed
-        if (ROOT / path).is_dir() and not any(f"{path}/" in other for other in listed)
-    }
-    for path in (ROOT / "snapvideo_jax").rglob("*.py"):
-        name = relative(path)
-        told = name in listed or any(name.startswith(f"{one}/") for one in whole)
-        assert told or path.name.startswith("__"), name
+def test_the_readme_has_every_room_in_the_order_of_imports():
+    rows = re.findall(r"^\| ((?:`[a-z_]+(?:/|\.py)`(?:, )?)+) \|", README, re.MULTILINE)
+    rooms = [name for row in rows for name in re.findall(r"`([a-z_]+)", row)]
+    assert rooms == [name for name in ORDER if name != "__main__"]
 
 
 def test_the_plans_of_the_readme_are_those_that_are_kept():

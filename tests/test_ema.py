@@ -9,12 +9,18 @@ import pytest
 from helpers import TINY_CONFIG, by_name, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import profiles, snapshots, train
-from snapvideo_jax.describe import describe
-from snapvideo_jax.profiles import Average, gamma
-from snapvideo_jax.sharding import placed
-from snapvideo_jax.snapshots import SnapshotReader, UnreadableSnapshot
-from snapvideo_jax.states import abstract_state, profile_of
+from snapvideo_jax import train
+from snapvideo_jax.optim import gamma
+from snapvideo_jax.parallel.sharding import placed
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints import ema_snapshots, posthoc_ema
+from snapvideo_jax.training.checkpoints.ema_snapshots import (
+    SnapshotReader,
+    UnreadableSnapshot,
+)
+from snapvideo_jax.training.checkpoints.posthoc_ema import Average
+from snapvideo_jax.training.checkpoints.restore import profile_of
+from snapvideo_jax.training.dry_run import describe
 
 STEPS, EVERY, DIRECT = 24, 2, 0.075
 TRACKED = ["optimizer.ema_widths=(0.05,0.1)", f"optimizer.ema_snapshot_steps={EVERY}"]
@@ -31,14 +37,14 @@ def runs(shapes_root, tmp_path_factory):
     """Two runs that differ in what they track, and the parameters of every step."""
     folder, path = tmp_path_factory.mktemp("ema"), []
 
-    class Watch(train.Watch):
+    class Monitor(train.Monitor):
         def after_step(self, done, state, metrics):
             path.append(by_name(state.params))
             super().after_step(done, state, metrics)
 
     train.train(config_of(shapes_root, *OTHER), folder / "direct")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Watch", Watch)
+        patch.setattr(train, "Monitor", Monitor)
         train.train(config_of(shapes_root, *TRACKED), folder / "tracked")
     assert len(path) == STEPS
     return folder / "tracked", folder / "direct", path
@@ -59,7 +65,7 @@ def experiment_of(workdir):
 def average_in(folder, workdir):
     """The parameters that `snapvideo ema` wrote to a folder, by name."""
     experiment = experiment_of(workdir)
-    shapes = snapshots.nn.unbox(abstract_state(experiment)).params
+    shapes = ema_snapshots.nn.unbox(abstract_state(experiment)).params
     host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = placed(shapes, jax.tree.map(lambda _: host, shapes))
     params, step = profile_of(folder, like)
@@ -125,7 +131,7 @@ def test_a_made_average_is_the_tracked_one_within_the_predicted_error(runs, run)
     # The prediction: off by no more than the profile's error (its norm over time)
     # times the norm of how the parameters moved.
     aim = Average(DIRECT, STEPS)
-    norm = profiles.products([aim], [aim]).item() ** 0.5
+    norm = posthoc_ema.products([aim], [aim]).item() ** 0.5
     share = np.diff((np.arange(STEPS + 1) / STEPS) ** (gamma(DIRECT) + 1))
     assert 1e-4 < about["error"] < 0.02
     off, size = 0.0, 0.0
@@ -151,9 +157,9 @@ def test_parts_of_any_size_give_the_same(runs, monkeypatch):
     weights = {STEPS: {0.05: 0.7, 0.1: 0.4}, 10: {0.05: -0.1}}
     with SnapshotReader(experiment_of(tracked), tracked) as reader:
         whole = by_name(reader.combine(weights))
-        monkeypatch.setattr(snapshots, "AT_ONCE", 20_000)
+        monkeypatch.setattr(ema_snapshots, "AT_ONCE", 20_000)
         leaves = jax.tree.leaves(reader.shapes)
-        parts = list(snapshots._parts(leaves))
+        parts = list(ema_snapshots._parts(leaves))
         assert sum(parts, []) == list(range(len(leaves))) and len(parts) > 1
         for name, value in by_name(reader.combine(weights)).items():
             np.testing.assert_array_equal(value, whole[name], err_msg=name)
@@ -161,7 +167,7 @@ def test_parts_of_any_size_give_the_same(runs, monkeypatch):
 
 def test_half_lives_and_several_lengths_at_an_earlier_step(runs, run, tmp_path):
     tracked, _, _ = runs
-    half_life = profiles.half_life_of(0.12, 16)
+    half_life = posthoc_ema.half_life_of(0.12, 16)
     code, out, err = run(
         *("ema", "--workdir", tracked, "--lengths", "0.05,0.08", "--step", 16),
         *("--half_life", half_life, "--out", tmp_path),
@@ -249,9 +255,9 @@ def test_a_resumed_run_makes_the_snapshots_that_a_kill_took(runs, tracked, shape
     shutil.rmtree(tracked / "ema" / "16")
     with SnapshotReader(experiment_of(runs[0]), runs[0]) as reader:
         expected = {s: by_name(reader.combine({s: {0.1: 1.0}})) for s in (16, 20, 24)}
-    lines = (tracked / snapshots.LIST).read_text().splitlines(keepends=True)
+    lines = (tracked / ema_snapshots.LIST).read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["step"] != 16]
-    (tracked / snapshots.LIST).write_text("".join(kept))
+    (tracked / ema_snapshots.LIST).write_text("".join(kept))
     train.train(config_of(shapes_root, *TRACKED), tracked)
     with SnapshotReader(experiment_of(tracked), tracked) as reader:
         assert reader.steps == reader.there() == list(range(EVERY, STEPS + 1, EVERY))
@@ -283,7 +289,7 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
         assert named in err
     (about,) = json.loads(out)
     assert about["snapshots"] == STEPS // EVERY - 3
-    whole = profiles.solve(
+    whole = posthoc_ema.solve(
         [Average(w, s) for s in range(2, 25, 2) for w in (0.05, 0.1)],
         [Average(DIRECT, STEPS)],
     )[0]
@@ -316,7 +322,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(runs, run, arguments, parts)
 
 def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_path):
     shutil.rmtree(tracked / "ema")
-    (tracked / snapshots.LIST).unlink()
+    (tracked / ema_snapshots.LIST).unlink()
     for workdir, message in [
         (trained, "tracks no power-function averages; train with optimizer.ema_widths"),
         (tracked, "has no snapshot yet; the first is made after step 2"),

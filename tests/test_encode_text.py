@@ -17,13 +17,13 @@ from helpers import TINY_CONFIG, clips_folder, read_metrics, tiny_config
 from processes import end, start, together
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.generate import Generator, Request
 from snapvideo_jax.models.t5 import SIZES, encoder_flops
-from snapvideo_jax.sharding import MeshConfig, batch_sharding, make_mesh
-from snapvideo_jax.states import fresh_state
+from snapvideo_jax.parallel.sharding import MeshConfig, batch_sharding, make_mesh
+from snapvideo_jax.sampling.generator import Generator, Request
+from snapvideo_jax.state import fresh_state
 from snapvideo_jax.text import CachedText
 from snapvideo_jax.text.cache import read_keys, shards_of
-from snapvideo_jax.text.plan import padded_length
+from snapvideo_jax.text.costs import padded_length
 from snapvideo_jax.text.t5 import T5Text
 from snapvideo_jax.train import train
 

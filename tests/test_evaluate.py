@@ -16,16 +16,17 @@ from PIL import Image
 from processes import end, environment, free_port
 from safetensors.numpy import save_file
 
-from snapvideo_jax.evaluate import features
-from snapvideo_jax.evaluate.convert import convert, sha256_of
-from snapvideo_jax.evaluate.nets import NETWORKS
-from snapvideo_jax.evaluate.results import (
+from snapvideo_jax.evaluation import features
+from snapvideo_jax.evaluation.nets import NETWORKS
+from snapvideo_jax.evaluation.results import (
     frechet_result,
     read_result,
     read_statistics,
 )
-from snapvideo_jax.media import write_mp4
-from snapvideo_jax.sharding import MeshConfig, make_mesh
+from snapvideo_jax.evaluation.weights.convert import convert
+from snapvideo_jax.io.files import sha256_of
+from snapvideo_jax.io.media import write_mp4
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 
 HERE = pathlib.Path(__file__).parent
 

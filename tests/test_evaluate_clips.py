@@ -8,10 +8,10 @@ from metric_files import smooth_clip
 from PIL import Image
 
 from snapvideo_jax.data.container import UnusableClip
-from snapvideo_jax.evaluate import clips
-from snapvideo_jax.evaluate.clips import Item, Selection
-from snapvideo_jax.evaluate.settings import Scoring
-from snapvideo_jax.media import write_gif, write_mp4, write_png
+from snapvideo_jax.evaluation import clips
+from snapvideo_jax.evaluation.clips import Item, Selection
+from snapvideo_jax.evaluation.settings import Scoring
+from snapvideo_jax.io.media import write_gif, write_mp4, write_png
 
 
 def test_every_kind_of_clip_is_found_and_read(tmp_path):

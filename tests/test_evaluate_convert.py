@@ -14,10 +14,8 @@ from metric_files import foreign
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from snapvideo_jax.evaluate import convert as module
-from snapvideo_jax.evaluate import nets
-from snapvideo_jax.evaluate.convert import convert, load, random_weights
-from snapvideo_jax.evaluate.nets import (
+from snapvideo_jax.evaluation import nets
+from snapvideo_jax.evaluation.nets import (
     C3D,
     CLIP,
     NETWORKS,
@@ -26,6 +24,8 @@ from snapvideo_jax.evaluate.nets import (
     flat,
     nested,
 )
+from snapvideo_jax.evaluation.weights.convert import convert, load, random_weights
+from snapvideo_jax.io import files
 
 SMALL = CLIPSizes(
     size=64, patch=32, width=16, layers=2, heads=2, text_width=8, text_layers=2,
@@ -379,7 +379,7 @@ def test_a_converted_file_tells_where_it_is_from(tmp_path, small_clip):
     with safe_open(out, "np") as file:
         assert file.metadata() == header
     weights = load(out, "clip")
-    assert weights.sha256 == module.sha256_of(path) == header["source_sha256"]
+    assert weights.sha256 == files.sha256_of(path) == header["source_sha256"]
     assert weights.source == "model.safetensors" and not weights.is_random
     with pytest.raises(ValueError, match="is of clip, wanted i3d"):
         load(out, "i3d")

@@ -19,11 +19,11 @@ import pytest
 from metric_files import foreign
 from safetensors.numpy import save_file
 
-from snapvideo_jax.evaluate import nets
-from snapvideo_jax.evaluate.checkpoints import read
-from snapvideo_jax.evaluate.convert import convert, load
-from snapvideo_jax.evaluate.preprocess import VARIANTS
-from snapvideo_jax.evaluate.tokenizer import Tokenizer, openai_vocabulary
+from snapvideo_jax.evaluation import nets
+from snapvideo_jax.evaluation.preprocess import VARIANTS
+from snapvideo_jax.evaluation.tokenizer import Tokenizer, openai_vocabulary
+from snapvideo_jax.evaluation.weights.convert import convert, load
+from snapvideo_jax.evaluation.weights.files import read
 
 torch = pytest.importorskip("torch", reason="PyTorch comes with the parity extra")
 

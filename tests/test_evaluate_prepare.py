@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snapvideo_jax.evaluate import resize
-from snapvideo_jax.evaluate.preprocess import (
-    CLIP_MEAN,
-    CLIP_STD,
-    VARIANTS,
-    default,
-)
-from snapvideo_jax.evaluate.tokenizer import (
+from snapvideo_jax.evaluation import resize
+from snapvideo_jax.evaluation.preprocess import CLIP_MEAN, CLIP_STD, VARIANTS, default
+from snapvideo_jax.evaluation.tokenizer import (
     END,
     START,
     Tokenizer,

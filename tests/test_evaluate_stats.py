@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from snapvideo_jax.evaluate.features import cosines
-from snapvideo_jax.evaluate.frechet import frechet_distance
-from snapvideo_jax.evaluate.results import (
+from snapvideo_jax.evaluation.features import cosines
+from snapvideo_jax.evaluation.frechet import frechet_distance
+from snapvideo_jax.evaluation.results import (
     gaussian_of,
     read_statistics,
     write_statistics,
 )
-from snapvideo_jax.evaluate.stats import Average, Marginals, Moments, splits_of
+from snapvideo_jax.evaluation.stats import Average, Marginals, Moments, splits_of
 
 
 def normal(*shape, seed=0):

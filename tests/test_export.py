@@ -16,12 +16,12 @@ from exporting import copied
 from helpers import assert_one_line, by_name
 from stages import SMALL, UPSAMPLER, make_run
 
-from snapvideo_jax import sample
-from snapvideo_jax.cascade import STREAM
-from snapvideo_jax.export import alone, bundle, programs
+from snapvideo_jax.export import bundle, programs, standalone
 from snapvideo_jax.export.model_card import model_card
-from snapvideo_jax.generate import Generator, Request, as_bytes
-from snapvideo_jax.sharding import MeshConfig, laid_out, make_mesh
+from snapvideo_jax.parallel.sharding import MeshConfig, laid_out, make_mesh
+from snapvideo_jax.sampling import loading, options
+from snapvideo_jax.sampling.cascade import STREAM
+from snapvideo_jax.sampling.generator import Generator, Request, as_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL_GB = 2e-5
@@ -121,7 +121,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
 ):
     frames = frames_with_jax_alone(whole, tmp_path / "frames.npz")
 
-    experiment, params, _, _ = sample.load(trained)
+    experiment, params, _, _ = loading.load(trained)
     mesh = make_mesh(MeshConfig(), 3, jax.devices()[:1])
     prompts = ["a red cross moving left", "a green square", ""]
     request = Request(prompts, range(3), 0, experiment.sheets.guidance, 8.0, (64, 64))
@@ -131,7 +131,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     )
 
     exact = programs.generation(experiment, experiment.sampler)
-    given = alone.read_tensors(whole / bundle.INPUTS)
+    given = standalone.read_tensors(whole / bundle.INPUTS)
     wanted = jax.jit(laid_out(exact, mesh), static_argnames="guided")(
         params,
         {name: given[name] for name in programs.TEXT},
@@ -158,16 +158,16 @@ def test_the_signature_tells_what_goes_in_and_comes_out(whole):
 def test_a_program_refuses_other_devices_and_missing_inputs(whole, tmp_path):
     copy = copied(whole, tmp_path)
     with pytest.raises(ValueError, match="inputs lack text, "):
-        alone.call(copy, "sampler", {})
+        standalone.call(copy, "sampler", {})
     with pytest.raises(ValueError, match=r"has no program 'encoder'; it has \['den"):
-        alone.call(copy, "encoder", {})
-    inputs = alone.read_tensors(copy / bundle.INPUTS)
+        standalone.call(copy, "encoder", {})
+    inputs = standalone.read_tensors(copy / bundle.INPUTS)
     with pytest.raises(ValueError, match=r"^numbers is of shape \(2,\); wanted \(3,\)"):
-        alone.call(copy, "sampler", inputs | {"numbers": np.arange(2)})
+        standalone.call(copy, "sampler", inputs | {"numbers": np.arange(2)})
     path = copy / "stablehlo" / "signature.json"
     path.write_text(path.read_text().replace('"cpu"', '"rocm"'))
     with pytest.raises(ValueError, match="was exported for tpu, cuda, rocm, and this"):
-        alone.call(copy, "sampler", {})
+        standalone.call(copy, "sampler", {})
 
 
 # --- Two stages ----------------------------------------------------------------------
@@ -228,14 +228,14 @@ def test_frames_of_the_first_sampler_are_what_the_second_enlarges(both):
     assert small["shape"] == made["shape"] == ["b", 2, 7, 8, 3]
     assert small["dtype"] == made["dtype"] == "float32"
     one, other = (
-        alone.read_tensors(both / stage / bundle.INPUTS)
+        standalone.read_tensors(both / stage / bundle.INPUTS)
         for stage in ("base", "upsampler")
     )
     for name in ("numbers", "seed", "frame_interval"):
         np.testing.assert_array_equal(one[name], other[name])
     assert other["small_noise"] == np.float32(0.1) and "small_noise" not in one
     with pytest.raises(ValueError, match="inputs lack small; --small takes a first"):
-        alone.call(both / "upsampler", "sampler", other)
+        standalone.call(both / "upsampler", "sampler", other)
 
 
 def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tmp_path):
@@ -246,17 +246,17 @@ def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tm
     )
     assert frames.shape == (2, 2, 14, 16, 3)
 
-    experiment, params, _, _ = sample.load(runs[1])
+    experiment, params, _, _ = loading.load(runs[1])
     sampler = dataclasses.replace(experiment.sampler, steps=3)
     mesh = make_mesh(MeshConfig(), 2, jax.devices()[:1])
     params = jax.device_put(params, jax.devices()[0])
     told = {"small": np.asarray(small), "small_noise": 0.1, "stream": STREAM}
     prompts, fps = ["a red cross", "a green square"], experiment.sheets.fps
-    size = sample.resolution_of(experiment)
+    size = options.resolution_of(experiment)
     request = Request(prompts, range(2), 0, 0.0, fps, size, **told)
     assert_made(frames, Generator(experiment, sampler, mesh)(params, request))
 
-    given = alone.read_tensors(both / "upsampler" / bundle.INPUTS)
+    given = standalone.read_tensors(both / "upsampler" / bundle.INPUTS)
     exact = laid_out(programs.generation(experiment, sampler), mesh)
     wanted = jax.jit(exact, static_argnames="guided")(
         params,

@@ -50,7 +50,7 @@ def test_a_video_goes_on_where_it_was_stopped(
     run, workdir, picture, tmp_path, monkeypatch
 ):
     """The first frame is known and comes back; a stopped job makes the same video."""
-    from snapvideo_jax import extend as verb
+    from snapvideo_jax.sampling import long_video as verb
 
     command = ("--rates", "4,8", "--image", picture, "--products", 1)
     with monkeypatch.context() as patch:
@@ -107,7 +107,7 @@ def test_a_wrong_wish_ends_in_one_line(
 
 def test_frames_of_a_video_are_known_by_its_time(picture, tmp_path):
     """At 4 fps every other frame of a clip of 8 fps is taken, cut to the middle."""
-    from snapvideo_jax.given import read_frames
+    from snapvideo_jax.sampling.inputs import read_frames
 
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as film:

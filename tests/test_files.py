@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from snapvideo_jax.ending import first_line
-from snapvideo_jax.files import forget_passing, write_json, write_whole
+from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.files import forget_passing, write_json, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):

@@ -13,7 +13,7 @@ from einops import rearrange
 from snapvideo_jax.models import FIT
 from snapvideo_jax.models.flops import fit_forward, train_factor
 from snapvideo_jax.models.layers import patchify, unpatchify
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.state import abstract_state
 
 
 def outputs(*args, **keywords):

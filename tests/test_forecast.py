@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from programs import loop, program, reference
 
-from snapvideo_jax.chips import CHIPS
-from snapvideo_jax.forecast import CALIBRATIONS, calibrated, forecast
+from snapvideo_jax.parallel.chips import CHIPS
+from snapvideo_jax.planning.forecast import CALIBRATIONS, calibrated, forecast
 
 V5E = CHIPS["v5e"]
 PEAK, RATE, LINK = 0.95 * 197e12, 0.92 * 819e9, 45e9

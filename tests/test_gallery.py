@@ -8,8 +8,8 @@ from helpers import assert_one_line
 from page_samples import HOSTILE, PROMPTS, shown_data, write_samples
 from PIL import Image
 
-from snapvideo_jax.json_lines import finite
-from snapvideo_jax.pages.gallery import build_gallery, read_metrics
+from snapvideo_jax.evaluation.pages.gallery import build_gallery
+from snapvideo_jax.io.json_lines import finite, read_metrics
 
 
 def test_runs_lie_beside_each_other_by_prompt(run, tmp_path):

@@ -11,9 +11,9 @@ import subprocess
 import pytest
 from helpers import kept_plan
 
-from snapvideo_jax import plan
-from snapvideo_jax.plan import flags, golden
-from snapvideo_jax.plan.golden import GOLDENS, drift
+from snapvideo_jax import planning
+from snapvideo_jax.planning import compiler_flags, kept_plans
+from snapvideo_jax.planning.kept_plans import GOLDENS, drift
 
 ROOT = pathlib.Path(__file__).parent.parent
 LARGE = "SNAPVIDEO_LARGE_PLANS"
@@ -41,12 +41,12 @@ def test_large_plans_that_are_drawn_still_hold():
     if not names:
         pytest.skip(f"{LARGE}=1 compiles one, which takes minutes")
     for name in names:
-        found = drift(kept_plan(name), plan.answer(GOLDENS[name].question()))
+        found = drift(kept_plan(name), planning.answer(GOLDENS[name].question()))
         assert not found, f"{name}, drawn by {seed!r}: {found}"
 
 
 def test_every_kept_plan_answers_the_question_of_its_name():
-    files = {path.stem for path in golden.FOLDER.glob("*.json")}
+    files = {path.stem for path in kept_plans.FOLDER.glob("*.json")}
     assert files and files <= set(GOLDENS)
     for name in files:
         found = GOLDENS[name].read()
@@ -61,12 +61,12 @@ def test_every_golden_has_a_config_that_is_there(name):
 
 def test_the_page_of_plans_is_what_the_goldens_make():
     page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
-    assert page == golden.page()
+    assert page == kept_plans.page()
 
 
 def test_the_page_says_what_is_not_there(monkeypatch):
-    monkeypatch.setattr(golden, "FOLDER", ROOT / "nowhere")
-    page = golden.page()
+    monkeypatch.setattr(kept_plans, "FOLDER", ROOT / "nowhere")
+    page = kept_plans.page()
     assert "Not generated yet: " in page and page.count("sample-demo-v5e-2x2") == 2
 
 
@@ -132,7 +132,7 @@ def test_a_program_that_stops_fitting_has_drifted():
 
 
 def test_another_compiler_is_a_reason_to_skip(monkeypatch):
-    monkeypatch.setattr(golden, "versions", lambda: {"jax": "0.0.1"})
+    monkeypatch.setattr(kept_plans, "versions", lambda: {"jax": "0.0.1"})
     with pytest.raises(pytest.skip.Exception, match=r"not with \{'jax': '0.0.1'\}"):
         kept_plan(SMALL[0].name)
 
@@ -141,35 +141,35 @@ def test_another_compiler_is_a_reason_to_skip(monkeypatch):
 
 
 def test_goldens_are_chosen_by_name():
-    assert [each.name for each in golden.chosen("all")] == list(GOLDENS)
-    assert golden.chosen("small") == SMALL
+    assert [each.name for each in kept_plans.chosen("all")] == list(GOLDENS)
+    assert kept_plans.chosen("small") == SMALL
     names = "demo-v5e-2x2,fit-3p9b-v5p-4x4x8"
-    assert [each.name for each in golden.chosen(names)] == names.split(",")
+    assert [each.name for each in kept_plans.chosen(names)] == names.split(",")
     with pytest.raises(ValueError, match="unknown; did you mean 'demo-v5e-2x2'"):
-        golden.chosen("demo-v5e-2x3")
+        kept_plans.chosen("demo-v5e-2x3")
     with pytest.raises(ValueError, match="--golden=zzz is unknown; use .* or all"):
-        golden.chosen("zzz")
+        kept_plans.chosen("zzz")
 
 
 def test_a_golden_is_written_with_its_compiler_and_the_page_anew(monkeypatch, tmp_path):
     was = kept_plan("demo-v5e-2x2")
     result = was | {"compile_seconds": 7.0}
-    monkeypatch.setattr(golden, "ROOT", ROOT)
-    monkeypatch.setattr(golden, "FOLDER", tmp_path / "plans")
-    monkeypatch.setattr(golden, "PAGE", tmp_path / "plans.md")
-    monkeypatch.setattr(golden.cache, "cached", lambda question: result)
-    golden.regenerate("demo-v5e-2x2")
+    monkeypatch.setattr(kept_plans, "ROOT", ROOT)
+    monkeypatch.setattr(kept_plans, "FOLDER", tmp_path / "plans")
+    monkeypatch.setattr(kept_plans, "PAGE", tmp_path / "plans.md")
+    monkeypatch.setattr(kept_plans.cache, "cached", lambda question: result)
+    kept_plans.regenerate("demo-v5e-2x2")
     written = json.loads((tmp_path / "plans" / "demo-v5e-2x2.json").read_text())
     assert written["command"].startswith("snapvideo plan --config configs/demo.py")
-    assert written["made_with"] == golden.versions()
+    assert written["made_with"] == kept_plans.versions()
     assert written["plan"] == was
     assert "| demo-v5e-2x2 |" in (tmp_path / "plans.md").read_text()
 
 
 def test_outside_of_a_checkout_no_golden_is_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(golden, "ROOT", tmp_path)
+    monkeypatch.setattr(kept_plans, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="is no checkout of the repository"):
-        golden.regenerate("small")
+        kept_plans.regenerate("small")
 
 
 # --- Flags and the launcher ----------------------------------------------------------
@@ -189,19 +189,21 @@ def bash(script, **environment):
 
 def test_the_launchers_flags_are_those_of_plans(tmp_path):
     file = tmp_path / "flags.sh"
-    flags.write(file)
+    compiler_flags.write(file)
     kept_file = ROOT / "launch" / "libtpu_flags.sh"
     assert kept_file.read_text() == file.read_text(), (
         "snapvideo plan --flags launch/libtpu_flags.sh"
     )
     script = f"source {file}; printenv LIBTPU_INIT_ARGS"
-    assert bash(script).split() == list(flags.LIBTPU_FLAGS)
+    assert bash(script).split() == list(compiler_flags.LIBTPU_FLAGS)
     assert bash(script, LIBTPU_INIT_ARGS="--mine").strip() == "--mine"
     with pytest.raises(ValueError, match="--flags=.*none.*cannot be written"):
-        flags.write(tmp_path / "none" / "flags.sh")
+        compiler_flags.write(tmp_path / "none" / "flags.sh")
 
 
-@pytest.mark.parametrize("own, wanted", [({}, flags.DEFAULT), ({"A": "--b"}, "--b")])
+@pytest.mark.parametrize(
+    "own, wanted", [({}, compiler_flags.DEFAULT), ({"A": "--b"}, "--b")]
+)
 def test_a_pod_trains_with_the_flags(tmp_path, own, wanted):
     program = tmp_path / "snapvideo"
     program.write_text('#!/usr/bin/env bash\necho "$@"; echo "$LIBTPU_INIT_ARGS"\n')

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from snapvideo_jax import goodput
-from snapvideo_jax.goodput import PARTS, Goodput, Summary, process_seconds
-from snapvideo_jax.watchdog import Watchdog
+from snapvideo_jax.training import goodput
+from snapvideo_jax.training.goodput import PARTS, Goodput, Summary, process_seconds
+from snapvideo_jax.training.watchdog import Watchdog
 
 
 class Clock:
@@ -186,7 +186,7 @@ def test_a_compilation_that_takes_too_long_makes_it_bark(barks):
 
 def test_it_ends_a_run_that_stalls_where_asked(barks, monkeypatch):
     ends = []
-    monkeypatch.setattr("snapvideo_jax.distributed.end_now", ends.append)
+    monkeypatch.setattr("snapvideo_jax.parallel.processes.end_now", ends.append)
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.1 / 60, 100.0, True, spent)

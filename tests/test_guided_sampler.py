@@ -10,10 +10,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Guidance, Sampler
-from snapvideo_jax.generate import Guide, jit_generate
-from snapvideo_jax.plan.work import abstract_batch
-from snapvideo_jax.sharding import MeshConfig, batch_sharding, make_mesh, placed
-from snapvideo_jax.states import fresh_state
+from snapvideo_jax.parallel.sharding import (
+    MeshConfig,
+    batch_sharding,
+    make_mesh,
+    placed,
+)
+from snapvideo_jax.planning.programs import abstract_batch
+from snapvideo_jax.sampling.generator import Guide, jit_generate
+from snapvideo_jax.state import fresh_state
 
 MOVES = r"(?:all-to-all|collective-permute|all-gather|all-reduce)(?:-start)?"
 

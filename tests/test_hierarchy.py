@@ -2,7 +2,7 @@
 
 import pytest
 
-from snapvideo_jax.diffusion.hierarchy import check_rates, windows
+from snapvideo_jax.diffusion.windows import check_rates, windows
 
 CASES = [
     (16, (24,), 16),

@@ -22,7 +22,7 @@ from snapvideo_jax.data.container import Deadline, SlowClip
 from snapvideo_jax.data.image import sized_image
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.media import encode_gif
+from snapvideo_jax.io.media import encode_gif
 
 
 def moving_frames(count=48):

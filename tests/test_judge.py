@@ -9,7 +9,8 @@ import pytest
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from snapvideo_jax.data import judge, records, shapes
+from snapvideo_jax.data import records
+from snapvideo_jax.data.shapes import dataset, judge
 
 SCENES = 150
 
@@ -27,7 +28,7 @@ def h264(video, fps):
 
 def small(video, fps, size=16):
     """Returns 8 frames of a native clip at a rate and a size, box-averaged."""
-    steps = np.rint(np.arange(8) * shapes.FPS / fps).astype(int)
+    steps = np.rint(np.arange(8) * dataset.FPS / fps).astype(int)
     side = video.shape[1] // size
     boxes = video[steps].reshape(8, size, side, size, side, 3)
     return np.rint(boxes.mean((2, 4))).astype(np.uint8)
@@ -35,7 +36,7 @@ def small(video, fps, size=16):
 
 def resized(video, fps):
     """Returns the same by bicubic resizing, which overshoots at edges."""
-    frames = video[np.rint(np.arange(8) * shapes.FPS / fps).astype(int)]
+    frames = video[np.rint(np.arange(8) * dataset.FPS / fps).astype(int)]
     return np.stack([Image.fromarray(f).resize((16, 16)) for f in frames])
 
 
@@ -67,10 +68,10 @@ def accuracy():
     """Share of held-out scenes with all three answers right, for each condition."""
     right = dict.fromkeys(CONDITIONS, 0)
     for index in range(SCENES):
-        scene = shapes.sample_scene(0, index, "test")
+        scene = dataset.sample_scene(0, index, "test")
         truth = judge.Verdict(scene.colour, scene.shape, scene.direction)
-        native = shapes.render(scene)
-        decoded = h264(native, shapes.FPS)
+        native = dataset.render(scene)
+        decoded = h264(native, dataset.FPS)
         for name, make in CONDITIONS.items():
             right[name] += judge.judge(make(native, decoded)) == truth
     return {name: count / SCENES for name, count in right.items()}
@@ -78,7 +79,7 @@ def accuracy():
 
 @pytest.fixture
 def clip():
-    return shapes.render(shapes.sample_scene(0, 0, "test"), frames=8, fps=8, size=16)
+    return dataset.render(dataset.sample_scene(0, 0, "test"), frames=8, fps=8, size=16)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
@@ -89,15 +90,15 @@ def test_the_judge_is_right_on_99_percent_of_held_out_scenes(accuracy, condition
 @pytest.mark.parametrize("size", [12, 24, 40])
 def test_the_judge_is_right_at_other_sizes(size):
     for index in range(50):
-        scene = shapes.sample_scene(1, index, "test")
-        verdict = judge.judge(shapes.render(scene, frames=8, fps=8, size=size))
+        scene = dataset.sample_scene(1, index, "test")
+        verdict = judge.judge(dataset.render(scene, frames=8, fps=8, size=size))
         assert verdict == judge.Verdict(scene.colour, scene.shape, scene.direction)
 
 
 def test_the_judge_is_right_on_frames_that_are_not_square():
     for index in range(50):
-        scene = shapes.sample_scene(1, index, "test")
-        video = shapes.render(scene, frames=8, fps=8, size=16)
+        scene = dataset.sample_scene(1, index, "test")
+        video = dataset.render(scene, frames=8, fps=8, size=16)
         sides = ((0, 0), (0, 0), (6, 6), (0, 0))
         verdict = judge.judge(np.pad(video, sides, constant_values=scene.level))
         assert verdict == judge.Verdict(scene.colour, scene.shape, scene.direction)
@@ -105,8 +106,8 @@ def test_the_judge_is_right_on_frames_that_are_not_square():
 
 def test_an_image_shows_colour_and_shape_but_no_direction():
     for index in range(100):
-        scene = shapes.sample_scene(0, index, "train")
-        verdict = judge.judge_image(shapes.render_image(scene, 16))
+        scene = dataset.sample_scene(0, index, "train")
+        verdict = judge.judge_image(dataset.render_image(scene, 16))
         assert verdict == judge.Verdict(scene.colour, scene.shape, None)
 
 
@@ -119,7 +120,7 @@ def test_a_still_clip_has_no_direction(clip):
 def test_diagonal_motion_has_no_direction():
     time_left = np.arange(8)[:, None]
     x, y = 5 + 0.5 * time_left[:, 0], 5 + 0.4 * time_left[:, 0]
-    alpha = shapes.coverage("cross", x, y, np.float64(3), 16, 16)[..., None]
+    alpha = dataset.coverage("cross", x, y, np.float64(3), 16, 16)[..., None]
     red = np.rint(alpha * (235, 20, 20)).astype(np.uint8)
     assert judge.judge(red) == judge.Verdict("red", "cross", None)
 
@@ -131,8 +132,8 @@ def test_motion_back_and_forth_has_no_direction(clip):
 def test_reversing_a_clip_reverses_its_direction():
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
     for index in range(20):
-        scene = shapes.sample_scene(0, index, "test")
-        video = shapes.render(scene, frames=8, fps=8, size=16)
+        scene = dataset.sample_scene(0, index, "test")
+        video = dataset.render(scene, frames=8, fps=8, size=16)
         assert judge.judge(video[::-1]).direction == opposite[scene.direction]
 
 
@@ -194,10 +195,10 @@ def test_a_clip_of_8_frames_of_16_pixels_takes_under_20_milliseconds(clip):
 @pytest.mark.parametrize("index", range(4))
 def test_the_track_is_that_of_the_scene(index):
     """To a fifth of a pixel; where a frame shows nothing, it has no place."""
-    scene = shapes.sample_scene(0, index, "train")
-    frames = shapes.render(scene, frames=12, fps=8)
+    scene = dataset.sample_scene(0, index, "train")
+    frames = dataset.render(scene, frames=12, fps=8)
     travel = np.arange(12) / 8 * scene.velocity
-    along = np.array(shapes.DIRECTIONS[scene.direction])
+    along = np.array(dataset.DIRECTIONS[scene.direction])
     expected = 32 * (np.array([scene.x, scene.y]) + travel[:, None] * along)
     np.testing.assert_allclose(judge.track(frames), expected, atol=0.2)
     frames[5] = frames[0, 0, 0]

@@ -19,7 +19,7 @@ import yaml
 from documented import PAGES, commands
 from launching import CREATE, LAUNCH, ROOT, RUN, SLICE, TRAIN, WHERE, call, program
 
-from snapvideo_jax.plan.target import SHAPES
+from snapvideo_jax.planning.target import SHAPES
 
 GKE = ["--topology", "v5e:16x16", "--image", "r/i:1", "--storage", "claim:disk"]
 GKE += ["--restarts", "3"]

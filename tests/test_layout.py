@@ -12,10 +12,10 @@ from helpers import tiny_config
 from jax.sharding import AbstractMesh
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import layout, sharding
-from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.sharding import AXES, Rules
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.parallel import layout_report, sharding
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import AXES, Rules
+from snapvideo_jax.state import abstract_state
 from snapvideo_jax.step import jit_train_step
 
 
@@ -38,9 +38,11 @@ def state(**params):
 def check(mesh, rules=Rules(), **params):  # noqa: B008
     """Checks parameters as those of a state, whose other parts do not matter."""
     boxed = state(**params).params
-    layout.check_rules(boxed, rules)
+    layout_report.check_rules(boxed, rules)
     places = sharding.state_shardings(boxed, mesh, rules)
-    layout.check_divided(list(layout.placements(boxed, places)), mesh, rules)
+    layout_report.check_divided(
+        list(layout_report.placements(boxed, places)), mesh, rules
+    )
 
 
 KERNEL = ("embed", "mlp")
@@ -124,7 +126,7 @@ def test_every_rule_is_used_by_a_parameter_or_an_activation(monkeypatch):
     )
     places = checked_shardings(boxed, mesh)
     step = jit_train_step(experiment, mesh, places)
-    from snapvideo_jax.plan.work import abstract_batch
+    from snapvideo_jax.planning.programs import abstract_batch
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     jax.eval_shape(step, nn.unbox(boxed), abstract_batch(experiment), key)
@@ -137,19 +139,19 @@ def test_every_rule_is_used_by_a_parameter_or_an_activation(monkeypatch):
 def test_a_layout_is_written_behind_its_name():
     _, boxed = tiny()
     mesh = mesh_of(fsdp=4, tensor=2)
-    rows = layout.report(boxed.params, checked_shardings(boxed, mesh).params)
+    rows = layout_report.report(boxed.params, checked_shardings(boxed, mesh).params)
     by_name = {row["name"]: row for row in rows}
     row = by_name["blocks/write/feed_forward/out/kernel"]
     assert row["layout"] == "[blocks, from_mlp_tensor_fsdp, to_embed]"
     assert row["shape"] == [2, 32, 8] and row["bytes_per_device"] == 4 * 2 * 32 // 8 * 8
-    text = layout.describe(rows)
+    text = layout_report.describe(rows)
     assert "out/kernel[blocks, from_mlp_tensor_fsdp, to_embed]  2 x 32 x 8  " in text
 
 
 def test_a_report_has_every_byte_and_begins_with_the_largest():
     _, boxed = tiny()
     places = checked_shardings(boxed, mesh_of(fsdp=4)).params
-    rows = layout.report(boxed.params, places)
+    rows = layout_report.report(boxed.params, places)
     sizes = [row["bytes_per_device"] for row in rows]
     assert sizes == sorted(sizes, reverse=True)
     params = nn.unbox(boxed.params)
@@ -163,8 +165,8 @@ def test_parameters_that_differ_in_a_number_are_one_line():
     }
     boxed = state(**params).params
     places = sharding.state_shardings(boxed, mesh_of(fsdp=4))
-    rows = layout.report(boxed, places)
-    assert layout.describe(rows).splitlines() == [
+    rows = layout_report.report(boxed, places)
+    assert layout_report.describe(rows).splitlines() == [
         "last[embed_fsdp, mlp]  64 x 64  0.0041 MB",
         "layer_*[embed_fsdp, mlp]  8 x 8  3 times  0.000192 MB",
         "4 parameters  0.00429 MB in a device",

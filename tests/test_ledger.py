@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from helpers import clips_folder, read_metrics, tiny_config
 
-from snapvideo_jax import ledger, train
-from snapvideo_jax.config import build
+from snapvideo_jax import train
+from snapvideo_jax.config.experiment import build
 from snapvideo_jax.data import make_dataset, make_joint_source
-from snapvideo_jax.ledger import Ledger, digest_of, entry_of, read, sample_digests
+from snapvideo_jax.training import ledger
+from snapvideo_jax.training.ledger import (
+    Ledger,
+    digest_of,
+    entry_of,
+    read,
+    sample_digests,
+)
 from snapvideo_jax.types import Batch
 
 BATCH, STEPS = 8, 12

@@ -3,8 +3,8 @@
 import pytest
 from programs import loop, program, reference
 
-from snapvideo_jax.forecast.hlo import Array, arrays, parse
-from snapvideo_jax.forecast.loops import Scope, trip_count
+from snapvideo_jax.planning.forecast.hlo import Array, arrays, parse
+from snapvideo_jax.planning.forecast.loops import Scope, trip_count
 
 COUNT_TO_8 = [
     "%limit = s32[] constant(8)",
@@ -167,7 +167,7 @@ def test_a_count_that_depends_on_data_is_refused():
 
 
 def test_a_loop_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("snapvideo_jax.forecast.loops._LONGEST_LOOP", 100)
+    monkeypatch.setattr("snapvideo_jax.planning.forecast.loops._LONGEST_LOOP", 100)
     stands_still = ["%next = s32[] copy(%i)", "%y = s32[] copy(%x)"]
     with pytest.raises(ValueError, match="runs 100 times or more"):
         trips(loop(COUNT_TO_8, stands_still))

@@ -6,7 +6,7 @@ import pytest
 from einops import rearrange
 from PIL import Image
 
-from snapvideo_jax import media
+from snapvideo_jax.io import media
 
 
 @pytest.fixture

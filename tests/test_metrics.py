@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from snapvideo_jax import metrics
-from snapvideo_jax.metrics import MetricWriter, progress
+from snapvideo_jax.io.progress import progress
+from snapvideo_jax.training import metrics
+from snapvideo_jax.training.metrics import MetricWriter
 
 
 def read_lines(workdir):

@@ -14,11 +14,7 @@ from mixing import (
     write_roots,
 )
 
-from snapvideo_jax.data import (
-    DataConfig,
-    Part,
-    make_joint_source,
-)
+from snapvideo_jax.data import DataConfig, Part, make_joint_source
 from snapvideo_jax.data.schedule import Schedule
 from snapvideo_jax.data.sources import FolderSource
 

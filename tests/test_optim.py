@@ -16,7 +16,7 @@ from snapvideo_jax.optim import (
     orthogonalize,
     scale_by_block_trust_ratio,
 )
-from snapvideo_jax.step import init_state
+from snapvideo_jax.state import init_state
 
 SHAPES = {
     ("dense", "kernel"): (3, 2),

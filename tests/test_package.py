@@ -12,7 +12,7 @@ import pytest
 
 import snapvideo_jax
 from snapvideo_jax import config as configs
-from snapvideo_jax import shipped
+from snapvideo_jax.io import shipped
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILT_FROM = (
@@ -95,8 +95,10 @@ def test_the_wheel_has_the_configs_and_the_pages(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     ours = {f"snapvideo_jax/configs/{name}.py" for name in shipped.names()}
     assert "snapvideo_jax/configs/demo.py" in ours <= set(names)
-    assert any(name.startswith("snapvideo_jax/pages/static/") for name in names)
-    assert "snapvideo_jax/plan/kept/demo-v5e-2x2.json" in names
+    assert any(
+        name.startswith("snapvideo_jax/evaluation/pages/static/") for name in names
+    )
+    assert "snapvideo_jax/planning/kept/demo-v5e-2x2.json" in names
     assert not [name for name in names if name.startswith(("tests", "configs", "docs"))]
 
 

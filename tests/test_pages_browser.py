@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from page_samples import HOSTILE, PROMPTS, shown_data, write_samples, write_study
 
-from snapvideo_jax.pages.gallery import build_gallery
+from snapvideo_jax.evaluation.pages.gallery import build_gallery
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: extra `pages`"

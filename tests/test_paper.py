@@ -10,8 +10,8 @@ import pytest
 
 from snapvideo_jax import __main__ as cli
 from snapvideo_jax import config as configs
-from snapvideo_jax.flops import flops_forward
-from snapvideo_jax.protocols.settings import PROTOCOLS
+from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS
+from snapvideo_jax.models.flops import flops_forward
 
 ROOT = pathlib.Path(__file__).parent.parent
 

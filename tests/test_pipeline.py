@@ -22,10 +22,10 @@ from snapvideo_jax.data import (
     make_joint_source,
     make_sources,
     seek,
-    shapes,
     split_dataset,
 )
 from snapvideo_jax.data.records import encode_mp4, encode_png
+from snapvideo_jax.data.shapes import dataset as shapes
 from snapvideo_jax.data.sources import Sample
 from snapvideo_jax.text import HashTextEncoder
 

@@ -9,9 +9,9 @@ import jax
 import pytest
 from helpers import TINY_CONFIG, kept_plan, tiny_config
 
-from snapvideo_jax import __main__, plan
-from snapvideo_jax.plan import Question, Target, cache, compile, target
-from snapvideo_jax.plan.golden import GOLDENS, drift
+from snapvideo_jax import __main__, planning
+from snapvideo_jax.planning import Question, Target, cache, compile, target
+from snapvideo_jax.planning.kept_plans import GOLDENS, drift
 
 SMALL = Target("v5e:2x2")
 
@@ -19,7 +19,7 @@ SMALL = Target("v5e:2x2")
 @functools.cache
 def compiled(name):
     """A golden plan, by this code."""
-    return plan.answer(GOLDENS[name].question())
+    return planning.answer(GOLDENS[name].question())
 
 
 def small_plan():
@@ -114,7 +114,7 @@ def test_the_time_of_a_clip_is_its_share_of_the_batch():
     assert result["seconds_per_clip"] == pytest.approx(seconds["batch"] / 62)
     assert result["chip_seconds_per_clip"] == 4 * result["seconds_per_clip"]
     assert result["clips_per_second"] == pytest.approx(62 / seconds["batch"])
-    text = plan.describe(result)
+    text = planning.describe(result)
     assert (
         "sampler       batch 62, 24 steps of heun, guidance 2 (1 + g = 3): "
         "47 evaluations" in text
@@ -123,7 +123,7 @@ def test_the_time_of_a_clip_is_its_share_of_the_batch():
 
 def test_a_plan_is_plain_data_and_reads_as_text():
     assert json.loads(json.dumps(small_plan())) == small_plan()
-    text = plan.describe(small_plan())
+    text = planning.describe(small_plan())
     assert "1 x v5e:2x2, 4 devices: fsdp 4" in text
     assert "does NOT fit" not in text and "MFU" in text
 
@@ -131,7 +131,7 @@ def test_a_plan_is_plain_data_and_reads_as_text():
 def test_a_step_that_does_not_fit_says_by_how_much():
     result = small_plan() | {"fits": False}
     result["bytes"] = small_plan()["bytes"] | {"peak": 17.0e9}
-    assert "does NOT fit  by 1.50 GB a device" in plan.describe(result)
+    assert "does NOT fit  by 1.50 GB a device" in planning.describe(result)
 
 
 def test_the_compilers_refusal_tells_the_memory():
@@ -151,12 +151,12 @@ def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
     monkeypatch.setattr(cache, "answer", lambda asked: calls.append(asked) or {"n": 1})
     question = Question(tiny_config("nowhere"), SMALL)
     assert not cache.is_cached(question)
-    assert plan.cached(question) == plan.cached(question) == {"n": 1}
+    assert planning.cached(question) == planning.cached(question) == {"n": 1}
     assert cache.is_cached(question)
     assert len(calls) == 1 and len(list(kept.iterdir())) == 1
-    plan.cached(Question(tiny_config("nowhere", "model.dropout=0.2"), SMALL))
-    plan.cached(Question(tiny_config("nowhere"), Target("v5e:2x2", slices=2)))
-    plan.cached(Question(tiny_config("nowhere"), SMALL, clips=8))
+    planning.cached(Question(tiny_config("nowhere", "model.dropout=0.2"), SMALL))
+    planning.cached(Question(tiny_config("nowhere"), Target("v5e:2x2", slices=2)))
+    planning.cached(Question(tiny_config("nowhere"), SMALL, clips=8))
     assert len(calls) == 4
 
 
@@ -170,7 +170,7 @@ def test_a_refusal_of_the_compiler_is_kept_too(kept, monkeypatch):
     monkeypatch.setattr(cache, "answer", answer)
     for _ in range(2):
         with pytest.raises(ValueError, match="refuses the program: .* cannot$"):
-            plan.cached(Question(tiny_config("nowhere"), SMALL))
+            planning.cached(Question(tiny_config("nowhere"), SMALL))
     assert len(calls) == 1
 
 
@@ -227,7 +227,7 @@ def test_an_upsampler_has_no_sampler_to_plan():
     changes = ("model.in_channels=6", "training.low_resolution=(7,8)")
     config = tiny_config("nowhere", *changes)
     with pytest.raises(ValueError, match="enlarges clips and makes none"):
-        plan.answer(Question(config, SMALL, clips=4))
+        planning.answer(Question(config, SMALL, clips=4))
 
 
 def test_a_layout_needs_no_compilation(kept, monkeypatch, capsys):

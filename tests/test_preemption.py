@@ -20,10 +20,11 @@ from processes import PACKAGE
 from test_distributed import end, free_port
 from test_distributed import start as start_divided
 
-from snapvideo_jax import distributed, preemption
-from snapvideo_jax.ending import Preempted
-from snapvideo_jax.feed import Feed
-from snapvideo_jax.preemption import Stop
+from snapvideo_jax.io.errors import Preempted
+from snapvideo_jax.parallel import processes as distributed
+from snapvideo_jax.training import preemption
+from snapvideo_jax.training.preemption import Stop
+from snapvideo_jax.training.prefetch import Feed
 
 HERE = pathlib.Path(__file__).parent
 STEPS, HANG_AT, PATIENCE_SECONDS = 12, 6, 600

@@ -13,9 +13,8 @@ from helpers import read_metrics, tiny_config
 from preparing import config_of, line_of, moving
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import prepare as verb
 from snapvideo_jax.data import DataConfig, RecordSource, decode_image, make_joint_source
-from snapvideo_jax.data.prepare import Rules, Stage
+from snapvideo_jax.data.prepare import Rules, Stage, config
 from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.transforms import resize
 
@@ -241,8 +240,8 @@ def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
 
 
 def test_the_shipped_config_builds():
-    config = verb.build(configs.load(CONFIG, ["--config.source=gs://bucket/clips"]))
-    assert config.source == "gs://bucket/clips"
+    built = config.build(configs.load(CONFIG, ["--config.source=gs://bucket/clips"]))
+    assert built.source == "gs://bucket/clips"
     assert config.stages["upsampler"] == Stage(height=288, width=512)
 
 

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from snapvideo_jax import profiles
-from snapvideo_jax.profiles import Average, gamma, products, solve, width
+from snapvideo_jax import optim
+from snapvideo_jax.optim import gamma, width
+from snapvideo_jax.training.checkpoints import posthoc_ema
+from snapvideo_jax.training.checkpoints.posthoc_ema import Average, products, solve
 
 
 def profile(average, times):
@@ -35,7 +37,7 @@ def test_gamma_is_the_root_of_the_cubic(value):
 
 def test_known_widths():
     # A plain mean is as wide as an even distribution; gamma 1 is a triangle.
-    assert width(0.0) == pytest.approx(profiles.WIDEST) == pytest.approx(12**-0.5)
+    assert width(0.0) == pytest.approx(optim.WIDEST) == pytest.approx(12**-0.5)
     assert width(1.0) == pytest.approx(1 / math.sqrt(18))
     assert gamma(1 / math.sqrt(18)) == pytest.approx(1.0)
 
@@ -146,11 +148,11 @@ def test_averages_of_any_path_are_made_of_two_tracks_as_exactly_as_predicted():
 
 def test_half_lives_are_those_of_exponential_averages_as_wide():
     """An exponential average's age has a deviation of half-life / ln 2."""
-    half_life = profiles.half_life_of(0.1, 50_000)
+    half_life = posthoc_ema.half_life_of(0.1, 50_000)
     ages = np.arange(400_000)
     share = 0.5 ** (ages / half_life)
     share /= share.sum()
     mean = (ages * share).sum()
     deviation = math.sqrt(((ages - mean) ** 2 * share).sum())
     assert deviation / 50_000 == pytest.approx(0.1, rel=1e-3)
-    assert profiles.width_of(half_life, 50_000) == pytest.approx(0.1)
+    assert posthoc_ema.width_of(half_life, 50_000) == pytest.approx(0.1)

@@ -9,13 +9,13 @@ import pytest
 from helpers import assert_one_line, strip
 from metric_files import flat_clip, smooth_clip
 
-from snapvideo_jax.evaluate.nets import NETWORKS
-from snapvideo_jax.media import write_mp4
-from snapvideo_jax.protocols import curves
-from snapvideo_jax.protocols.prompts import class_counts, entries, quotas
-from snapvideo_jax.protocols.score import as_csv, describe
-from snapvideo_jax.protocols.settings import PROTOCOLS, protocol_of
-from snapvideo_jax.protocols.ucf101 import PROMPTS
+from snapvideo_jax.evaluation.nets import NETWORKS
+from snapvideo_jax.evaluation.protocols import curves
+from snapvideo_jax.evaluation.protocols.prompts import class_counts, entries, quotas
+from snapvideo_jax.evaluation.protocols.score import as_csv, describe
+from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS, protocol_of
+from snapvideo_jax.evaluation.protocols.ucf101 import PROMPTS
+from snapvideo_jax.io.media import write_mp4
 
 CAPTIONS = ["a red cross moving left", "a green square", "a blue triangle moving up"]
 

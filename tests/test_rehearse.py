@@ -9,9 +9,9 @@ import sys
 import pytest
 from helpers import TINY_CONFIG, tiny_config
 
-from snapvideo_jax import ledger
-from snapvideo_jax.rehearse import FAULTS, Outcome, report, runner
 from snapvideo_jax.train import train
+from snapvideo_jax.training import ledger
+from snapvideo_jax.training.rehearse import FAULTS, Outcome, report, runner
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,16 @@ import pytest
 from helpers import clips_folder, tiny_config
 from PIL import Image
 
-from snapvideo_jax import ledger, train
-from snapvideo_jax.bad_steps import NonFiniteLoss
+from snapvideo_jax import train
 from snapvideo_jax.data.records import encode_mp4
-from snapvideo_jax.replay import rebuild
-from snapvideo_jax.replay.rebuild import agreement
-from snapvideo_jax.replay.samples import looks, losses
-from snapvideo_jax.step import LABEL, SIGMA, purpose, sample_keys, sample_losses
+from snapvideo_jax.diffusion.noise import purpose, sample_keys
+from snapvideo_jax.step import LABEL, SIGMA, sample_losses
 from snapvideo_jax.text.cache import keep_manifest, key_of, write_shard
+from snapvideo_jax.training import ledger
+from snapvideo_jax.training.bad_steps import NonFiniteLoss
+from snapvideo_jax.training.replay import rebuild
+from snapvideo_jax.training.replay.rebuild import agreement
+from snapvideo_jax.training.replay.samples import looks, losses
 
 BATCH = 8
 FOLDER = ("data.source=folder", "optimizer.steps=4", "model.dropout=0.0")

@@ -10,19 +10,20 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "snapvideo_jax").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))
-JOINERS = [f"snapvideo_jax.{name}" for name in ("step", "train", "sample")]
-
-FORBIDDEN = {
-    "diffusion": ["flax", "snapvideo_jax.models", "snapvideo_jax.data", *JOINERS],
-    "models": ["snapvideo_jax.diffusion", "snapvideo_jax.data", *JOINERS],
-    "data": [
-        "jax",
-        "flax",
-        "snapvideo_jax.models",
-        "snapvideo_jax.diffusion",
-        *JOINERS,
-    ],
+ORDER = (
+    *("types", "io", "parallel", "diffusion", "models", "text", "data"),
+    *("optim", "state", "step", "config", "training", "sampling", "train"),
+    *("evaluation", "planning", "scaling", "export", "cli", "__main__"),
+)
+"""Rooms of the package; one imports only from those before it."""
+LIBRARIES = {"diffusion": ["flax"], "data": ["jax", "flax"]}
+"""Libraries that a room does without."""
+INDEPENDENT = {
+    "diffusion": ["models", "data"],
+    "models": ["diffusion", "data"],
+    "data": ["models", "diffusion"],
 }
+"""Rooms that know nothing of some of those before them either."""
 
 
 def relative(path):
@@ -78,13 +79,59 @@ def test_no_module_is_longer_than_450_lines(path):
     assert lines <= 450, f"{relative(path)} has {lines} lines; split it"
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
-def test_imports_point_one_way(part):
+def imported_modules():
+    """Every module of the package, and the modules of it that it imports."""
+    names = {
+        relative(path)[: -len(".py")].replace("/", ".").removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    found = {}
+    for module, path in names.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        imports = {
+            name if name in names else name.rpartition(".")[0]
+            for name in imported_names(parse(path), package)
+        }
+        found[module] = imports & names.keys() - {module, "snapvideo_jax"}
+    return found
+
+
+def room(module):
+    return module.split(".")[1]
+
+
+def test_rooms_import_only_from_rooms_before_them():
+    wrong = [
+        f"{module} imports {name}"
+        for module, imports in imported_modules().items()
+        for name in imports
+        if ORDER.index(room(name)) > ORDER.index(room(module))
+        or room(name) in INDEPENDENT.get(room(module), ())
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other():
+    rest = imported_modules()
+    while free := [m for m, imports in rest.items() if not imports & rest.keys()]:
+        rest = {m: imports for m, imports in rest.items() if m not in free}
+    assert not rest, f"these stand in circles of imports, or import one: {sorted(rest)}"
+
+
+def test_the_package_root_holds_rooms_and_few_modules():
+    root = ROOT / "snapvideo_jax"
+    modules = {path.stem for path in root.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in root.glob("*/__init__.py")}
+    assert modules | folders == set(ORDER) and len(modules) <= 6
+
+
+@pytest.mark.parametrize("part", LIBRARIES)
+def test_a_room_does_without_a_library(part):
     wrong = [
         f"{relative(path)} imports {name}"
         for path in sorted((ROOT / "snapvideo_jax" / part).rglob("*.py"))
         for name in imported_names(parse(path), f"snapvideo_jax.{part}")
-        if any(is_inside(name, package) for package in FORBIDDEN[part])
+        if any(is_inside(name, library) for library in LIBRARIES[part])
     ]
     assert not wrong
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 
-from snapvideo_jax import ledger
-from snapvideo_jax.rehearse import Setting, Team
-from snapvideo_jax.rehearse.faults import Scene, kill_often
+from snapvideo_jax.training import ledger
+from snapvideo_jax.training.rehearse import Setting, Team
+from snapvideo_jax.training.rehearse.faults import Scene, kill_often
 
 STEPS, KILLS = 24, 5
 

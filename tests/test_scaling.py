@@ -10,7 +10,7 @@ from helpers import TINY_CONFIG, assert_one_line, tiny_config
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import EDM
-from snapvideo_jax.flops import flops_per_sample
+from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.scaling import forecast, law, runs, sweep
 from snapvideo_jax.scaling.law import Law
 from snapvideo_jax.scaling.validation import binned, levels

@@ -8,8 +8,8 @@ import pytest
 from helpers import tiny_config
 
 from snapvideo_jax.models.remat import REMAT
-from snapvideo_jax.plan import Question, Target, cache, nearest, search
-from snapvideo_jax.plan.estimate import REMATS, Choice, Estimator
+from snapvideo_jax.planning import Question, Target, cache, nearest, search
+from snapvideo_jax.planning.estimate import REMATS, Choice, Estimator
 
 TARGET = Target("v5e:2x2")
 LIMIT = TARGET.chip.hbm_bytes

@@ -8,7 +8,7 @@ from helpers import assert_one_line, clips_folder
 from PIL import Image
 from stages import UPSAMPLER, make_run
 
-from snapvideo_jax.search_noise import SCORES, best_of, psnr, sharpness
+from snapvideo_jax.sampling.noise_search import SCORES, best_of, psnr, sharpness
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -48,7 +48,7 @@ def test_a_grid_is_tried_scored_and_drawn(run, upsampler, tmp_path):
 
 def test_a_search_goes_on_where_it_was_stopped(run, upsampler, tmp_path, monkeypatch):
     """A longer grid takes what is there; other settings begin anew."""
-    from snapvideo_jax import search_noise as verb
+    from snapvideo_jax.sampling import noise_search as verb
 
     root, out = clips_folder(tmp_path / "clips", {}), tmp_path / "out"
     rng, tried = np.random.default_rng(0), []

@@ -12,8 +12,7 @@ from helpers import by_name, tiny_config
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.generate import Generator, Request
-from snapvideo_jax.sharding import (
+from snapvideo_jax.parallel.sharding import (
     AXES,
     MeshConfig,
     Rules,
@@ -25,7 +24,8 @@ from snapvideo_jax.sharding import (
     put_key,
     state_shardings,
 )
-from snapvideo_jax.states import abstract_state, fresh_state
+from snapvideo_jax.sampling.generator import Generator, Request
+from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.step import jit_train_step
 
 MESHES = {

@@ -4,7 +4,7 @@ import json
 import pickle
 
 from snapvideo_jax.data import Skipped, UnusableClip
-from snapvideo_jax.data.skipped import gather, list_of
+from snapvideo_jax.data.unusable import gather, list_of
 
 
 def test_a_list_shared_by_processes_names_a_file_once(tmp_path):

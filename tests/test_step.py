@@ -11,27 +11,23 @@ import pytest
 import tiny
 
 from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, twice
-from snapvideo_jax.diffusion.cascade import enlarge, shrink
+from snapvideo_jax.diffusion.low_resolution import enlarge, shrink
+from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
 from snapvideo_jax.optim import Optimizer
-from snapvideo_jax.plan.work import abstract_batch
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.planning.programs import abstract_batch
+from snapvideo_jax.state import TrainState, abstract_state
 from snapvideo_jax.step import (
     BIN_EDGES,
     NOISE,
     SIGMA,
     Training,
-    TrainState,
     first_pass,
     make_denoise,
-    normal,
-    pixels,
-    purpose,
-    sample_keys,
     sample_losses,
     train_step,
     train_step_of,
 )
-from snapvideo_jax.types import Latents
+from snapvideo_jax.types import Latents, pixels
 
 KEY = jax.random.key(7)
 PLAIN = Training(self_conditioning=0.0, self_conditioning_period=2, label_dropout=0.0)

@@ -11,11 +11,14 @@ from helpers import assert_one_line
 from page_samples import PROMPTS, shown_data, write_samples, write_study, write_votes
 
 from snapvideo_jax.data.video import ClipInfo, probe
-from snapvideo_jax.pages.agreement import krippendorff_alpha, pairwise_agreement
-from snapvideo_jax.pages.equal import Wish
-from snapvideo_jax.pages.page import embedded
-from snapvideo_jax.pages.study import draw_pairs
-from snapvideo_jax.pages.tally import bootstrap_interval
+from snapvideo_jax.evaluation.pages.agreement import (
+    krippendorff_alpha,
+    pairwise_agreement,
+)
+from snapvideo_jax.evaluation.pages.matching import Wish
+from snapvideo_jax.evaluation.pages.page import embedded
+from snapvideo_jax.evaluation.pages.study import draw_pairs
+from snapvideo_jax.evaluation.pages.tally import bootstrap_interval
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,12 @@ from snapvideo_jax.models.t5 import (
     encoder_parameters,
     position_buckets,
 )
-from snapvideo_jax.sharding import MeshConfig, laid_out, make_mesh, state_shardings
+from snapvideo_jax.parallel.sharding import (
+    MeshConfig,
+    laid_out,
+    make_mesh,
+    state_shardings,
+)
 from snapvideo_jax.text.checkpoint import abstract_params, load_params
 from snapvideo_jax.text.files import read_sizes
 

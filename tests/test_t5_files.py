@@ -11,7 +11,7 @@ import t5_folder
 from safetensors.numpy import save_file
 
 from snapvideo_jax.models.t5 import T5Encoder
-from snapvideo_jax.sharding import MeshConfig, make_mesh
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 from snapvideo_jax.text.checkpoint import load_params
 from snapvideo_jax.text.config import Text
 from snapvideo_jax.text.files import Weights, check_folder, fingerprint, read_sizes

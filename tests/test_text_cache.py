@@ -14,7 +14,7 @@ from snapvideo_jax.text.cache import (
     shards_of,
     write_shard,
 )
-from snapvideo_jax.text.plan import TextPlan
+from snapvideo_jax.text.costs import TextPlan
 
 WIDTH = 8
 MANIFEST = {"encoder": "t5", "fingerprint": "0", "tokens": 6, "width": WIDTH}

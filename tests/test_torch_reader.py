@@ -10,8 +10,8 @@ import pytest
 from exporting import exported
 
 from snapvideo_jax.diffusion import initial_noise
-from snapvideo_jax.export import alone, bundle, programs
-from snapvideo_jax.step import sample_keys
+from snapvideo_jax.diffusion.noise import sample_keys
+from snapvideo_jax.export import bundle, programs, standalone
 
 torch = pytest.importorskip("torch", reason="PyTorch comes with the parity extra")
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples" / "torch"
@@ -32,7 +32,7 @@ def read(trained, reader, tmp_path_factory):
     """Our bundle, theirs, and the context of a caption, of numbers by name."""
     out = tmp_path_factory.mktemp("torch") / "bundle"
     exported(trained, out, "--prompt", PROMPT, "--weights", "raw")
-    inputs = alone.read_tensors(out / bundle.INPUTS)
+    inputs = standalone.read_tensors(out / bundle.INPUTS)
     text, mask = bundle.read(out).experiment.text.encode([PROMPT])
     np.testing.assert_array_equal(inputs["text"], text)  # it is the caption's
     assert mask.sum() == 4

@@ -22,11 +22,17 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import sample, train
-from snapvideo_jax.bad_steps import NonFiniteLoss
-from snapvideo_jax.checkpoint import Checkpoints
-from snapvideo_jax.sharding import MeshConfig, make_mesh, placed, state_shardings
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax import train
+from snapvideo_jax.parallel.sharding import (
+    MeshConfig,
+    make_mesh,
+    placed,
+    state_shardings,
+)
+from snapvideo_jax.sampling import loading
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.bad_steps import NonFiniteLoss
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 STEPS, BATCH = 12, 8
 
@@ -166,7 +172,7 @@ def test_reading_a_run_leaves_what_it_is_writing_alone(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     half_written = tmp_path / "run" / "checkpoints" / "14.orbax-checkpoint-tmp"
     half_written.mkdir()
-    *_, step, _ = sample.load(tmp_path / "run")
+    *_, step, _ = loading.load(tmp_path / "run")
     assert step == STEPS and half_written.is_dir()
     assert kept_steps(tmp_path / "run") == [4, 8, 10, 12]
     # The run itself, started again, knows that nothing else writes there.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.transforms import (
     as_video,
     frame_times,
@@ -10,7 +11,7 @@ from snapvideo_jax.data.transforms import (
     resize,
     resize_weights,
 )
-from snapvideo_jax.data.video import ClipInfo, UnusableClip, nearest_frames
+from snapvideo_jax.data.video import ClipInfo, nearest_frames
 
 
 def clip_of(frames, fps):

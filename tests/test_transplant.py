@@ -12,10 +12,10 @@ from helpers import TINY_CONFIG, by_name, tiny_config
 from stages import SMALL, UPSAMPLER, make_run
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import transplant
-from snapvideo_jax.layout import checked_shardings
-from snapvideo_jax.sharding import MeshConfig, make_mesh
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints import warm_start
 
 # Both stages are told captions of the same length here.
 UP = tuple(each for each in UPSAMPLER if not each.startswith("text"))
@@ -36,16 +36,16 @@ def begun(first, tmp_path_factory):
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
     places = checked_shardings(abstract_state(experiment), mesh)
-    state = transplant.begin(experiment, mesh, places, workdir)
+    state = warm_start.begin(experiment, mesh, places, workdir)
     report = json.loads((workdir / "init_from.json").read_text())
     return experiment, state, report
 
 
 def source_params(first):
     """The averaged weights of the first stage."""
-    experiment, _, _ = transplant.source_of(str(first))
+    experiment, _, _ = warm_start.source_of(str(first))
     mesh = make_mesh(MeshConfig(), batch=8)
-    return transplant.restored(first, experiment, mesh, True)[0]
+    return warm_start.restored(first, experiment, mesh, True)[0]
 
 
 def test_every_array_is_copied_widened_resized_or_new(first, begun):
@@ -118,16 +118,16 @@ def test_positions_follow_the_picture():
             ),
             axis=-1,
         )
-        patches = transplant.patchify(jnp.asarray(grid[None]), (1, 1, 1), network.group)
+        patches = warm_start.patchify(jnp.asarray(grid[None]), (1, 1, 1), network.group)
         return jnp.asarray(patches, jnp.float32).reshape(-1, 3)
 
     wanted, found = (
         table(target),
-        np.asarray(transplant.resized(table(source), source, target)),
+        np.asarray(warm_start.resized(table(source), source, target)),
     )
     low, high = table(source).min(axis=0), table(source).max(axis=0)
     np.testing.assert_allclose(found, np.clip(wanted, low, high), atol=1e-6)
-    same = transplant.resized(table(source), source, source)
+    same = warm_start.resized(table(source), source, source)
     np.testing.assert_allclose(same, table(source), atol=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_does_not_fit_is_refused(first, nothing_compiles, changes, pa
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
     with pytest.raises(ValueError, match="run.init_from=") as error:
-        transplant.begin(experiment, mesh, None)
+        warm_start.begin(experiment, mesh, None)
     for part in parts:
         assert part in str(error.value)
 
@@ -154,10 +154,10 @@ def test_a_run_that_is_not_there_or_of_another_kind_is_refused(
     first, nothing_compiles, tmp_path
 ):
     with pytest.raises(ValueError, match="holds no run"):
-        transplant.source_of(str(tmp_path))
+        warm_start.source_of(str(tmp_path))
     other = configs.build(tiny_config("nowhere", f"run.init_from={first}", model="dit"))
     with pytest.raises(ValueError, match="is a FIT and this network a DiT"):
-        transplant.check(other, transplant.source_of(str(first))[0])
+        warm_start.check(other, warm_start.source_of(str(first))[0])
 
 
 def test_training_begins_there_and_its_first_loss_is_of_those_weights(
@@ -174,7 +174,7 @@ def test_training_begins_there_and_its_first_loss_is_of_those_weights(
     # One step of Adam with warm-up moves a weight by at most its rate.
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
-    trained, _ = transplant.restored(tmp_path, experiment, mesh, False)
+    trained, _ = warm_start.restored(tmp_path, experiment, mesh, False)
     before, after = by_name(begun[1].params), by_name(nn.unbox(trained))
     moved = max(np.abs(before[name] - after[name]).max() for name in before)
     assert 0 < moved <= 0.011

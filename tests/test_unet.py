@@ -16,7 +16,7 @@ from snapvideo_jax.models.unet_blocks import (
     TextAttention,
     resampled,
 )
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.state import abstract_state
 
 SIZES = ("85m", "284m")
 

@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.records import encode_mp4, encode_png
-from snapvideo_jax.data.video import (
-    Clip,
-    UnusableClip,
-    decode_at,
-    nearest_frames,
-    probe,
-)
+from snapvideo_jax.data.video import Clip, decode_at, nearest_frames, probe
 
 BAD = Path(__file__).parents[1] / "../shared/clips/bad"
 needs_bad_clips = pytest.mark.skipif(not BAD.is_dir(), reason="no clips at hand")

@@ -19,7 +19,7 @@ from snapvideo_jax.diffusion import (
     sample,
     sigma_schedule,
 )
-from snapvideo_jax.given import read_frames
+from snapvideo_jax.sampling.inputs import read_frames
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -1,1 +1,1 @@
-"""Options of all verbs; nothing heavy is imported for them."""
+"""The command line: parsers, one thin module a verb, and user errors."""

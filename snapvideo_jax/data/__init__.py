@@ -1,8 +1,8 @@
 """Captioned videos and images, from files to batches. NumPy only, never a device."""
 
 from snapvideo_jax.data.config import DataConfig, DataSet, Part
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
-from snapvideo_jax.data.joint import JointSource
 from snapvideo_jax.data.mixture import Member, make_sources
 from snapvideo_jax.data.pipeline import (
     captions_of,
@@ -12,7 +12,7 @@ from snapvideo_jax.data.pipeline import (
     seek,
     split_dataset,
 )
-from snapvideo_jax.data.skipped import Skipped
+from snapvideo_jax.data.sequence import JointSource
 from snapvideo_jax.data.sources import (
     FolderSource,
     RecordSource,
@@ -20,12 +20,8 @@ from snapvideo_jax.data.sources import (
     TFDSSource,
     captions_in,
 )
-from snapvideo_jax.data.video import (
-    ClipInfo,
-    UnusableClip,
-    decode_at,
-    probe,
-)
+from snapvideo_jax.data.unusable import Skipped
+from snapvideo_jax.data.video import ClipInfo, decode_at, probe
 
 __all__ = [
     "ClipInfo",

@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Int
 
 from snapvideo_jax.data.config import ClipSize
-from snapvideo_jax.data.filters import Fields
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import image_size
 from snapvideo_jax.data.mixture import Member
-from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import FilteredOut, Kind, Source
-from snapvideo_jax.data.video import ClipInfo, UnusableClip, probe
+from snapvideo_jax.data.sources import FilteredOut, Source
+from snapvideo_jax.data.unusable import Skipped
+from snapvideo_jax.data.video import ClipInfo, probe
+from snapvideo_jax.io.captions import Fields, Kind
 
 MOST_PROBED = 20_000
 """Files whose size nothing tells but the files."""

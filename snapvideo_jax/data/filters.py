@@ -8,15 +8,14 @@ of its record, or of its TFDS example. Rules are joined by commas, and all must 
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-Fields = Mapping[str, Any]
-"""What is said of a file, by name."""
+from snapvideo_jax.io.captions import Fields
 
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

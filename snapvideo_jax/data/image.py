@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from snapvideo_jax.data.container import MAX_PIXELS, Encoded, UnusableClip, size_of
-from snapvideo_jax.data.scaling import Size, cover_size, to_rgb
+from snapvideo_jax.data.rescale import Size, cover_size, to_rgb
 
 
 def decode_image(

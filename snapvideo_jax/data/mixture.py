@@ -9,14 +9,8 @@ from jaxtyping import Int
 
 from snapvideo_jax.data.config import DataConfig, DataSet
 from snapvideo_jax.data.schedule import Schedule
-from snapvideo_jax.data.sources import (
-    KINDS,
-    FolderSource,
-    Kind,
-    RecordSource,
-    Source,
-    TFDSSource,
-)
+from snapvideo_jax.data.sources import FolderSource, RecordSource, Source, TFDSSource
+from snapvideo_jax.io.captions import KINDS, Kind
 
 DEFAULT_CACHE = Path("~/.cache/snapvideo_jax")
 
@@ -101,10 +95,10 @@ def _make_source(data_set: DataSet, kind: Kind, side: int) -> Source:
         source = FolderSource
     elif data_set.source == "shapes":
         # Only this source draws its own data.
-        from snapvideo_jax.data import shapes
+        from snapvideo_jax.data.shapes import dataset
 
         # They are drawn at least as large as any clip is wanted; encoders take even
         # sides only.
-        size = max(shapes.SIZE, side + side % 2)
-        root = shapes.build(Path(root or DEFAULT_CACHE).expanduser(), size=size)
+        size = max(dataset.SIZE, side + side % 2)
+        root = dataset.build(Path(root or DEFAULT_CACHE).expanduser(), size=size)
     return source(root, kind, limit, data_set.rules)

@@ -19,12 +19,13 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from snapvideo_jax.data.config import DataConfig
-from snapvideo_jax.data.joint import JointSource
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.mixture import Member, make_sources
-from snapvideo_jax.data.skipped import Skipped
-from snapvideo_jax.data.sources import Kind
+from snapvideo_jax.data.sequence import JointSource
 from snapvideo_jax.data.transforms import frame_times
-from snapvideo_jax.data.video import UnusableClip, probe
+from snapvideo_jax.data.unusable import Skipped
+from snapvideo_jax.data.video import probe
+from snapvideo_jax.io.captions import Kind
 from snapvideo_jax.text import TextEncoder
 
 PROBED_CLIPS = 512

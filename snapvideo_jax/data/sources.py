@@ -12,18 +12,16 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
 from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
-from snapvideo_jax.data.filters import Fields, Filter, broken, kept
+from snapvideo_jax.data.filters import Filter, broken, kept
 from snapvideo_jax.data.records import decode_record, read_headers
-from snapvideo_jax.ending import first_line
-
-Kind = Literal["video", "image"]
-KINDS: tuple[Kind, ...] = ("video", "image")
+from snapvideo_jax.io.captions import Fields, Kind, alternatives, check_line
+from snapvideo_jax.io.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -296,38 +294,6 @@ class TFDSSource:
     def headers(self) -> None:
         """Nothing: an example is read whole or not at all."""
         return None
-
-
-def check_line(entry: Any) -> None:
-    """Refuses a line of captions.jsonl that makes no sense.
-
-    Raises:
-        ValueError: tells what it has and what was wanted, as in "has file=None, ...".
-    """
-    fields = entry if isinstance(entry, dict) else {}
-    for key in ("file", "type"):
-        if not isinstance(fields.get(key), str):
-            raise ValueError(f"has {key}={fields.get(key)!r}, wanted a string")
-    alternatives(fields)
-    if entry["type"] not in KINDS:
-        raise ValueError(f"has type={entry['type']!r}; use 'video' or 'image'")
-
-
-def alternatives(fields: Fields) -> tuple[str, ...]:
-    """All captions of a file: ``caption`` and those in the list ``captions``, once.
-
-    Raises:
-        ValueError: it has neither, or they are no texts.
-    """
-    listed = fields.get("captions")
-    if listed is None:
-        listed = []
-    elif not isinstance(listed, list) or not all(isinstance(x, str) for x in listed):
-        raise ValueError(f"has captions={listed!r}, wanted a list of strings")
-    first = fields.get("caption")
-    if not isinstance(first, str) and (first is not None or not listed):
-        raise ValueError(f"has caption={first!r}, wanted a string")
-    return tuple(dict.fromkeys(listed if first is None else [first, *listed]))
 
 
 def _sample(name: str, fields: Mapping[str, Any], data: Encoded) -> Sample:

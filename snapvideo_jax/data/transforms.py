@@ -12,7 +12,8 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import Float, Float32, Int, Shaped, UInt8
 
-from snapvideo_jax.data.video import ClipInfo, UnusableClip
+from snapvideo_jax.data.container import UnusableClip
+from snapvideo_jax.data.video import ClipInfo
 
 
 def frame_times(

@@ -29,7 +29,7 @@ from snapvideo_jax.data.container import (
     stamps_of,
     video_stream,
 )
-from snapvideo_jax.data.scaling import Size, cover_size, to_rgb, upright
+from snapvideo_jax.data.rescale import Size, cover_size, to_rgb, upright
 
 DECODE_SECONDS = 30.0
 """Most that one clip may take, unless said otherwise."""

@@ -11,11 +11,7 @@ from snapvideo_jax.diffusion.guidance import (
     twice,
     with_guidance,
 )
-from snapvideo_jax.diffusion.reconstruction import (
-    Reconstruction,
-    is_known,
-    reconstruct,
-)
+from snapvideo_jax.diffusion.reconstruction import Reconstruction, is_known, reconstruct
 from snapvideo_jax.diffusion.samplers import (
     Denoise,
     Sampler,

@@ -3,7 +3,3 @@
 `bundle` is the folder, `programs` the StableHLO in it and `alone` what runs those with
 JAX alone, `model_card` its README. `command`, `verify` and `importing` are the verbs.
 """
-
-from snapvideo_jax.export.command import run
-
-__all__ = ["run"]

@@ -21,10 +21,9 @@ from safetensors.numpy import save_file
 
 from snapvideo_jax import __version__
 from snapvideo_jax import config as configs
-from snapvideo_jax.evaluate.convert import sha256_of
-from snapvideo_jax.export.alone import read_weights
-from snapvideo_jax.files import write_json
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.export.standalone import read_weights
+from snapvideo_jax.io.files import sha256_of, write_json
+from snapvideo_jax.state import abstract_state
 
 FORMAT, VERSION = "snapvideo_jax bundle", 1
 """What config.json says of itself; a version that readers know is read by them."""

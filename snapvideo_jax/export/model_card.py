@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from snapvideo_jax import json_lines
 from snapvideo_jax.data.prepare.config import MANIFEST
-from snapvideo_jax.pages.gallery import read_metrics
+from snapvideo_jax.io import json_lines
+from snapvideo_jax.io.json_lines import read_metrics
 
 CARD = "README.md"
 SCORES = ("judged.json", "result.json")

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from snapvideo_jax.cascade import STREAM
 from snapvideo_jax.diffusion import Sampler
-from snapvideo_jax.export import alone
+from snapvideo_jax.export import standalone
 from snapvideo_jax.export.bundle import nested
-from snapvideo_jax.files import write_json, write_whole
-from snapvideo_jax.generate import as_bytes, generation_of
+from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.sampling.cascade import STREAM
+from snapvideo_jax.sampling.generator import as_bytes, generation_of
 from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import Context, Latents
 
@@ -214,7 +214,7 @@ def write(
     }
     path = out / FOLDER / "signature.json"
     write_json(path, signature)
-    script = Path(alone.__file__).read_bytes()
+    script = Path(standalone.__file__).read_bytes()
     write_whole(out / FOLDER / "run.py", script)
 
 

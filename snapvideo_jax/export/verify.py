@@ -1,6 +1,5 @@
 """The verb `snapvideo verify`: does a bundle make what the run makes?"""
 
-import argparse
 import dataclasses
 import json
 import subprocess
@@ -16,38 +15,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.export import alone, bundle, programs
+from snapvideo_jax.export import bundle, programs, standalone
 from snapvideo_jax.export.bundle import Bundle
-from snapvideo_jax.export.command import load
-from snapvideo_jax.settings import differences
+from snapvideo_jax.export.export import load
+from snapvideo_jax.io.resume import differences
 
 BATCH = 2
 """Clips that are compared."""
 SECTIONS = ("model", "diffusion", "text")
 """Of the config, that have to be those of the run."""
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """`snapvideo verify`; exits with 1 where the difference is too large."""
-    with configs.user_errors():
-        if not arguments.tolerance >= 0:
-            raise ValueError(
-                f"--tolerance={arguments.tolerance:g} is below 0; use 0 or more."
-            )
-        found = bundle.read(Path(arguments.bundle))
-        compared = verify(found, Path(arguments.workdir), arguments.weights)
-        largest = 0.0
-        for name, difference in compared:
-            print(f"{name:<20}{difference:.3g}", flush=True)
-            if not name.startswith("("):
-                largest = float(np.maximum(largest, difference))  # NaN stays
-    within = largest <= arguments.tolerance
-    print(
-        f"The largest difference is {largest:.3g}, {'within' if within else 'ABOVE'} "
-        f"the tolerance of {arguments.tolerance:g}."
-    )
-    if not within:
-        raise SystemExit(1)
 
 
 def verify(
@@ -132,7 +108,7 @@ def _inputs(found: Bundle, program: programs.Program) -> dict[str, Any]:
     """What a program is given: the bundle's own captions, else embeddings by chance."""
     rng = np.random.default_rng(0)
     path = found.folder / bundle.INPUTS
-    kept = alone.read_tensors(path) if path.is_file() else {}
+    kept = standalone.read_tensors(path) if path.is_file() else {}
     count = min(BATCH, len(kept["text"])) if kept else BATCH
     inputs = {}
     for name, shape in program.shapes(count).items():
@@ -170,7 +146,7 @@ def _alone(found: Bundle, name: str, inputs: Mapping[str, Any]) -> dict[str, Any
         )
         ran = subprocess.run(
             [
-                *(sys.executable, "-P", alone.__file__, "--bundle", found.folder),
+                *(sys.executable, "-P", standalone.__file__, "--bundle", found.folder),
                 *("--program", name, "--inputs", given, "--out", out),
             ],
             capture_output=True,

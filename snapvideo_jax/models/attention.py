@@ -22,7 +22,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.sharding import constrain, current_layout
+from snapvideo_jax.parallel.sharding import constrain, current_layout
 
 KEPT = "attention"
 """Name of what the gradient of attention needs beside queries, keys and values."""

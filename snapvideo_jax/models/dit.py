@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models import flops, guesses
+from snapvideo_jax.models import flops, resource_estimates
 from snapvideo_jax.models.context import NumbersVector, null_where_dropped
 from snapvideo_jax.models.layers import (
     KERNEL_INIT,
@@ -29,7 +29,7 @@ from snapvideo_jax.models.layers import (
 )
 from snapvideo_jax.models.network import Guess
 from snapvideo_jax.models.remat import REMAT, check_known
-from snapvideo_jax.sharding import constrain
+from snapvideo_jax.parallel.sharding import constrain
 from snapvideo_jax.types import Context
 
 
@@ -197,7 +197,7 @@ class DiT(nn.Module):
 
     def guess(self) -> Guess:
         """See `guesses.dit`."""
-        return guesses.dit(self)
+        return resource_estimates.dit(self)
 
     @nn.compact
     def __call__(

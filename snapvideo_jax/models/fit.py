@@ -14,8 +14,9 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models import flops, guesses
+from snapvideo_jax.models import flops, resource_estimates
 from snapvideo_jax.models.context import NUMBERS, UPSAMPLER_NUMBERS, ContextTokens
+from snapvideo_jax.models.fit_sizes import check_sizes
 from snapvideo_jax.models.layers import (
     Attention,
     Dense,
@@ -28,8 +29,7 @@ from snapvideo_jax.models.layers import (
 )
 from snapvideo_jax.models.network import Guess
 from snapvideo_jax.models.remat import REMAT, check_known
-from snapvideo_jax.models.sizes import check_sizes
-from snapvideo_jax.sharding import constrain, devices_along, for_every_sample
+from snapvideo_jax.parallel.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
 
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
@@ -274,7 +274,7 @@ class FIT(nn.Module):
 
     def guess(self) -> Guess:
         """See `guesses.fit`."""
-        return guesses.fit(self)
+        return resource_estimates.fit(self)
 
     def no_latents(self, batch: int) -> Latents:
         """The carry of a first network call: no previous latents."""

@@ -7,6 +7,8 @@ count is for one sample and one forward pass; a training step's is in `train_fac
 import math
 from collections import Counter
 
+import numpy as np
+
 
 def fit_forward(model, context_tokens: int) -> dict[str, float]:
     """FLOPs of one forward pass of one video, by part of the network.
@@ -129,3 +131,17 @@ def train_factor(self_conditioning: float) -> float:
     share of samples that have one; recomputation does not count.
     """
     return 3 + self_conditioning
+
+
+def flops_forward(experiment) -> float:
+    """FLOPs of one forward pass of one sample; the mean over the sizes of batches."""
+    model, data, text = experiment.model, experiment.data, experiment.text
+    models = [model.at(*size) for size in data.sizes] if data.buckets else [model]
+    each = [sum(m.forward_flops(text.tokens, text.width).values()) for m in models]
+    return float(np.average(each, weights=data.size_weights))
+
+
+def flops_per_sample(experiment) -> float:
+    """Model FLOPs of training on one sample; recomputation does not count."""
+    share = experiment.training.self_conditioned_share
+    return flops_forward(experiment) * train_factor(share)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from snapvideo_jax.models.attention import Kernels, attend, folded, suits_folding
 from snapvideo_jax.models.remat import PRODUCT
-from snapvideo_jax.sharding import constrain, gathered
+from snapvideo_jax.parallel.sharding import constrain, gathered
 
 KERNEL_INIT = nn.initializers.lecun_normal()
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from snapvideo_jax.models.layers import Kernel, param_init
-from snapvideo_jax.sharding import constrain, gathered
+from snapvideo_jax.parallel.sharding import constrain, gathered
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from snapvideo_jax.models import flops, guesses
+from snapvideo_jax.models import flops, resource_estimates
 from snapvideo_jax.models.context import NumbersVector, null_where_dropped
 from snapvideo_jax.models.network import Guess
 from snapvideo_jax.models.remat import REMAT, check_known
@@ -29,7 +29,7 @@ from snapvideo_jax.models.unet_blocks import (
     linear,
     uniform_bias,
 )
-from snapvideo_jax.sharding import constrain
+from snapvideo_jax.parallel.sharding import constrain
 from snapvideo_jax.types import Context
 
 REMATS = ("none", "dots", "layer", "block")
@@ -206,7 +206,7 @@ class UNet(nn.Module):
 
     def guess(self) -> Guess:
         """See `guesses.unet`."""
-        return guesses.unet(self)
+        return resource_estimates.unet(self)
 
     @nn.compact
     def __call__(

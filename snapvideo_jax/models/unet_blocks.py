@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from snapvideo_jax.models.attention import KEPT, with_text
 from snapvideo_jax.models.layers import Dense, drop, param_init, sinusoid
 from snapvideo_jax.models.remat import PRODUCT
-from snapvideo_jax.sharding import constrain, gathered
+from snapvideo_jax.parallel.sharding import constrain, gathered
 
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Kernels are uniform within ``1 / sqrt(fan_in)``, as PyTorch makes them."""

@@ -6,7 +6,3 @@ the loss on clips that no run saw (`validation`). `law` fits the loss as a funct
 the FLOPs of a sample and of the number of samples, `forecast` says what that means for
 larger budgets, `plot` draws it, `command` is the verb.
 """
-
-from snapvideo_jax.scaling.command import run
-
-__all__ = ["run"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snapvideo_jax.plan.target import Target
+from snapvideo_jax.planning.target import Target
 from snapvideo_jax.scaling import law as laws
 from snapvideo_jax.scaling.law import Law
 from snapvideo_jax.scaling.sweep import Planned

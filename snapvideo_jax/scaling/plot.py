@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snapvideo_jax.files import write_whole
+from snapvideo_jax.io.files import write_whole
 from snapvideo_jax.scaling.forecast import Found, law_of
 from snapvideo_jax.scaling.sweep import AXES
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from snapvideo_jax import config as configs
-from snapvideo_jax import distributed
-from snapvideo_jax.files import write_json
+from snapvideo_jax.io.files import write_json
+from snapvideo_jax.parallel import processes
 from snapvideo_jax.scaling import sweep
 from snapvideo_jax.scaling.sweep import Planned
 from snapvideo_jax.scaling.validation import validate
@@ -37,7 +37,7 @@ def run_all(out: Path, part: int, parts: int, samples: int) -> None:
             logger.info("%s is finished.", run.name)
             continue
         workdir, began = out / "runs" / run.name, time.monotonic()
-        distributed.keep_compiled(out)
+        processes.keep_compiled(out)
         train(configs.from_json(json.dumps(run.config)), workdir)
         trained = time.monotonic() - began
         found = validate(workdir, Path(validation), samples)

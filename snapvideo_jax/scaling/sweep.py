@@ -11,9 +11,9 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.files import write_whole
-from snapvideo_jax.flops import flops_per_sample
-from snapvideo_jax.states import abstract_state
+from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.models.flops import flops_per_sample
+from snapvideo_jax.state import abstract_state
 
 FILE = "sweep.json"
 LEAST_STEPS = 20

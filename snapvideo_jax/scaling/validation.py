@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snapvideo_jax import sample
-from snapvideo_jax.data import make_joint_source, shapes, split_dataset
+from snapvideo_jax.data import make_joint_source, split_dataset
 from snapvideo_jax.data.config import DataConfig
+from snapvideo_jax.data.shapes import dataset
 from snapvideo_jax.diffusion.edm import broadcast
-from snapvideo_jax.sharding import (
+from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
+from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     laid_out,
     local_rows,
@@ -27,16 +28,9 @@ from snapvideo_jax.sharding import (
     put_batch,
     put_key,
 )
-from snapvideo_jax.step import (
-    BIN_EDGES,
-    NOISE,
-    context_of,
-    first_pass,
-    normal,
-    pixels,
-    purpose,
-    sample_keys,
-)
+from snapvideo_jax.sampling import loading
+from snapvideo_jax.step import BIN_EDGES, NOISE, first_pass
+from snapvideo_jax.types import context_of, pixels
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it lie evenly between whole numbers, however many there are."""
@@ -44,7 +38,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 def held_out_shapes(root: Path) -> Path:
     """Scenes of the shapes data set that no training set has: of another seed."""
-    return shapes.build(root, seed=1, videos=256, images=128)
+    return dataset.build(root, seed=1, videos=256, images=128)
 
 
 def data_of(data: DataConfig, folder: Path) -> DataConfig:
@@ -81,7 +75,7 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
     Raises:
       ValueError: as `data_of`, or the run has no checkpoint.
     """
-    experiment, params, _, mesh = sample.load(workdir)
+    experiment, params, _, mesh = loading.load(workdir)
     data, over_batch = data_of(experiment.data, folder), batch_sharding(mesh)
     joint = make_joint_source(data, seed=0)
     batches = split_dataset(

@@ -22,8 +22,8 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Float32, Shaped
 
-from snapvideo_jax.files import write_json
-from snapvideo_jax.settings import differences
+from snapvideo_jax.io.files import write_json
+from snapvideo_jax.io.resume import differences
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
 KEY_BYTES = 16

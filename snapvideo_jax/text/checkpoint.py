@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snapvideo_jax.models.t5 import T5Encoder
-from snapvideo_jax.sharding import state_shardings
+from snapvideo_jax.parallel.sharding import state_shardings
 from snapvideo_jax.text.files import Weights
 
 _SELF, _FF = "encoder.block.{}.layer.0.", "encoder.block.{}.layer.1."

@@ -14,7 +14,7 @@ import ml_dtypes  # noqa: F401  (safetensors finds NumPy's bfloat16 by its name)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from snapvideo_jax.ending import first_line
+from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.models.t5 import T5Sizes
 
 CONFIG, TOKENIZER = "config.json", "spiece.model"

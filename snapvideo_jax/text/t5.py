@@ -12,7 +12,7 @@ import sentencepiece
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
 from snapvideo_jax.models.t5 import T5Encoder
-from snapvideo_jax.sharding import batch_sharding, laid_out
+from snapvideo_jax.parallel.sharding import batch_sharding, laid_out
 from snapvideo_jax.text import checkpoint, files
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 

@@ -11,7 +11,8 @@ import tensorflow_datasets as tfds
 
 from snapvideo_jax.data.builders.elements import element, element_spec
 from snapvideo_jax.data.container import content_of
-from snapvideo_jax.data.sources import FolderSource, Kind
+from snapvideo_jax.data.sources import FolderSource
+from snapvideo_jax.io.captions import Kind
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "video": ("mp4", "webm", "mkv", "mov", "avi"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from snapvideo_jax.data.sources import Kind
+from snapvideo_jax.io.captions import Kind
 
 
 def element_spec(kind: Kind) -> tfds.features.FeaturesDict:

@@ -3,6 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from snapvideo_jax.data.filters import Filter, parse
 
@@ -149,3 +153,26 @@ class PrepareConfig:
                     f"{name}={getattr(self, name)} is outside 1 to 99999; a few times "
                     "the number of workers, or one for each GB, is good."
                 )
+
+
+def build(config: ConfigDict) -> PrepareConfig:
+    """The settings of a config file, checked.
+
+    Raises:
+      ValueError: names the field, its value, and what would do.
+    """
+    fields: dict[str, Any] = config.to_dict()
+    stages = fields.pop("stages")
+    return PrepareConfig(
+        **fields
+        | {
+            "rules": Rules(**fields["rules"]),
+            "stages": {name: Stage(**stage) for name, stage in stages.items()},
+            "source": _absolute(fields["source"]) if fields["source"] else "",
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    """A local path, whatever folder a worker runs in; ``gs://...`` stays."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())

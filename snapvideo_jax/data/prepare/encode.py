@@ -14,7 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from snapvideo_jax.data.prepare.config import Stage
-from snapvideo_jax.data.scaling import EXACT
+from snapvideo_jax.data.rescale import EXACT
 from snapvideo_jax.data.transforms import resize
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import av
 
+from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.filters import Filter, broken
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
 from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
 from snapvideo_jax.data.records import encode_png
-from snapvideo_jax.data.scaling import upright
-from snapvideo_jax.data.video import Clip, UnusableClip
+from snapvideo_jax.data.rescale import upright
+from snapvideo_jax.data.video import Clip
 
 Entry = dict[str, Any]
 """A line of captions.jsonl."""

@@ -30,8 +30,8 @@ from snapvideo_jax.data.prepare.shards import (
     shard_names,
     shard_of,
 )
-from snapvideo_jax.data.sources import KINDS, check_line
-from snapvideo_jax.settings import differences
+from snapvideo_jax.io.captions import KINDS, check_line
+from snapvideo_jax.io.resume import differences
 
 FORMAT = 2
 """Of the output; another wherever the same input would give other bytes."""

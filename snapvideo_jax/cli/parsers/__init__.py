@@ -1,0 +1,1 @@
+"""Options of all verbs; nothing heavy is imported for them."""

@@ -1,0 +1,18 @@
+"""The verb `snapvideo judge`: does a model trained on shapes do what prompts say?"""
+
+from pathlib import Path
+
+from snapvideo_jax.cli import errors
+from snapvideo_jax.evaluation.shapes import judge_clips
+from snapvideo_jax.io.options import check_least
+from snapvideo_jax.parallel import processes
+from snapvideo_jax.sampling import loading, options
+
+
+def run(arguments) -> None:
+    """`snapvideo judge`."""
+    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+        check_least(arguments, options.LEAST)
+        workdir = Path(arguments.workdir)
+        loaded = loading.load(workdir, arguments.ema, arguments.ema_profile)
+        judge_clips(arguments, *loaded)

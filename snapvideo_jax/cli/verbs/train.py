@@ -1,0 +1,68 @@
+"""`snapvideo train`."""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.cli import errors
+from snapvideo_jax.io.errors import Ending, Preempted, SaveFailed, is_full
+from snapvideo_jax.parallel import processes
+from snapvideo_jax.train import train
+from snapvideo_jax.training.dry_run import describe, print_description
+from snapvideo_jax.training.goodput import Goodput, process_seconds
+from snapvideo_jax.training.preemption import Stop
+
+
+def run(arguments) -> None:
+    """`snapvideo train`."""
+    with errors.user_errors():
+        if arguments.dry_run:
+            print_description(describe(_config(arguments)), arguments.json)
+            return
+        folder = arguments.workdir
+        try:
+            _train(arguments, folder)
+        except Preempted as error:
+            processes.leave(error)  # at once, whatever the loader is waiting for
+        except Ending as error:
+            print(f"snapvideo: stopped: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from error
+
+
+def _config(arguments) -> ConfigDict:
+    """The config that the command line names, or else that of the workdir.
+
+    Raises:
+      ValueError: it names none, or as `configs.load` and `configs.of_workdir`.
+    """
+    if arguments.config:
+        return configs.load(arguments.config, arguments.overrides)
+    if not arguments.workdir:
+        raise ValueError(
+            "--config is missing; give one, or the --workdir of a run that was begun."
+        )
+    return configs.of_workdir(Path(arguments.workdir), arguments.overrides)
+
+
+def _train(arguments, folder: str | None) -> None:
+    goodput = Goodput(process_seconds())
+    with (
+        Stop().listening() as stop,
+        processes.processes(vars(arguments), folder, always_log=True),
+        stop.joined(),
+    ):
+        config = _config(arguments)
+        if not folder:
+            raise ValueError("--workdir is missing; the run is kept there.")
+        processes.keep_compiled(Path(folder))
+        try:
+            train(config, Path(folder), stop, goodput)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise SaveFailed(
+                f"The disk takes no more ({error}); the newest checkpoint stays. Make "
+                "room there, and start the same command again."
+            ) from error

@@ -1,0 +1,147 @@
+"""Config files and the config.json of a run: loaded, overridden, written, compared."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from snapvideo_jax.config.sections import unknown
+from snapvideo_jax.io import shipped
+from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.resume import differences
+
+MAY_CHANGE = (
+    "run.",
+    "sheets.",
+    "sampler.",
+    "guidance.",
+    "mesh.",
+    "model.remat",
+    "model.group_chunks",
+    "model.unroll",
+    "optimizer.on_bad_step",
+    "optimizer.spike_factor",
+    "optimizer.ema_snapshot_",
+    "data.root",
+    "text.path",
+    "data.num_",
+    "data.prefetch",
+    "data.cache_",
+)
+"""What may differ from the config that a workdir was begun with."""
+MOVED = re.compile(r"data\.mixture\.\w+\.root")
+"""Likewise: data sets may be moved."""
+
+
+def load(path: str, overrides: list[str]) -> ConfigDict:
+    """The config of ``FILE.py[:arg]`` or ``NAME[:arg]``, with ``--config.a.b=value``.
+
+    A name as demo, or a path as configs/demo.py that is not there, is of a config that
+    comes with the package.
+
+    Raises:
+      ValueError: no such file, an unknown key (with the nearest one), a wrong type, or
+        what the file itself refuses.
+    """
+    file, _, arg = path.partition(":")
+    return overridden(_get_config(Path(file))(arg or None), overrides)
+
+
+def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa: B006
+    """The config of a run, with overrides of what may change.
+
+    Raises:
+      ValueError: the folder holds no run, or as `load` and `check_same`.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
+    kept = path.read_text()
+    config = overridden(from_json(kept), overrides)
+    check_same(config, kept, workdir)
+    return config
+
+
+def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+    """A config with ``--config.a.b=value`` applied.
+
+    Raises:
+      ValueError: a field is unknown, or a value of another type.
+    """
+    for item in overrides:
+        _check_override(item, config)
+    values = flags.FlagValues()
+    # Without sys_argv it would look for overrides in this process's command line.
+    line = [sys.argv[0], *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=line)
+    try:
+        rest = values(line)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ValueError(first_line(error)) from None
+    if rest[1:]:
+        raise ValueError(f"Unknown argument {rest[1]!r}; see --help.")
+    return values.config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config, as it is kept in the workdir."""
+    return config.to_json_best_effort(indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of a workdir."""
+    return ConfigDict(json.loads(text))
+
+
+def check_same(config: ConfigDict, kept: str, where: Path) -> None:
+    """Refuses to go on in a workdir that was begun with another config.
+
+    Raises:
+      ValueError: names the first fields that differ, with both values.
+    """
+    ours, theirs = (json.loads(text) for text in (to_json(config), kept))
+    differing = [
+        f"{name}={value} (was {before})"
+        for name, value, before in differences(ours, theirs)
+        if not name.startswith(MAY_CHANGE) and not MOVED.fullmatch(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{where} was begun with another config: {', '.join(differing[:5])}. Use "
+            "another --workdir, or the values it was begun with."
+        )
+
+
+def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:
+    """The function of a config file that makes its config."""
+    named, file = file, shipped.find(file)
+    spec = importlib.util.spec_from_file_location("snapvideo_config", file)
+    if not file.is_file() or spec is None:
+        raise ValueError(
+            f"--config={named}: there is no such Python file, and no config of this "
+            f"name comes with snapvideo; those are {', '.join(shipped.names())}."
+        )
+    folder = str(file.parent.absolute())
+    if folder not in sys.path:
+        sys.path.append(folder)  # so that a config may import its neighbours
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+def _check_override(item: str, config: Any) -> None:
+    """Makes sure that what ``--config.a.b=value`` changes is there."""
+    found = re.match(r"--?(?:no)?config\.([^=]*)", item)
+    where = "config"
+    for name in found[1].split(".") if found else ():
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"{where}={config!r} is a value and has no {name!r}.")
+        if name not in config:
+            raise ValueError(unknown(name, config, where))
+        config, where = config[name], f"{where}.{name}"

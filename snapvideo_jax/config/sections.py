@@ -1,0 +1,154 @@
+"""Sections of a config: a dataclass as a ConfigDict of its fields, and back again."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from snapvideo_jax.models import MODELS
+from snapvideo_jax.step import Training
+
+DERIVED = {
+    **dict.fromkeys(
+        MODELS.values(),
+        ("frames", "height", "width", "further_sizes", "parent", "name"),
+    ),
+    Training: ("videos", "images"),
+}
+"""Fields that `build` fills from the data section, so that no two can disagree."""
+
+
+def section(kind: type, **overrides) -> ConfigDict:
+    """A ConfigDict of all fields of ``kind``, with their defaults or ``overrides``.
+
+    Raises:
+      ValueError: a name is no field of ``kind``.
+    """
+    fields = {
+        field.name: ConfigDict() if "of" in field.metadata else field.default
+        for field in dataclasses.fields(kind)
+        if field.name not in DERIVED.get(kind, ())
+    }
+    for name in overrides:
+        if name not in fields:
+            raise ValueError(unknown(name, fields, kind.__name__))
+    return ConfigDict(fields | overrides)
+
+
+def model_section(name: str, **overrides) -> ConfigDict:
+    """The section of a model; ``name`` is a key of `snapvideo_jax.models.MODELS`."""
+    config = section(MODELS[name], **overrides)
+    config.name = name
+    return config
+
+
+def choose(table: dict[str, dict], name: str, key: str) -> dict:
+    """A row of a table of sizes or variants.
+
+    Raises:
+      ValueError: ``key`` is none of its rows.
+    """
+    if key not in table:
+        raise ValueError(
+            f"config argument {name}={key!r} is unknown; use one of {sorted(table)}."
+        )
+    return table[key]
+
+
+def parse_arg(arg: str | None, **defaults) -> ConfigDict:
+    """``"size=500m,quick"`` -> values, typed after the defaults.
+
+    Raises:
+      ValueError: an unknown name, or a value that is not of its default's type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in defaults:
+            raise ValueError(unknown(name, defaults, "the config's argument"))
+        kind = type(defaults[name])
+        try:
+            values[name] = _flag(text) if kind is bool else kind(text)
+        except ValueError:
+            raise ValueError(
+                f"config argument {name}={text!r} is not of type {kind.__name__}."
+            ) from None
+    return ConfigDict(values)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("", "true", "1"):
+        return True
+    if text.lower() in ("false", "0"):
+        return False
+    raise ValueError(text)
+
+
+def construct(
+    kind: type, config: ConfigDict, where: str, left_out: Iterable[str] = (), **derived
+):
+    """A dataclass or linen module from its section.
+
+    Args:
+      kind: what is made. A field whose metadata has ``of`` holds things of that kind
+        by their names.
+      config: its fields.
+      where: the section's name, for errors.
+      left_out: fields that a section may not set.
+      derived: values of those.
+
+    Raises:
+      ValueError: names the field, its value, and what would do.
+    """
+    values = {name: _tuples(value) for name, value in config.items()}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields.keys() - set(left_out):
+            raise ValueError(unknown(name, fields, f"config.{where}"))
+        if part := fields[name].metadata.get("of"):
+            values[name] = _construct_parts(part, values[name], f"{where}.{name}")
+        default = getattr(kind, name, None)
+        if fields[name].type == tuple[int, ...]:  # as many as there are
+            default = default[:1] * len(values[name])
+        _check_tuple(f"{where}.{name}", values[name], default)
+    return kind(**values, **derived)
+
+
+def _construct_parts(kind: type, config: ConfigDict, where: str) -> dict[str, Any]:
+    """Things of one kind by their names; errors tell the name."""
+    parts = {}
+    for name, part in config.items():
+        try:
+            parts[name] = construct(kind, part, f"{where}.{name}")
+        except ValueError as error:
+            named = "" if f"{where}.{name}" in str(error) else f"{where}.{name}: "
+            raise ValueError(f"{named}{error}") from error
+    return parts
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as tuples, also within each other."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_tuples, value))
+    return value
+
+
+def _check_tuple(name: str, value: Any, default: Any) -> None:
+    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
+    if not isinstance(default, tuple) or not default:
+        return
+    kinds = [(int, type(number)) for number in default]
+    if len(value) != len(kinds) or not all(map(isinstance, value, kinds)):
+        raise ValueError(
+            f"{name}={value} is not {len(default)} numbers of type "
+            f"{type(default[0]).__name__}; its default is {default}."
+        )
+
+
+def unknown(name: str, known: Iterable[str], where: str) -> str:
+    """What is said of a name that is none of those known, with the nearest."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
+    return f"{where} has no field {name!r}; {hint}"

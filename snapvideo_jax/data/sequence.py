@@ -1,0 +1,407 @@
+"""The endless sequence of videos and images that training goes through.
+
+Sample ``i`` is a pure function of the seed and ``i``: which file, which moments of
+it, which part of the picture. Steps, processes, threads and resumed runs therefore
+see the same sequence, and nothing but a step number need be saved to go on from it.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from snapvideo_jax.data.buckets import divided
+from snapvideo_jax.data.config import ClipSize, DataConfig
+from snapvideo_jax.data.container import UnusableClip
+from snapvideo_jax.data.image import sized_image
+from snapvideo_jax.data.mixture import Member, Shelf
+from snapvideo_jax.data.rescale import Size
+from snapvideo_jax.data.schedule import Schedule
+from snapvideo_jax.data.sources import (
+    FilteredOut,
+    Sample,
+    captions_in,
+    captions_of_sample,
+    check_caption,
+)
+from snapvideo_jax.data.transforms import as_video, frame_times, random_crop
+from snapvideo_jax.data.unusable import Skipped
+from snapvideo_jax.data.video import Clip, DecodedClip
+from snapvideo_jax.io.captions import KINDS, Kind
+
+CAPTION_SECONDS = 20.0
+"""Most that a look at the captions of a data set takes that lists none."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where in the data a sample is.
+
+    kind: of the sample.
+    number: of the sample among those of its kind.
+    bucket: number of the batch's size among ``data.sizes``.
+    member: data set that the sample is of.
+    files: numbers of the files of the data set that have the size.
+    first: which of those is taken, if it can be used.
+    """
+
+    kind: Kind
+    number: int
+    bucket: int
+    member: Member
+    files: range | Int[np.ndarray, "n"]
+    first: int
+
+
+class JointSource:
+    """Random access to the global sequence of samples, ``data.batch`` to a step.
+
+    Every step has one size of those in ``data.sizes``, by a `Schedule` of their
+    weights. Videos and images take fixed places in every batch, mixed as evenly as
+    whole numbers allow: 2048 + 2048 alternate, 48 + 16 repeat three videos and an
+    image. The k-th video of a size belongs to a data set, by a `Schedule` of the
+    weights of those that have videos of this size; it is the next in this data set's
+    endless row of shuffled epochs of files of this size. Images likewise. A file that
+    cannot be used gives its place to the next one that can, in the order of the data
+    set. Of several captions one is drawn.
+
+    Args:
+        config: sizes, rates and amounts.
+        sources: data sets of each kind; a kind of which batches hold none may be
+            missing.
+        seed: of shuffling, cropping and choice of moments, at least 0.
+        skipped: where unusable files are noted.
+
+    Attributes:
+        filtered: files that were read and then kept out by a filter, as counted by
+            the process that trains.
+
+    Raises:
+        ValueError: a size has no file of a kind, or weights need too long a table.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        sources: Mapping[Kind, Sequence[Member]],
+        seed: int,
+        skipped: Skipped,
+    ):
+        self.config = config
+        self.filtered = 0
+        self._sources = dict(sources)
+        self._seed = seed
+        self._skipped = skipped
+        self._cache = _DecodedFiles(config.cache_decoded_mb * 2**20)
+        self._epochs = _Epochs(seed)
+        self._buckets = Schedule(config.size_weights, "data.bucket_weights")
+        self._shelves = {
+            kind: self._shelves_of(kind, members) for kind, members in sources.items()
+        }
+        self._schedules = {
+            kind: [shelf.schedule() for shelf in shelves]
+            for kind, shelves in self._shelves.items()
+        }
+
+    def __len__(self) -> int:
+        """Samples are numbered with 32 bits: a million steps of 4096."""
+        return 2**32
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        """One sample as `types.Batch` has it, with its caption in place of text.
+
+        ``moved`` is how many places further its file lies than the first choice.
+
+        Raises:
+            ValueError: too many files cannot be used.
+        """
+        _, element = self._load(int(sample))
+        return element
+
+    def place(self, sample: int) -> tuple[Kind, int]:
+        """Kind of a sample, and its number among the samples of this kind."""
+        step, position = divmod(sample, self.config.batch)
+        kind, rest = self._place_in_batch(position)
+        return kind, step * getattr(self.config, f"{kind}s_per_batch") + rest
+
+    def spot(self, sample: int) -> Spot:
+        """Where in the data a sample is."""
+        step, position = divmod(sample, self.config.batch)
+        kind, rest = self._place_in_batch(position)
+        each = getattr(self.config, f"{kind}s_per_batch")
+        bucket, before = self._buckets[step]
+        shelf = self._shelves[kind][bucket]
+        who, turn = self._schedules[kind][bucket][before * each + rest]
+        member, files = shelf.members[who], shelf.files[who]
+        # A lone data set keeps its order, whatever mixtures there are elsewhere.
+        extra = (zlib.crc32(member.name.encode()), bucket)
+        words = len(KINDS) + KINDS.index(kind), *(extra if any(extra) else ())
+        epoch, place = divmod(turn, len(files))
+        first = int(self._epochs.order(words, len(files), epoch)[place])
+        return Spot(kind, step * each + rest, bucket, member, files, first)
+
+    def size_of_step(self, step: int) -> ClipSize:
+        """Frames, height and width of a step's batch."""
+        return self.config.sizes[self._buckets[step][0]]
+
+    def captions(self, seconds: float = CAPTION_SECONDS) -> Iterator[str]:
+        """Captions that samples may have, found without decoding anything.
+
+        All of those that are listed; of a data set that lists none, those of records
+        spread over all of it, as many as can be read in some time. The log tells.
+
+        Args:
+            seconds: for each data set that has no list.
+        """
+        for member in (member for each in self._sources.values() for member in each):
+            if member.source.headers() is None:
+                yield from _some_captions(member, seconds)
+            else:
+                yield from captions_in(member.source)
+
+    def read(self, sample: int) -> Sample:
+        """The file that a sample is taken from, if it can be used."""
+        spot = self.spot(sample)
+        return spot.member.source[int(spot.files[spot.first])]
+
+    def sample_caption(self, sample: int) -> tuple[str, str]:
+        """Name of the file that a sample was taken from, and its caption."""
+        name, element = self._load(int(sample))
+        return name, str(element["caption"])
+
+    def _place_in_batch(self, position: int) -> tuple[Kind, int]:
+        """Kind of a place in a batch, and its number among those of its kind."""
+        videos, images = self.config.videos_per_batch, self.config.images_per_batch
+        units = math.gcd(videos, images)
+        unit, rest = divmod(position, self.config.batch // units)
+        if rest < videos // units:
+            return "video", unit * (videos // units) + rest
+        return "image", unit * (images // units) + rest - videos // units
+
+    def _shelves_of(self, kind: Kind, members: Sequence[Member]) -> list[Shelf]:
+        """What samples of a kind are taken from, for each size.
+
+        Raises:
+            ValueError: no file goes to one of the sizes.
+        """
+        config = self.config
+        if not config.buckets:
+            return [Shelf(members, [range(len(m.source)) for m in members])]
+        threads = config.num_threads
+        parts = [divided(config.sizes, m, self._skipped, threads) for m in members]
+        shelves = []
+        for bucket, (frames, height, width) in enumerate(config.sizes):
+            held = [
+                (member, part[bucket])
+                for member, part in zip(members, parts, strict=True)
+                if len(part[bucket])
+            ]
+            if not held:
+                raise ValueError(
+                    f"data.buckets: no {kind} goes to the size of {frames} frames of "
+                    f"{height}x{width}, others are nearer; leave it out or change it."
+                )
+            shelves.append(Shelf(*map(list, zip(*held, strict=True))))
+        return shelves
+
+    def _load(self, sample: int) -> tuple[str, dict[str, Any]]:
+        """Name of the first usable file in a sample's place, and what it became."""
+        spot = self.spot(sample)
+        kind, member = spot.kind, spot.member
+        total = sum(len(each.source) for each in self._sources[kind])
+        filtered = 0
+        for further in range(len(spot.files)):
+            index = int(spot.files[(spot.first + further) % len(spot.files)])
+            # Each candidate begins with the same generator: what a sample is must
+            # not depend on what was tried before it.
+            rng = np.random.default_rng([self._seed, KINDS.index(kind), spot.number])
+            name = f"{kind} {index}"
+            key = (kind, member.name, spot.bucket, index)
+            try:
+                file, decoded = self._cache.get(key) or (member.source[index], None)
+                name = member.named(file.name)
+                self._skipped.refuse_slow(name)
+                caption = self._caption(file, spot)
+                check_caption(caption)
+                if decoded is None and self._cache.has_room():
+                    decoded = self._decode(key, file)
+                element = self._take(spot, file, decoded, rng)
+            except FilteredOut:
+                filtered += 1
+                continue
+            except UnusableClip as error:
+                self._skipped.add(kind, name, error, total)
+                continue
+            return name, element | {
+                # Texts of one array would all take as much memory as the longest.
+                "caption": np.asarray(caption, object),
+                "sample": np.uint32(sample),
+                "filtered": np.int32(filtered),
+                "moved": np.uint32(further),
+            }
+        raise ValueError(
+            f"none of the {len(spot.files)} {kind}s can be used; repair the files, or "
+            f"use data.{kind}s_per_batch=0."
+            + (f" Filters keep {filtered} out." if filtered else "")
+        )
+
+    def _caption(self, file: Sample, spot: Spot) -> str:
+        """The caption of a sample: of several, one is drawn."""
+        if not file.captions:
+            return file.caption
+        words = [self._seed, 2 * len(KINDS) + KINDS.index(spot.kind), spot.number]
+        return file.captions[np.random.default_rng(words).integers(len(file.captions))]
+
+    def _take(
+        self,
+        spot: Spot,
+        file: Sample,
+        decoded: DecodedClip | None,
+        rng: np.random.Generator,
+    ) -> dict[str, Any]:
+        """Frames in the size of a batch, and what is said of them."""
+        frames, *cover = self.config.sizes[spot.bucket]
+        if spot.kind == "image":
+            clip = decoded or self._decode_image(file, spot.bucket)
+            video, interval = clip.frames, 0.0
+        else:
+            opened = decoded and contextlib.nullcontext(decoded)
+            with opened or self._open(file, spot.bucket) as clip:
+                rates = spot.member.rates
+                times, interval = frame_times(rng, clip.info, frames, *rates)
+                video = clip.frames_at(times)
+        video = np.ascontiguousarray(random_crop(rng, video, *cover))
+        if spot.kind == "image":
+            video = as_video(video[0], frames)
+        return {
+            "video": video,
+            "frame_interval": np.float32(interval),
+            "resolution": np.asarray(file.resolution or clip.info.size, np.float32),
+        }
+
+    def _cover(self, bucket: int) -> Size:
+        _, height, width = self.config.sizes[bucket]
+        return height, width
+
+    def _open(self, file: Sample, bucket: int) -> Clip:
+        return Clip(file.data, self._cover(bucket), self.config.decode_seconds)
+
+    def _decode_image(self, file: Sample, bucket: int) -> DecodedClip:
+        return DecodedClip.of(*sized_image(file.data, self._cover(bucket)))
+
+    def _decode(self, key: "Key", file: Sample) -> DecodedClip | None:
+        """The whole file, kept for next time; None where not all of it decodes."""
+        kind, _, bucket, _ = key
+        try:
+            if kind == "image":
+                decoded = self._decode_image(file, bucket)
+            else:
+                with self._open(file, bucket) as clip:
+                    decoded = clip.decoded()
+        except UnusableClip:
+            # A damaged part is no loss for samples that lie outside of it.
+            return None
+        self._cache.put(key, file, decoded)
+        return decoded
+
+
+def _some_captions(member: Member, seconds: float) -> Iterator[str]:
+    """Captions of samples spread over a data set, until the time is over."""
+    total, end, read = len(member.source), time.monotonic() + seconds, 0
+    step = max(1, round(total * 0.618))
+    while math.gcd(step, total) > 1:
+        step += 1  # so that all are met, each once
+    while read < total and time.monotonic() < end:
+        yield from captions_of_sample(member.source, read * step % total)
+        read += 1
+    told = f" of {member.name}" if member.name else ""
+    log.info("Looked at the captions of %d of %d samples%s.", read, total, told)
+
+
+class _Epochs:
+    """Orders of endless rows of shuffled epochs; the last two of each row are kept.
+
+    Safe between threads.
+    """
+
+    def __init__(self, seed: int):
+        self._seed = seed
+        self._kept: dict[tuple[int, ...], dict[int, Int[np.ndarray, "n"]]] = {}
+
+    def order(
+        self, words: tuple[int, ...], length: int, epoch: int
+    ) -> Int[np.ndarray, "n"]:
+        """Numbers 0..length-1, shuffled anew every epoch.
+
+        Args:
+            words: that tell a row from others.
+            length: of each epoch.
+            epoch: which one.
+        """
+        kept = self._kept.get(words, {})
+        if epoch not in kept:
+            # Grain's own shuffle needs no table, but 8 ms an index on two files.
+            row, *more = words
+            numbers = np.random.default_rng([self._seed, row, epoch, *more])
+            made = numbers.permutation(length)
+            kept = dict([*kept.items(), (epoch, made)][-2:])
+            self._kept[words] = kept
+        return kept[epoch]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_seed": self._seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_seed"])
+
+
+Key = tuple[Kind, str, int, int]
+"""Of a decoded file: kind, data set, bucket and number."""
+
+
+class _DecodedFiles:
+    """Decoded files, as many of those met first as fit; safe between threads.
+
+    Files come back after an epoch, in another order, so turning out the oldest for
+    the newest would keep each only until shortly before its use.
+    """
+
+    def __init__(self, limit_bytes: int):
+        self._limit = limit_bytes
+        self._files: dict[Key, tuple[Sample, DecodedClip]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def has_room(self) -> bool:
+        return self._bytes < self._limit
+
+    def get(self, key: Key) -> tuple[Sample, DecodedClip] | None:
+        return self._files.get(key)
+
+    def put(self, key: Key, file: Sample, clip: DecodedClip) -> None:
+        with self._lock:
+            if key in self._files:
+                return
+            size = self._bytes + clip.frames.nbytes
+            if size > self._limit:
+                self._limit = self._bytes  # full: decode only what is asked for
+                return
+            self._files[key] = dataclasses.replace(file, data=b""), clip
+            self._bytes = size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_limit": self._limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_limit"])

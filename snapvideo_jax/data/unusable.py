@@ -1,0 +1,167 @@
+"""A record of the files that could not be used, so that none is lost in silence."""
+
+import fcntl
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from snapvideo_jax.data.container import SlowClip, UnusableClip
+from snapvideo_jax.io import json_lines
+from snapvideo_jax.io.captions import KINDS, Kind
+
+Entry = dict[str, Any]
+"""Of a list: the ``kind``, ``file``, ``reason``, and ``of`` how many of its kind."""
+
+log = logging.getLogger(__name__)
+
+
+def list_of(workdir: Path, process_index: int) -> Path:
+    """Where a process of a run lists the files it cannot use.
+
+    Not every file system lets machines append to one file in turns, so each process
+    has its own list; that of process 0 is the run's, which takes in the others.
+    """
+    if process_index == 0:
+        return workdir / "skipped.jsonl"
+    return workdir / "logs" / f"skipped_{process_index:04d}.jsonl"
+
+
+def gather(workdir: Path, forget: bool = False) -> list[Entry]:
+    """Takes the lists of the other processes into that of the run, each file once.
+
+    For process 0 only.
+
+    Args:
+        workdir: of the run.
+        forget: removes the other lists; only while no other process writes.
+
+    Returns:
+        The entries of the run's list.
+    """
+    ours = list_of(workdir, 0)
+    for part in sorted((workdir / "logs").glob("skipped_*.jsonl")):
+        for entry in read(part):
+            note(ours, entry)
+        if forget:
+            part.unlink()
+    return read(ours)
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of a list; one that is still being written is left out."""
+    return json_lines.read(path)
+
+
+def note(path: Path, entry: Entry) -> list[Entry]:
+    """Adds an entry to a list and tells the log, unless the list has the file already.
+
+    Returns:
+        The entries of the list.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        # Reading processes share the list: look again before adding to it.
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        entries = [json.loads(line) for line in stream]
+        if entry["file"] not in {known["file"] for known in entries}:
+            stream.write(json.dumps(entry) + "\n")
+            log.warning("Skipping %s: %s", entry["file"], entry["reason"])
+            entries.append(entry)
+    return entries
+
+
+def check_share(
+    entries: Sequence[Entry], max_share: float, path: Path | None = None
+) -> None:
+    """Refuses to go on with too many files that cannot be used.
+
+    Args:
+        entries: of all of them.
+        max_share: tolerated share of the files of a kind, in 0..1.
+        path: of the list that has them.
+
+    Raises:
+        ValueError: there are more of a kind.
+    """
+    for kind in KINDS:
+        found = [entry for entry in entries if entry["kind"] == kind]
+        if found and len(found) > max_share * found[-1]["of"]:
+            where = f"; {path} lists them" if path else ""
+            again = f", delete {path.name}" if path else ""
+            raise ValueError(
+                f"{len(found)} of {found[-1]['of']} {kind}s cannot be used, more than "
+                f"the share data.max_skipped_share={max_share:g} (last: "
+                f"{found[-1]['file']}: {found[-1]['reason']}){where}. Repair the "
+                f"files{again} and start again, or raise data.max_skipped_share."
+            )
+
+
+class Skipped:
+    """Counts unusable files and writes each to a list once, with the reason.
+
+    Safe to share between threads, and between processes that append to one list.
+
+    Args:
+        path: the list, JSON lines; files an earlier run put there are not named again,
+            and count. None keeps it in memory.
+        max_share: tolerated share of the files of a kind, in 0..1.
+    """
+
+    def __init__(self, path: str | Path | None, max_share: float):
+        self._path = Path(path) if path else None
+        self._max_share = max_share
+        self._entries: list[Entry] = []
+        self._lock = threading.Lock()
+        # A file that took too long might not the next time: what this run decided, it
+        # keeps to. Others are refused again by whoever looks at them.
+        listed = read(self._path) if self._path else []
+        self._slow = {x["file"]: x["reason"] for x in listed if x.get("slow")}
+
+    def count(self, kind: Kind) -> int:
+        """Files of a kind met in this process that could not be used."""
+        return sum(entry["kind"] == kind for entry in self._entries)
+
+    def refuse_slow(self, file: str) -> None:
+        """Refuses a file at once that took too long before, also in an earlier run.
+
+        Raises:
+            SlowClip: it did.
+        """
+        if file in self._slow:
+            raise SlowClip(self._slow[file])
+
+    def add(self, kind: Kind, file: str, error: UnusableClip, total: int) -> None:
+        """Notes that a file is passed over.
+
+        Args:
+            kind, file, error: what is passed over, and why.
+            total: files of this kind in the data set.
+
+        Raises:
+            ValueError: too many files of this kind cannot be used.
+        """
+        entry = {"kind": kind, "file": file, "reason": str(error), "of": total}
+        with self._lock:
+            if any((x["kind"], x["file"]) == (kind, file) for x in self._entries):
+                return
+            if isinstance(error, SlowClip):
+                self._slow[file] = entry["reason"]
+                entry["slow"] = True
+            self._entries.append(entry)
+            if self._path:
+                entries = note(self._path, entry)
+            else:
+                log.warning("Skipping %s: %s", file, entry["reason"])
+                entries = self._entries
+            check_share(entries, self._max_share, self._path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()

@@ -1,0 +1,21 @@
+"""PRNG keys of samples and the noise that is drawn from them."""
+
+import jax
+from jaxtyping import Array, Float
+
+from snapvideo_jax.types import Keys
+
+
+def sample_keys(key: Array, sample: Array) -> Keys:
+    """The key of each sample, by its position in the global sequence."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, sample)
+
+
+def purpose(keys: Keys, number: int) -> Keys:
+    """Keys for one use of each sample's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "b *s"]:
+    """Standard normal noise of ``shape`` for every key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,0 +1,128 @@
+"""A gallery: the samples of runs and checkpoints by prompt, and their metrics.
+
+Clips are copied into the page, so that it can be moved. Each has a still of its first
+frame beside it: that is what the page shows of the many clips that do not play.
+"""
+
+import io
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from snapvideo_jax.data.container import UnusableClip
+from snapvideo_jax.data.video import Clip, ClipInfo
+from snapvideo_jax.evaluation.pages.page import new_folder, write_page
+from snapvideo_jax.evaluation.pages.samples import Sample, read_samples
+from snapvideo_jax.io.json_lines import finite, read_metrics
+
+STILL_SIDE = 320
+"""The shorter side of a still has at most so many pixels."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a gallery holds.
+
+    runs, clips: how many.
+    left_out: clips and files that cannot be used, by name with the reason.
+    """
+
+    runs: int
+    clips: int
+    left_out: tuple[str, ...]
+
+
+def build_gallery(folders: Sequence[Path], out: Path) -> Made:
+    """Writes the page.
+
+    Args:
+        folders: of samples, each a run; a folder of such folders is all of these.
+        out: folder of the page, a new one.
+
+    Raises:
+        ValueError: there is no folder, or no clip in one.
+    """
+    runs = [run for folder in folders for run in _runs_in(folder)]
+    listed, left_out, sizes = [], [], []
+    cards: dict[tuple[str, int], dict[str, Any]] = {}
+    with new_folder(out) as page:
+        for number, (name, folder) in enumerate(zip(_names(runs), runs, strict=True)):
+            samples, wrong = read_samples(folder)
+            metrics, unread = read_metrics(folder)
+            left_out += [*wrong, *unread]
+            listed.append({"name": name, "metrics": metrics})
+            seen: Counter[str] = Counter()
+            for sample in samples:
+                stem = f"clips/{number}/{sample.clip.stem}"
+                # Counted first, so that a clip left out moves no other one up.
+                again, seen[sample.prompt] = (
+                    seen[sample.prompt],
+                    seen[sample.prompt] + 1,
+                )
+                try:
+                    info = _copy(sample, page / stem)
+                except UnusableClip as error:
+                    left_out.append(f"{sample.clip}: {error}")
+                    continue
+                sizes.append((info.height, info.width))
+                about = {k: v for k, v in sample.about.items() if k != "prompt"}
+                card = {"prompt": sample.prompt, "clips": {}}
+                card = cards.setdefault((sample.prompt, again), card)
+                card["clips"][number] = {"file": stem, "about": finite(about)}
+        if not sizes:
+            raise ValueError("; ".join([*left_out[:5], "no clip can be shown."]))
+        height, width = Counter(sizes).most_common(1)[0][0]
+        data = {"runs": listed, "cards": list(cards.values()), "size": [width, height]}
+        write_page(page, "gallery", data)
+    return Made(len(runs), len(sizes), tuple(left_out))
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder where it has clips, else those within it that have."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name one of `snapvideo sample`.")
+    within = sorted(path for path in folder.iterdir() if path.is_dir())
+    runs = [path for path in (folder, *within) if any(path.glob("*.mp4"))]
+    if not runs:
+        raise ValueError(
+            f"{folder} has no clips, nor has a folder in it; name one of "
+            "`snapvideo sample`."
+        )
+    return runs[:1] if runs[0] == folder else runs
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as tell all runs apart."""
+    if len(set(paths := [run.resolve() for run in runs])) < len(runs):
+        raise ValueError("A folder is named twice; name each once.")
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _copy(sample: Sample, stem: Path) -> ClipInfo:
+    """Copies a clip, with a still of its first frame beside it.
+
+    Raises:
+        UnusableClip: it cannot be shown.
+    """
+    with Clip(sample.clip) as clip:
+        frame, info = clip.frames_at(np.zeros(1))[0], clip.info
+    still = Image.fromarray(frame)
+    scale = min(1.0, STILL_SIDE / min(still.size))
+    if scale < 1:
+        still = still.resize(tuple(max(1, round(side * scale)) for side in still.size))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    still.save(buffer, "webp", quality=85)
+    stem.with_name(f"{stem.name}.webp").write_bytes(buffer.getvalue())
+    shutil.copyfile(sample.clip, stem.with_name(f"{stem.name}.mp4"))
+    return info

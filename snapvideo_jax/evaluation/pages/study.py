@@ -1,0 +1,225 @@
+"""A blinded user study: pairs of clips by two methods, and which is better, asked.
+
+[P] Tab. 6: raters saw a clip of the paper's model beside one of a rival's for the same
+prompt, and chose by four criteria. The first method is compared with every other.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snapvideo_jax import __version__
+from snapvideo_jax.data.container import UnusableClip
+from snapvideo_jax.evaluation.pages.matching import Alike, Wish, probed, read_alike
+from snapvideo_jax.evaluation.pages.page import new_folder, write_page
+from snapvideo_jax.evaluation.pages.samples import read_samples
+from snapvideo_jax.io import media
+from snapvideo_jax.io.files import write_json
+
+FORMAT = 1
+"""Of keys and of files with votes."""
+QUESTIONS = {
+    "photorealism": "Which video looks more like real footage?",
+    "text_alignment": "Which video shows better what the text says?",
+    "motion_quantity": "Which video has more motion?",
+    "motion_quality": "Which video moves more naturally?",
+}
+"""[P] Tab. 6: its criteria; the words are ours."""
+NAMED = 5
+"""Most problems that one message tells."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clips for one prompt, as they lie side by side.
+
+    id: names the pair in files with votes.
+    prompt: shown above both.
+    methods: of the left clip (A) and the right one (B).
+    files: their names within the page, which tell nothing.
+    """
+
+    id: str
+    prompt: str
+    methods: tuple[str, str]
+    files: tuple[str, str]
+
+
+def build_study(
+    methods: Mapping[str, Path],
+    prompts: Sequence[str],
+    out: Path,
+    key: Path,
+    seed: int = 0,
+    wish: Wish = Wish(),  # noqa: B008  (it is frozen)
+) -> Alike:
+    """Writes the page of a study, and its key, which tells who made which clip.
+
+    Args:
+        methods: folders of clips by method; the first is compared with the others.
+        prompts: that are shown; of a method's clips for a prompt the first is taken.
+        out: folder of the page, a new one.
+        key: file of the key, outside of it.
+        seed: of order, sides and names.
+        wish: what clips are to have in common.
+
+    Returns:
+        What they have in common.
+
+    Raises:
+        ValueError: fewer than two methods, no or equal prompts, a method without a
+            clip for a prompt, a clip that cannot be read, places that are not free.
+    """
+    _check_places(out, key)
+    clips = _clips_of(methods, prompts)
+    infos, wrong = probed(sorted(set(clips.values())))
+    _refuse(wrong, "cannot be used; make them anew")
+    alike = wish.of(infos)
+    pairs = draw_pairs(list(methods), prompts, seed)
+    shown = _shown(pairs, alike)
+    with new_folder(out) as folder:
+        _write_clips(folder, pairs, clips, alike)
+        write_page(folder, "study", shown)
+        opened = _key_of(shown["study"], seed, list(methods), pairs, clips, alike)
+        write_json(key, opened)
+    return alike
+
+
+def draw_pairs(methods: Sequence[str], prompts: Sequence[str], seed: int) -> list[Pair]:
+    """All pairs in the order they are shown.
+
+    Against every rival, the first method lies left in half of the pairs. Every pair
+    has files of its own, as one that comes again would be known as the first method's.
+
+    Args:
+        methods, prompts, seed: as of `build_study`.
+    """
+    rng = np.random.default_rng(seed)
+    ours, *rivals = methods
+    pairs = []
+    for rival in rivals:
+        swapped = rng.permutation((np.arange(len(prompts)) + rng.integers(2)) % 2)
+        for prompt, swap in zip(prompts, swapped, strict=True):
+            sides = (rival, ours) if swap else (ours, rival)
+            files = tuple(f"clips/{rng.bytes(8).hex()}.mp4" for _ in sides)
+            pairs.append(Pair(rng.bytes(6).hex(), prompt, sides, files))
+    return [pairs[i] for i in rng.permutation(len(pairs))]
+
+
+def _shown(pairs: Sequence[Pair], alike: Alike) -> dict[str, Any]:
+    """What the page knows: nothing of methods."""
+    shown = {
+        "format": FORMAT,
+        "questions": [{"name": k, "text": v} for k, v in QUESTIONS.items()],
+        "pairs": [
+            {
+                "id": pair.id,
+                "prompt": pair.prompt,
+                "a": pair.files[0],
+                "b": pair.files[1],
+            }
+            for pair in pairs
+        ],
+        "size": [alike.width, alike.height],
+    }
+    digest = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+    return shown | {"study": digest[:12]}
+
+
+def _key_of(study, seed, methods, pairs, clips, alike) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "study": study,
+        "version": __version__,
+        "seed": seed,
+        "methods": methods,
+        "questions": list(QUESTIONS),
+        "clips": asdict(alike),
+        "pairs": {
+            pair.id: {
+                "prompt": pair.prompt,
+                "a": pair.methods[0],
+                "b": pair.methods[1],
+                "files": [str(clips[method, pair.prompt]) for method in pair.methods],
+            }
+            for pair in pairs
+        },
+    }
+
+
+def _clips_of(
+    methods: Mapping[str, Path], prompts: Sequence[str]
+) -> dict[tuple[str, str], Path]:
+    """The clip of every method and prompt."""
+    if len(methods) < 2:
+        raise ValueError(
+            f"{len(methods)} method makes no pairs; give --method NAME=DIR for two or "
+            "more."
+        )
+    if not prompts:
+        raise ValueError("There is no prompt; name a file with one a line, --prompts.")
+    again = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
+    _refuse([repr(prompt) for prompt in again], "twice among the prompts")
+    found, wrong = {}, []
+    for method, folder in methods.items():
+        samples, unusable = read_samples(folder)
+        wrong += unusable
+        for sample in samples:
+            found.setdefault((method, sample.prompt), sample.clip)
+    _refuse(wrong, "cannot be used; make them anew")
+    lacking = [
+        f"{method} ({methods[method]}) has no clip for {prompt!r}"
+        for method in methods
+        for prompt in prompts
+        if (method, prompt) not in found
+    ]
+    _refuse(lacking, "are needed; sample them, or take the prompts out of the list")
+    return {(m, prompt): found[m, prompt] for m in methods for prompt in prompts}
+
+
+def _write_clips(folder, pairs, clips, alike) -> None:
+    """Writes every clip under all of its names."""
+    names: dict[Path, list[Path]] = {}
+    for pair in pairs:
+        for method, file in zip(pair.methods, pair.files, strict=True):
+            names.setdefault(clips[method, pair.prompt], []).append(folder / file)
+    for clip, (first, *others) in names.items():
+        try:
+            frames = read_alike(clip, alike)
+        except UnusableClip as error:
+            raise ValueError(f"{clip}: {error}; make it anew.") from error
+        media.write_mp4(first, frames, alike.fps)
+        for other in others:
+            shutil.copyfile(first, other)
+        # Files of one method would else be told by when they were written.
+        for file in (first, *others):
+            os.utime(file, (0, 0))
+
+
+def _check_places(out: Path, key: Path) -> None:
+    if key.resolve().is_relative_to(out.resolve()):
+        raise ValueError(
+            f"--key={key} lies within the page, --out={out}, where raters would find "
+            "it; name a file elsewhere."
+        )
+    if key.exists():
+        raise ValueError(
+            f"--key={key} is there already, and votes are worth nothing without it; "
+            "name a new file."
+        )
+
+
+def _refuse(problems: Sequence[str], cure: str) -> None:
+    """Raises ValueError where there is a problem, naming the first ones."""
+    if not problems:
+        return
+    more = len(problems) - NAMED
+    shown = "; ".join(problems[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+    raise ValueError(f"{shown}: {cure}.")

@@ -1,0 +1,127 @@
+"""What a protocol asks for: a prompt, and perhaps a class, for every index."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from snapvideo_jax.evaluation.protocols.settings import Protocol
+from snapvideo_jax.evaluation.protocols.ucf101 import PROMPTS
+
+
+class Entry(NamedTuple):
+    """One clip that is to be made; ``label`` is its class, None without classes."""
+
+    index: int
+    prompt: str
+    label: str | None = None
+
+
+def entries(
+    protocol: Protocol, count: int, captions: str | None, classes: str | None
+) -> list[Entry]:
+    """All clips of a point, in order; a function of the arguments alone.
+
+    Args:
+      protocol: whose prompts they are.
+      count: of clips. Fewer than there are captions takes them at even distances, more
+        begins again at the first.
+      captions: a file: MSR-VTT's test_videodatainfo.json; or captions, one a line, or
+        .jsonl objects with a caption.
+      classes: of UCF-101: its folder of videos, or a list such as testlist01.txt. How
+        often classes are asked for follows how often they are there.
+
+    Raises:
+      ValueError: a file is missing, or of no use.
+    """
+    if protocol.prompts == "ucf101":
+        if not classes:
+            raise ValueError(
+                f"{protocol.name} draws classes as often as UCF-101 has them; give "
+                "--classes, its folder of videos or a list such as testlist01.txt."
+            )
+        share = quotas(class_counts(Path(classes)), count)
+        labels = [label for label in PROMPTS for _ in range(share.get(label, 0))]
+        return [Entry(i, PROMPTS[label], label) for i, label in enumerate(labels)]
+    if not captions:
+        wanted = "test_videodatainfo.json" if protocol.prompts == "msr-vtt" else "FILE"
+        raise ValueError(f"{protocol.name} needs --captions {wanted}.")
+    found = read_captions(Path(captions), protocol.prompts == "msr-vtt")
+    if count < len(found):
+        chosen = [found[i * len(found) // count] for i in range(count)]
+    else:
+        chosen = [found[i % len(found)] for i in range(count)]
+    return [Entry(index, prompt) for index, prompt in enumerate(chosen)]
+
+
+def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    """``total`` divided in proportion to ``counts``, by largest remainders.
+
+    The same expectation as drawing classes at random, without its noise.
+    """
+    names, sizes = list(counts), np.array(list(counts.values()), float)
+    exact = total * sizes / sizes.sum()
+    share = np.floor(exact).astype(int)
+    rest = np.argsort(share - exact, kind="stable")[: total - share.sum()]
+    share[rest] += 1
+    return dict(zip(names, share.tolist(), strict=True))
+
+
+def class_counts(path: Path) -> dict[str, int]:
+    """How many clips of every class there are, in the order of the prompts.
+
+    Raises:
+      ValueError: there is no such path, it names none, or one that has no prompt.
+    """
+    by_lower = {name.lower(): name for name in PROMPTS}
+    if path.is_dir():
+        found = [each.parent.name for each in sorted(path.glob("*/*.avi"))]
+    elif path.is_file():
+        lines = path.read_text("utf-8", "replace").split("\n")
+        found = [line.split("/")[0].strip() for line in lines if "/" in line]
+    else:
+        raise ValueError(f"--classes={path}: there is no such folder or list.")
+    unknown = [name for name in found if name.lower() not in by_lower]
+    if unknown or not found:
+        what = f"{unknown[0]!r}, which is no class of UCF-101" if unknown else "no clip"
+        raise ValueError(
+            f"--classes={path} names {what}; wanted CLASS/VIDEO.avi, in folders or a "
+            "line each."
+        )
+    counts = Counter(by_lower[name.lower()] for name in found)
+    return {name: counts[name] for name in PROMPTS if counts[name]}
+
+
+def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
+    """The captions of a file, in its order.
+
+    Raises:
+      ValueError: there is no such file, or it holds none.
+    """
+    if not path.is_file():
+        raise ValueError(f"--captions={path}: there is no such file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if is_msr_vtt and path.suffix == ".json":
+            found = _test_sentences(json.loads(text))
+        elif path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.split("\n") if line.strip()]
+            videos = [line for line in lines if line.get("type", "video") == "video"]
+            found = [line["caption"] for line in videos]
+        else:
+            found = [line.strip() for line in text.split("\n") if line.strip()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--captions={path} cannot be read: {error!r}.") from error
+    if not found:
+        raise ValueError(f"--captions={path} holds no caption.")
+    return found
+
+
+def _test_sentences(about: Mapping[str, Any]) -> list[str]:
+    """Captions of MSR-VTT's test clips: 59,800 in the official file."""
+    test = {row["video_id"] for row in about["videos"] if row["split"] == "test"}
+    rows = [row for row in about["sentences"] if row["video_id"] in test]
+    return [row["caption"] for row in sorted(rows, key=lambda row: row["sen_id"])]

@@ -1,0 +1,1 @@
+"""Files and streams: whole files, JSON lines, captions, media, progress, errors."""

@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all, should the process be killed meanwhile."""
+
+import hashlib
+import json
+import os
+import pathlib
+from pathlib import Path
+from typing import Any
+
+
+def forget_passing(folder: str | os.PathLike) -> None:
+    """Removes what `write_whole` left in a folder when its process was killed."""
+    for passing in pathlib.Path(folder).glob(".*.tmp"):
+        passing.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Writes ``data`` under a passing name in the same folder, then renames it."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        passing.write_bytes(data)
+        os.replace(passing, path)
+    finally:
+        passing.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes plain numbers, strings, lists and dicts, as `write_whole` does."""
+    write_whole(path, json.dumps(content, indent=2).encode())
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,91 @@
+"""JSON as runs write it: a line for each entry, and no number that JSON cannot hold."""
+
+import json
+import math
+import pathlib
+from pathlib import Path
+from typing import Any
+
+from snapvideo_jax.io.files import write_whole
+
+
+def read(path: Path) -> list[Any]:
+    """The entries of a file, of which none is there yet where there is no file.
+
+    A last line without an end, which is still being written, is left out.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def finite(value: Any) -> Any:
+    """A value of JSON, with null where a number is NaN or infinite."""
+    if isinstance(value, dict):
+        return {str(name): finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    return value if is_finite else None
+
+
+def cut_back(path: pathlib.Path, resume_step: int | None) -> None:
+    """Removes lines of steps after ``resume_step``, and a line broken by a crash."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _is_kept(line, resume_step)]
+    if kept != lines:
+        write_whole(path, "".join(kept).encode())
+
+
+def _is_kept(line: str, resume_step: int | None) -> bool:
+    try:
+        step = json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return False
+    return line.endswith("\n") and (resume_step is None or step <= resume_step)
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Numbers that lie beside clips, by the file they are in, and what was unreadable.
+
+    Results of `snapvideo evaluate` give their metrics, those of `snapvideo judge` the
+    shares, and metrics.jsonl its last line.
+    """
+    found, wrong = {}, []
+    files = [path for path in folder.glob("*.json") if not path.stem.isdecimal()]
+    for path in sorted([*files, *folder.glob("metrics.jsonl")]):
+        try:
+            if path.suffix == ".jsonl":
+                lines = path.read_text(encoding="utf-8").splitlines()
+                content = json.loads(lines[-1]) if lines else {}
+                numbers = {k: v for k, v in content.items() if _is_number(v)}
+            else:
+                numbers = _numbers_of(json.loads(path.read_bytes()))
+        except (OSError, ValueError, AttributeError) as error:
+            wrong.append(f"{path}: unusable metrics ({error})")
+            continue
+        if numbers:
+            found[path.name] = finite(numbers)
+    return found, wrong
+
+
+def _numbers_of(content: Any) -> dict[str, float]:
+    """Metrics of a result, or shares; none where a file holds something else."""
+    content = content if isinstance(content, dict) else {}
+    metrics, shares = content.get("metrics"), content.get("shares")
+    numbers = {}
+    for name, metric in metrics.items() if isinstance(metrics, dict) else ():
+        value = metric.get("value") if isinstance(metric, dict) else metric
+        if _is_number(value):
+            numbers[name] = value
+    for name, share in shares.items() if isinstance(shares, dict) else ():
+        if _is_number(share):
+            numbers[f"obeyed: {name}"] = share
+    return numbers
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Devices, processes and hosts: mesh, sharding rules, coordinator, logs, memory."""

@@ -1,0 +1,279 @@
+"""The processes of a run: how they find each other, log, agree, and end together.
+
+One command starts a run on one machine and on many: every process runs the same
+command, and `processes` joins them before a device is touched. JAX recognizes Cloud
+TPU pods, GKE, SLURM and Open MPI by itself; elsewhere three settings tell each process
+where process 0 is, how many there are, and which one it is. A process that fails tells
+the others through the coordinator, so that all end with its one line in place of
+waiting for it in the middle of a step.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import distributed as jax_distributed  # the client has no public name
+
+from snapvideo_jax.io.errors import Ending, Preempted, first_line
+from snapvideo_jax.parallel import logs
+from snapvideo_jax.parallel.coordinator import _client, barrier, listen, tell
+from snapvideo_jax.parallel.process_settings import (
+    ALONE,
+    setting,
+    settings,
+    whole_number,
+)
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables in which launchers tell how many processes they start."""
+CONNECT_SECONDS = 300
+"""How long processes wait for each other at the start, unless connect_seconds says."""
+GRACE_SECONDS = 10
+"""What a process that is told to end may take to finish what it can."""
+ENDING = "snapvideo/ending"
+"""The key under which the coordinator keeps why the run ends."""
+
+
+def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
+    """Joins the processes of a run, where there are several; else does nothing.
+
+    Has to come before anything that touches a device.
+
+    Args:
+      options: of the command line, by name; those that are None are not set.
+
+    Raises:
+      ValueError: the settings are wrong, or the processes do not find each other.
+    """
+    place = settings(options, os.environ)
+    asked = setting("connect_seconds", options, os.environ)
+    seconds = whole_number(asked, least=1) if asked else CONNECT_SECONDS
+    if place == ALONE or jax.distributed.is_initialized():
+        return
+    tasks = {os.environ.get(name) for name in TASKS} - {None}
+    if not place and tasks == {"1"}:
+        return  # JAX would join it with itself, and leave it one GPU
+    where = {}
+    if place:
+        where = dict(
+            coordinator_address=place.coordinator,
+            num_processes=place.count,
+            process_id=place.index,
+            cluster_detection_method="deactivate",
+        )
+        if place.index:
+            _find_coordinator(place.coordinator, seconds)
+        else:
+            _check_port(place.coordinator)
+    # It would take SIGTERM away from `preemption`, which says why it is off.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        with _deadline(seconds):
+            jax.distributed.initialize(**where, initialization_timeout=2 * seconds + 60)
+    except ValueError as error:
+        # What JAX says where it recognizes no cluster.
+        if not place and "coordinator_address should be defined" in str(error):
+            return
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"The processes cannot be joined ({first_line(error)}); correct what is "
+            "named here, or set SNAPVIDEO_PROCESS_COUNT=1 to run this one by itself."
+        ) from error
+
+
+@contextlib.contextmanager
+def processes(
+    options: Mapping[str, Any], folder: str | None, always_log: bool = False
+) -> Iterator[None]:
+    """A run of one or many processes: joined at its start, ended together.
+
+    Args:
+      options: as for `initialize`.
+      folder: where logs are kept, one for each process.
+      always_log: also where there is only one process.
+
+    Raises:
+      ValueError: as `initialize`. What is raised inside comes out unchanged where
+        there is one process; of several, all end with the line of the first to fail.
+    """
+    initialize(options)
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    with contextlib.ExitStack() as stack:
+        if folder and (several or always_log):
+            stack.enter_context(logs.kept(Path(folder)))
+        if not several:
+            try:
+                yield
+            except Exception as error:
+                if folder and Path(folder).is_dir():
+                    logger.debug("The run failed.", exc_info=error)
+                raise
+            return
+        watch = _Watch()
+        try:
+            yield
+        except BaseException as error:
+            watch.fail(error)
+            raise
+        watch.finish()
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keeps compiled programs in a folder for all processes and later starts.
+
+    JAX_COMPILATION_CACHE_DIR takes precedence. Process 0 writes, all read.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        path = str((folder / "compile_cache").absolute())
+        jax.config.update("jax_compilation_cache_dir", path)
+
+
+def end_now(error: Ending) -> None:
+    """Ends all processes at once with the line of ``error``; from any thread."""
+    line, code = _verdict(error)
+    logger.debug("The run ends: %s", line)
+    client = _client() if jax_distributed.global_state.client else None
+    if client and jax_distributed.global_state.num_processes > 1:
+        tell(ENDING, json.dumps((line, code, 0)))
+        time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
+    else:
+        _print_line(line)
+    _leave(code)
+
+
+class _Watch:
+    """Ends this process where another has failed, and tells where this one fails.
+
+    A thread of its own waits for the coordinator's word, since the main thread may be
+    inside a step that will never be done.
+    """
+
+    def __init__(self):
+        self._index = jax.process_index()
+        self._stopped = threading.Event()  # the main thread does nothing any more
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all processes with the line of ``error``, unless they end already."""
+        logger.debug("This process failed.", exc_info=error)
+        tell(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
+        self._stopped.set()
+        self._thread.join(4 * GRACE_SECONDS)
+
+    def finish(self) -> None:
+        """Waits until all processes are done, and ends the watch."""
+        barrier("end")
+        if self._index == 0:
+            _client().key_value_set(ENDING, "null")
+        self._thread.join()
+
+    def _wait(self) -> None:
+        verdict = listen(ENDING)
+        if verdict is None:
+            return  # the coordinator is gone, and JAX ends this process
+        if verdict == "null":
+            return
+        line, code, patience = json.loads(verdict)
+        self._stopped.wait(patience)
+        logger.debug("The run ends: %s", line)
+        if self._index == 0:
+            _print_line(line)
+        # Process 0 is the coordinator: it goes last, for the others to hear of it.
+        with contextlib.suppress(RuntimeError):
+            _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
+        time.sleep(0 if self._index else 0.5)
+        _leave(code)
+
+
+def leave(error: Ending) -> None:
+    """Ends this process alone, with the line of ``error`` and its exit code."""
+    _print_line(_verdict(error)[0])
+    _leave(error.exit_code)
+
+
+def _verdict(error: BaseException) -> tuple[str, int]:
+    """The line that all processes end with, and their exit code."""
+    if isinstance(error, Preempted):
+        return f"snapvideo: stopped: {error}", error.exit_code  # the same for all
+    code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+    line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
+    if jax_distributed.global_state.process_id:
+        line = f"process {jax_distributed.global_state.process_id}: {line}"
+    word = "stopped" if isinstance(error, Ending) else "error"
+    return f"snapvideo: {word}: {line if code > 1 else line.splitlines()[0]}", code
+
+
+def _leave(code: int) -> None:
+    """Ends this process; an ordinary exit would wait for what other threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _check_port(address: str) -> None:
+    """Makes sure that process 0 can listen; JAX itself would crash."""
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ValueError(
+            f"Process 0 cannot listen at the coordinator {address} ({error}); use "
+            "another port in SNAPVIDEO_COORDINATOR."
+        ) from error
+
+
+def _find_coordinator(address: str, seconds: int) -> None:
+    """Waits until process 0 listens."""
+    host, _, port = address.rpartition(":")
+    end, problem = time.monotonic() + seconds, None
+    while (left := end - time.monotonic()) > 0:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), left).close()
+            return
+        except OSError as error:
+            problem = error
+            time.sleep(min(0.2, max(left, 0)))
+    raise ValueError(
+        f"No process listens at the coordinator {address} after {seconds} s "
+        f"({problem}); start process 0 there, correct SNAPVIDEO_COORDINATOR, or wait "
+        "longer with SNAPVIDEO_CONNECT_SECONDS."
+    )
+
+
+@contextlib.contextmanager
+def _deadline(seconds: int) -> Iterator[None]:
+    """Ends the program where the others do not come; JAX itself would abort."""
+
+    def give_up():
+        _print_line(
+            f"snapvideo: error: Not all processes came within {seconds} s; start all "
+            "of them with the same coordinator and count, or wait longer with "
+            "SNAPVIDEO_CONNECT_SECONDS."
+        )
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

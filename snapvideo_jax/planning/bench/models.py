@@ -1,0 +1,283 @@
+"""`snapvideo bench models`: FIT beside the U-Nets and DiTs, as ratios (Tab. 2).
+
+All networks are compiled first and then take turns, so that every one sees the same
+machine. What does not fit beside the others says so. On a CPU they are twins: every
+width is divided, heads stay as many, and so do tokens.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.io import shipped
+from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.options import check_least
+from snapvideo_jax.parallel.sharding import make_mesh
+from snapvideo_jax.planning import Question, Target, cached
+from snapvideo_jax.planning.bench import parts
+from snapvideo_jax.planning.bench.measure import interleaved
+from snapvideo_jax.planning.bench.parts import RIVALS
+from snapvideo_jax.planning.bench.programs import PROGRAMS
+from snapvideo_jax.planning.kept_plans import GOLDENS
+
+logger = logging.getLogger(__name__)
+
+DIVIDE = 8
+"""What widths are divided by on a CPU."""
+BATCH = 32
+"""Clips of a device at once; on a CPU, 2 of them all."""
+PROGRAM_NAMES = {"training": "train step", "inference": "forward pass"}
+BASELINE = "unet-284m"
+"""What ratios are over."""
+KEPT = "v5p-4x4x8"
+"""Topology of the plans in docs/plans that are shown where none is asked for."""
+
+
+def run(arguments) -> None:
+    """`snapvideo bench models`."""
+    names = _names(arguments)
+    on_cpu = jax.default_backend() == "cpu"
+    divide = arguments.divide or (DIVIDE if on_cpu else 1)
+    batch = arguments.batch or (2 if on_cpu else BATCH * jax.device_count())
+    target = arguments.plan and Target(arguments.plan)
+    if target:
+        _ = target.chip  # refuses an unknown one
+    planned = {n: forecast(n, target) if target else kept(n) for n in names}
+    if arguments.by_part:
+        found = {name: parts.by_part(name, planned[name]) for name in names}
+        print(json.dumps(found) if arguments.json else parts.describe(found))
+        return
+    result = measure(names, divide, batch, arguments.steps)
+    for name, row in result["models"].items():
+        row["plan"] = planned[name]
+    result["ratios"] = ratios(result["models"])
+    print(json.dumps(result) if arguments.json else describe(result))
+
+
+def _names(arguments) -> list[str]:
+    """The networks that are asked for.
+
+    Raises:
+      ValueError: one is unknown, or another option cannot be used.
+    """
+    check_least(arguments, {"steps": 1, "batch": 1, "divide": 1})
+    if arguments.config or arguments.overrides:
+        raise ValueError(
+            "bench models has configs of its own; leave out --config, or leave out "
+            "models."
+        )
+    names = arguments.only.split(",") if arguments.only else list(RIVALS)
+    for name in names:
+        if name not in RIVALS:
+            raise ValueError(f"--only={name} is unknown; use some of {list(RIVALS)}.")
+    return names
+
+
+def twin(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
+    """The config of a rival, narrower by ``divide``, with a batch of its own.
+
+    Heads stay as many and tokens too, so products with weights shrink by the square of
+    ``divide`` and attention's products by ``divide``.
+
+    Raises:
+      ValueError: a width does not divide.
+    """
+    config = configs.load(str(shipped.FOLDER / RIVALS[name].config), [])
+    model = config.model
+    for field, value in model.items():
+        if not (field.endswith("_width") or field in ("channels", "norm_groups")):
+            continue
+        if value % divide:
+            raise ValueError(
+                f"--divide={divide} does not divide model.{field}={value} of {name}; "
+                "use 1, 2, 4, 8 or 16."
+            )
+        model[field] = value // divide
+    config.text.width //= divide
+    if batch is not None:
+        config.data.update(videos_per_batch=batch, images_per_batch=0)
+        if config.training.self_conditioning:
+            config.training.self_conditioning_period = min(batch, 32)
+        else:
+            config.training.self_conditioning_period = 1
+    if jax.default_backend() == "cpu":
+        # All is kept, and loops are unrolled, whose body the compiler counts once.
+        model.update(dtype="float32", remat="none")
+        if "unroll" in model:
+            model.unroll = model.blocks
+    return config
+
+
+def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, Any]:
+    """Times of all networks in turns, for training and for one evaluation.
+
+    Returns:
+      Plain numbers, lists and dicts; milliseconds, FLOPs and bytes are of one clip.
+    """
+    calls, rows = {}, {}
+    for name in names:
+        experiment = configs.build(twin(name, divide, batch))
+        mesh = make_mesh(experiment.mesh, batch)
+        share = experiment.training.self_conditioned_share
+        rows[name] = {"config": RIVALS[name].config, "self_conditioned": share}
+        for use, program_name in PROGRAM_NAMES.items():
+            logger.info("Compiling the %s of %s.", program_name, name)
+            try:
+                program = PROGRAMS[program_name](experiment, mesh)
+                jax.block_until_ready(program.call())
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                reason = f"does not fit beside the others ({first_line(error)})"
+                rows[name][use] = {"refusal": reason}
+                continue
+            calls[name, use] = program.call
+            costs = program.compiled.cost_analysis() or {}
+            rows[name][use] = {
+                "model_gflops": program.flops / batch / 1e9,
+                "compiler_gflops": costs.get("flops", 0.0) * mesh.size / batch / 1e9,
+                "compiler_gbytes": costs.get("bytes accessed", 0.0)
+                * mesh.size
+                / batch
+                / 1e9,
+                "compile_seconds": program.compile_seconds,
+            }
+    for (name, use), times in interleaved(calls, steps, warm_up=1).items():
+        low, high = times.quartiles()
+        rows[name][use] |= {
+            "milliseconds": 1e3 * times.median / batch,
+            "lower_quartile": 1e3 * low / batch,
+            "upper_quartile": 1e3 * high / batch,
+        }
+    for name, row in rows.items():
+        row["paper_milliseconds"] = dict(RIVALS[name].paper)
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "divide": divide,
+        "batch": batch,
+        "runs": steps,
+        "models": rows,
+    }
+
+
+def forecast(name: str, target: Target) -> dict[str, Any]:
+    """What plans of the true size tell: chip-milliseconds of a clip, FLOPs, bytes.
+
+    Inference is one evaluation of a sampler of Euler steps without guidance.
+    """
+    path = str(shipped.FOLDER / RIVALS[name].config)
+    config = configs.load(f"{path},pod={target.topology}", [])
+    config.sampler.update(solver="euler", steps=8)
+    config.sheets.guidance = 0.0
+    clips, found = config.data.videos_per_batch + config.data.images_per_batch, {}
+    for use, count in (("training", None), ("inference", clips)):
+        plan = cached(Question(config, target, count))
+        if not plan["fits"]:
+            found[use] = {"refusal": f"does not fit on {target.topology}"}
+            continue
+        runs = 1 if count is None else plan["evaluations"]
+        found[use] = _of_one_clip(plan, clips * runs)
+    return found
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    """What a plan in docs/plans tells of training, as `forecast`; None without one."""
+    golden = GOLDENS.get(f"{name}-{KEPT}")
+    plan = golden and golden.read()
+    return plan and {"training": _of_one_clip(plan["plan"], plan["plan"]["batch"])}
+
+
+def _of_one_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
+    """A plan's numbers of a clip, on one chip; plans of old tell no traffic."""
+    share, seconds = plan["devices"] / clips, plan["seconds"]
+    unit = "step" if "step" in seconds else "batch"
+    return {
+        "milliseconds": 1e3 * seconds[unit] * share,
+        "milliseconds_by_cycles": 1e3 * seconds["by_cycles"] * share,
+        "gflops": plan["flops"]["program"] * share / 1e9,
+        "gbytes": plan.get("traffic", 0.0) * share / 1e9,
+        "parts": {
+            part: {what: amount * share for what, amount in row.items()}
+            for part, row in plan.get("parts", {}).items()
+        },
+    }
+
+
+def ratios(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How many times as fast as the U-Net 284M every network is, by what is known.
+
+    Over 1 is faster, or less of it.
+    """
+    found = {}
+    kinds = {
+        "measured": lambda row, use: row[use].get("milliseconds"),
+        "model FLOPs": lambda row, use: row[use].get("model_gflops"),
+        "compiler's FLOPs": lambda row, use: row[use].get("compiler_gflops"),
+        "compiler's bytes": lambda row, use: row[use].get("compiler_gbytes"),
+        "plan": lambda row, use: _planned(row, use, "milliseconds"),
+        "plan by cycles": lambda row, use: _planned(row, use, "milliseconds_by_cycles"),
+        "plan's bytes": lambda row, use: _planned(row, use, "gbytes"),
+        "paper": lambda row, use: row["paper_milliseconds"].get(use),
+    }
+    if BASELINE not in rows:
+        return {}
+    for name, row in rows.items():
+        if name == BASELINE:
+            continue
+        found[name] = {
+            use: {
+                kind: (ours := of(row, use))
+                and (theirs := of(rows[BASELINE], use))
+                and theirs / ours
+                for kind, of in kinds.items()
+            }
+            for use in PROGRAM_NAMES
+        }
+    return found
+
+
+def _planned(row, use: str, what: str) -> float | None:
+    return ((row.get("plan") or {}).get(use) or {}).get(what)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The table as lines of text."""
+    widths = f"widths divided by {result['divide']}"
+    lines = [
+        f"{result['devices']} x {result['device']}, {result['batch']} clips at once, "
+        f"medians of {result['runs']} turns, {widths}",
+        "",
+        f"{'of one clip':<16}{'':<11}{'ms':>10}{'quartiles':>20}{'model GFLOP':>13}"
+        f"{'compiled':>11}{'GB':>9}{'plan ms':>10}{'A100 ms':>10}",
+    ]
+    for name, row in result["models"].items():
+        for use in PROGRAM_NAMES:
+            lines.append(f"{name:<16}{use:<11}" + _cells(row, use))
+    lines += ["", f"times as fast as {BASELINE}"]
+    for name, uses in result["ratios"].items():
+        for use, kinds in uses.items():
+            known = (f"{kind} {ratio:.2f}" for kind, ratio in kinds.items() if ratio)
+            lines.append(f"{name:<16}{use:<11}" + ", ".join(known))
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any], use: str) -> str:
+    one = row[use]
+    if "refusal" in one:
+        return f"  {one['refusal']}"
+    spread = f"{one['lower_quartile']:.4g} to {one['upper_quartile']:.4g}"
+    planned, paper = _planned(row, use, "milliseconds"), row["paper_milliseconds"]
+    return (
+        f"{one['milliseconds']:>10.4g}{spread:>20}{one['model_gflops']:>13.4g}"
+        f"{one['compiler_gflops']:>11.4g}{one['compiler_gbytes']:>9.3g}"
+        f"{f'{planned:.3g}' if planned else '':>10}"
+        f"{f'{paper[use]:.4g}' if use in paper else '':>10}"
+    )

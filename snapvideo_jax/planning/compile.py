@@ -1,0 +1,220 @@
+"""A program of a config, compiled for a topology, and what the compiler tells of it.
+
+Memory, FLOPs and collectives are the compiler's; times are a forecast from the
+scheduled program (`snapvideo_jax.planning.forecast`), not a measurement.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.models.attention import FUSED_BACKWARD
+from snapvideo_jax.parallel.chips import Chip
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import make_mesh
+from snapvideo_jax.planning.forecast import (
+    CALIBRATIONS,
+    Forecast,
+    calibrated,
+    forecast,
+    splash_kernels,
+)
+from snapvideo_jax.planning.forecast.parts import part_of
+from snapvideo_jax.planning.programs import Work, sampler, train_step
+from snapvideo_jax.planning.target import Target, topology_devices
+from snapvideo_jax.state import abstract_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a plan is asked for.
+
+    Attributes:
+      config: of the run.
+      target: where it is to run.
+      clips: that the sampler makes at once; None asks for the train step.
+    """
+
+    config: ConfigDict
+    target: Target
+    clips: int | None = None
+
+
+def answer(question: Question) -> dict[str, Any]:
+    """Compiles what is asked for, and tells what it needs.
+
+    Returns:
+      Plain numbers, lists and dicts; bytes, FLOPs and seconds are of one device and
+      one run of the program: a step, or a batch of clips; ``traffic`` is what it reads
+      and writes in memory, ``parts`` the same by part of the network. Where the program
+      does not fit, ``fits`` is False and what only a program can tell is left out.
+
+    Raises:
+      ValueError: the config, the topology or the mesh cannot be used.
+    """
+    target = question.target
+    experiment, chip = configs.build(question.config), target.chip
+    work, mesh = _prepared(question, experiment, topology_devices(target))
+    about = {
+        "program": "train step" if question.clips is None else "sampler",
+        "topology": target.topology,
+        "slices": target.slices,
+        "devices": mesh.size,
+        "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1},
+        **work.about,
+    }
+    memory = {**work.held, "limit": chip.hbm_bytes}
+    logger.info("Compiling for %s, which takes minutes.", target.topology)
+    began = time.monotonic()
+    lowered = work.jitted.lower(*work.arguments, **work.options)
+    try:
+        with _without_compile_cache():
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        memory["peak"] = _exhausted(error)
+        return about | {"bytes": memory, "fits": False}
+    about["compile_seconds"] = round(time.monotonic() - began, 1)
+    found = compiled.memory_analysis()
+    memory["temporaries"] = found.temp_size_in_bytes
+    # Arguments and results are in it; temporaries that never live at once share room.
+    memory["peak"] = found.peak_memory_in_bytes
+    timed = forecast(
+        compiled.as_text(),
+        chip,
+        mesh=dict(mesh.shape),
+        slices=target.slices,
+        kernels=splash_kernels(fused_backward=FUSED_BACKWARD),
+    )
+    return about | {
+        "bytes": memory,
+        "fits": memory["peak"] <= chip.hbm_bytes,
+        "collectives": _collectives(timed),
+        "traffic": timed.hbm_bytes,
+        "parts": _by_part(timed),
+        **_costs(work, timed, chip, mesh.size),
+    }
+
+
+def placements_of(config: ConfigDict, target: Target):
+    """Parameters of a config with their logical axes, and their places on a topology.
+
+    Raises:
+      ValueError: the config, the topology or the mesh cannot be used.
+    """
+    experiment = configs.build(config)
+    devices = topology_devices(target)
+    mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
+    boxed = abstract_state(experiment)
+    return boxed.params, checked_shardings(boxed, mesh).params
+
+
+def _prepared(question: Question, experiment: configs.Experiment, devices):
+    """The program that is asked for, not compiled yet, and its mesh."""
+    if question.clips is None:
+        mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
+        return train_step(experiment, mesh), mesh
+    # The sampler fills its batch up to a multiple of the devices.
+    mesh = make_mesh(experiment.mesh, len(devices), devices)
+    return sampler(experiment, mesh, question.clips), mesh
+
+
+@contextlib.contextmanager
+def _without_compile_cache() -> Iterator[None]:
+    """JAX cannot read programs for devices that are not there back from its cache."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
+def _exhausted(error: Exception) -> float:
+    """Bytes that a program would have needed, from the compiler's refusal."""
+    found = re.search(
+        r"(?:Used |temporaries \()([\d.]+)([KMGT])\)? (?:of|exceeds)", str(error)
+    )
+    if not found:
+        raise error
+    return float(found[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[found[2]]
+
+
+def _collectives(timed: Forecast) -> list[dict[str, Any]]:
+    """Collectives summed by what they are, those that take longest first."""
+    rows: dict[tuple, collections.Counter] = {}
+    for sent in timed.collectives:
+        key = (sent.op, sent.axis, sent.dtype, sent.overlapped)
+        row = rows.setdefault(key, collections.Counter())
+        row.update(
+            count=sent.count, bytes=sent.bytes * sent.count, seconds=sent.seconds
+        )
+        row["largest"] = max(row["largest"], sent.bytes)
+    names = ("op", "axis", "dtype", "overlapped")
+    return [
+        dict(zip(names, key, strict=True)) | dict(row)
+        for key, row in sorted(rows.items(), key=lambda item: -item[1]["seconds"])
+    ]
+
+
+def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
+    """Computation by part of the network, those that take longest first.
+
+    ``product_seconds`` are of instructions that hold matrix products.
+    """
+    rows: dict[str, collections.Counter] = {}
+    for one in timed.parts:
+        rows.setdefault(part_of(one.op_name), collections.Counter()).update(
+            seconds=one.seconds,
+            product_seconds=one.seconds if one.flops else 0.0,
+            flops=one.flops,
+            bytes=one.hbm_bytes,
+        )
+    longest = sorted(rows.items(), key=lambda row: -row[1]["seconds"])
+    return {part: dict(row) for part, row in longest}
+
+
+def _costs(work: Work, timed: Forecast, chip: Chip, devices: int) -> dict[str, Any]:
+    """Operations, the forecast of the time, and what follows from both."""
+    model = sum(work.forward.values()) * work.passes * work.samples / devices
+    seconds = {
+        "compute": timed.compute_seconds,
+        "exposed": timed.exposed_seconds,
+        "hidden": timed.hidden_seconds,
+        work.unit: timed.seconds,
+        "by_cycles": timed.cycle_seconds,
+    }
+    likely = timed.seconds
+    # What calibrates was measured on train steps; a sampler's is not known.
+    if chip.name in CALIBRATIONS and work.unit == "step":
+        likely = seconds["calibrated"] = calibrated(chip, timed)
+    peak = chip.peak_tflops * 1e12
+    return {
+        "flops": {
+            "forward_per_sample": dict(work.forward),
+            "passes": work.passes,
+            "model": model,
+            "program": timed.flops,
+            "program_over_model": timed.flops / model,
+        },
+        "seconds": seconds,
+        "mfu": {
+            name: model / (peak * seconds[name])
+            for name in (work.unit, "by_cycles", "calibrated")
+            if name in seconds
+        },
+        **work.consequences(likely, devices),
+    }

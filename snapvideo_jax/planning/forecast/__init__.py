@@ -1,0 +1,21 @@
+"""The time of a step on a TPU, forecast from a program compiled ahead of time."""
+
+from snapvideo_jax.planning.forecast.calibration import (
+    CALIBRATIONS,
+    Calibration,
+    calibrated,
+)
+from snapvideo_jax.planning.forecast.collectives import Collective
+from snapvideo_jax.planning.forecast.costs import splash_kernels
+from snapvideo_jax.planning.forecast.roofline import Forecast, Part, forecast
+
+__all__ = [
+    "CALIBRATIONS",
+    "Calibration",
+    "Collective",
+    "Forecast",
+    "Part",
+    "calibrated",
+    "forecast",
+    "splash_kernels",
+]

@@ -1,0 +1,242 @@
+"""Plans that are kept in docs/plans: of what is shipped, on topologies to run it on.
+
+`regenerate` writes them, `tables` shows them, and tests compile some of them again and
+call `drift`, so that no change makes a shipped config slower or larger unseen. They
+are made in a checkout of the repository; an installed package has a copy.
+"""
+
+import dataclasses
+import difflib
+import json
+import logging
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.io import shipped
+from snapvideo_jax.planning import cache, compiler_flags, tables
+from snapvideo_jax.planning.compile import Question
+from snapvideo_jax.planning.target import Target
+
+logger = logging.getLogger(__name__)
+
+ROOT, FOLDER = shipped.CHECKOUT, shipped.PLANS
+PAGE = ROOT / "docs" / "plans.md"
+DRIFT = 0.02
+"""Share by which memory and FLOPs may change unseen."""
+MORE_BYTES = 1e6
+"""Bytes by which a synchronous collective may grow unseen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """A plan that is kept.
+
+    Attributes:
+      name: of its file.
+      config: in configs/, with its argument.
+      topology, slices: that it is for.
+      overrides: of the config, as "mesh.replica=2".
+      clips: that the sampler makes at once; None plans the train step.
+      is_small: it compiles in seconds, so that every run of the tests does.
+    """
+
+    name: str
+    config: str
+    topology: str
+    slices: int = 1
+    overrides: tuple[str, ...] = ()
+    clips: int | None = None
+    is_small: bool = False
+
+    @property
+    def file(self) -> Path:
+        return FOLDER / f"{self.name}.json"
+
+    @property
+    def command(self) -> str:
+        """The command line that gives the same plan."""
+        parts = [f"snapvideo plan --config configs/{self.config}"]
+        parts.append(f"--topology {self.topology}")
+        parts += [f"--slices {self.slices}"] if self.slices > 1 else []
+        parts += [f"--sampler --batch {self.clips}"] if self.clips else []
+        return " ".join([*parts, *(f"--config.{item}" for item in self.overrides)])
+
+    def question(self) -> Question:
+        """What is asked to make it.
+
+        Raises:
+          ValueError: the config is not there, or refuses its argument.
+        """
+        overrides = [f"--config.{item}" for item in self.overrides]
+        config = configs.load(str(shipped.FOLDER / self.config), overrides)
+        return Question(config, Target(self.topology, self.slices), self.clips)
+
+    def read(self) -> dict[str, Any] | None:
+        """What is kept of it; None where it was not generated yet."""
+        if not self.file.is_file():
+            return None
+        return json.loads(self.file.read_text(encoding="utf-8"))
+
+
+def _pod(name: str, config: str, topology: str, **options) -> Golden:
+    """The plan of a config with the settings it has for a topology."""
+    also = "," if ":" in config else ":"
+    return Golden(name, f"{config}{also}pod={topology}", topology, **options)
+
+
+AS_ON_PODS = ("model.dtype=bfloat16", "model.remat=layer", "model.unroll=1")
+"""What the demo, made for CPUs, has in common with the large configs then."""
+
+GOLDENS = {
+    golden.name: golden
+    for golden in (
+        _pod("fit-3p9b-v5p-4x4x8", "fit.py:size=3p9b", "v5p:4x4x8"),
+        _pod("fit-3p9b-v6e-16x16", "fit.py:size=3p9b", "v6e:16x16"),
+        _pod("fit-3p9b-v5e-16x16", "fit.py:size=3p9b", "v5e:16x16"),
+        _pod(
+            "fit-3p9b-v5e-16x16-twice",
+            "fit.py:size=3p9b",
+            "v5e:16x16",
+            slices=2,
+            overrides=("mesh.replica=2",),
+        ),
+        _pod("fit-500m-v5p-4x4x8", "fit.py:size=500m", "v5p:4x4x8"),
+        _pod("fit-500m-v6e-16x16", "fit.py:size=500m", "v6e:16x16"),
+        _pod("fit-upsampler-v5p-4x4x8", "fit_upsampler.py", "v5p:4x4x8"),
+        _pod("fit-upsampler-v6e-16x16", "fit_upsampler.py", "v6e:16x16"),
+        Golden("sample-3p9b-v6e-2x2", "fit.py:size=3p9b", "v6e:2x2", clips=16),
+        Golden("sample-500m-v6e-2x2", "fit.py:size=500m", "v6e:2x2", clips=16),
+        Golden(
+            "fit-500m-v5e-4x4",
+            "fit.py:size=500m",
+            "v5e:4x4",
+            overrides=(
+                *("data.videos_per_batch=128", "data.images_per_batch=128"),
+                *("training.self_conditioning_period=16", "model.remat=layer"),
+                "mesh.fsdp=16",
+            ),
+        ),
+        Golden(
+            "demo-v5e-2x2",
+            "demo.py",
+            "v5e:2x2",
+            overrides=(*AS_ON_PODS, "optimizer.name=lamb", "mesh.fsdp=4"),
+            is_small=True,
+        ),
+        Golden(
+            "sample-demo-v5e-2x2",
+            "demo.py",
+            "v5e:2x2",
+            overrides=AS_ON_PODS,
+            clips=62,
+            is_small=True,
+        ),
+    )
+}
+
+
+def chosen(names: str) -> list[Golden]:
+    """The goldens of a list of names, or of "all" or "small".
+
+    Raises:
+      ValueError: a name is unknown.
+    """
+    if names == "all":
+        return list(GOLDENS.values())
+    if names == "small":
+        return [golden for golden in GOLDENS.values() if golden.is_small]
+    for name in names.split(","):
+        if name not in GOLDENS:
+            close = difflib.get_close_matches(name, GOLDENS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"use {list(GOLDENS)},"
+            raise ValueError(f"--golden={name} is unknown; {hint} small or all.")
+    return [GOLDENS[name] for name in names.split(",")]
+
+
+def regenerate(names: str) -> None:
+    """Writes goldens, and docs/plans.md with what is kept of all.
+
+    Raises:
+      ValueError: a name is unknown, or this is no checkout.
+    """
+    goldens = chosen(names)
+    if not (ROOT / "setup.py").is_file():
+        raise ValueError(
+            f"--golden={names}: {ROOT} is no checkout of the repository, where goldens "
+            "are made; use python -m snapvideo_jax in one."
+        )
+    FOLDER.mkdir(exist_ok=True)
+    for golden in goldens:
+        logger.info("%s", golden.command)
+        kept = {"command": golden.command, "made_with": versions()}
+        kept["plan"] = _rounded(cache.cached(golden.question()))
+        golden.file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """docs/plans.md, from what is kept."""
+    kept = {name: golden.read() for name, golden in GOLDENS.items()}
+    commands = {name: golden.command for name, golden in GOLDENS.items()}
+    return tables.page(
+        {name: each["plan"] for name, each in kept.items() if each},
+        commands,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What else decides about a plan: the compiler and its flags."""
+    packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    return packages | {
+        "flags": os.environ.get(compiler_flags.VARIABLE, compiler_flags.DEFAULT)
+    }
+
+
+def drift(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What became different enough to look at; nothing if nothing did.
+
+    Args:
+      was, now: plans of the same question.
+    """
+    found = []
+    for name, field in (
+        ("bytes", "peak"),
+        ("flops", "model"),
+        ("flops", "program"),
+    ):
+        before, after = (each.get(name, {}).get(field, 0.0) for each in (was, now))
+        if abs(after - before) > DRIFT * before:
+            change = f"{after / before - 1:+.1%}" if before else "new"
+            found.append(f"{name}.{field} was {before:.5g}, is {after:.5g} ({change})")
+    before, after = _synchronous(was), _synchronous(now)
+    for key, size in after.items():
+        op, axis, dtype = key
+        named = f"synchronous {op} of {dtype} over {axis or 'nothing'}"
+        if key not in before:
+            found.append(f"{named} is new: {size / 1e6:.3g} MB")
+        elif size > before[key] + MORE_BYTES:
+            found.append(
+                f"{named} was {before[key] / 1e6:.3g} MB, is {size / 1e6:.3g} MB"
+            )
+    return found
+
+
+def _synchronous(plan: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    """Bytes of the collectives that nothing overlaps, by what they are."""
+    return {
+        (row["op"], row["axis"], row["dtype"]): row["bytes"]
+        for row in plan.get("collectives", ())
+        if not row["overlapped"]
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Plain data with six digits, and without the time of its compilation."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items() if k != "compile_seconds"}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,173 @@
+"""Programs that can be planned: the train step and the sampler, as shapes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.models.flops import train_factor
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import (
+    batch_sharding,
+    bytes_per_device,
+    filled_up,
+    placed,
+)
+from snapvideo_jax.sampling.generator import jit_generate
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.step import jit_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A program, and what is known of it before it is compiled.
+
+    Attributes:
+      unit: what one run of it makes: a "step" or a "batch" of clips.
+      jitted, arguments, options: the function, the shapes and places of what it takes,
+        and what it takes by name.
+      about: what makes it this program.
+      held: bytes of its arguments in one device, by kind.
+      forward: FLOPs of the network for one sample, by part.
+      passes: forward passes that one run is worth for a sample.
+      samples: of one run, in all devices.
+      consequences: from seconds of one run and the number of devices, what follows for
+        people.
+    """
+
+    unit: str
+    jitted: Callable
+    arguments: tuple
+    options: Mapping[str, Any]
+    about: Mapping[str, Any]
+    held: Mapping[str, int]
+    forward: Mapping[str, float]
+    passes: float
+    samples: int
+    consequences: Callable[[float, int], dict[str, float]]
+
+
+def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
+    """The step that `snapvideo train` runs."""
+    state, places = _state(experiment, mesh)
+    batch = _placed_over_batch(abstract_batch(experiment), mesh)
+    training, steps = experiment.training, experiment.optimizer.steps
+    size = experiment.data.batch
+    return Work(
+        unit="step",
+        jitted=jit_train_step(experiment, mesh, places),
+        arguments=(state, batch, _key(mesh)),
+        options={},
+        about={
+            "remat": experiment.model.remat,
+            "microbatches": training.microbatches,
+            "batch": size,
+            "parameters": _count(state.params),
+        },
+        held={
+            "parameters": held(state.params),
+            "optimizer": held(state.opt_state),
+            "ema": held((state.ema, state.powers)),
+            "batch": held(batch),
+        },
+        forward=_forward(experiment),
+        passes=train_factor(training.self_conditioned_share),
+        samples=size,
+        consequences=lambda seconds, devices: {
+            "steps_per_day": 86400 / seconds,
+            "days": seconds * steps / 86400,
+            "chip_hours": seconds * steps * devices / 3600,
+            "clips_per_second": size / seconds,
+        },
+    )
+
+
+def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
+    """The program by which `snapvideo sample` makes so many clips at once."""
+    state, _ = _state(experiment, mesh)
+    settings = experiment.sampler
+    filled = filled_up(clips, mesh)
+    fields = abstract_batch(experiment, filled)
+    numbers = fields.pop("sample")
+    fields.pop("video")
+    inputs, numbers = _placed_over_batch((fields, numbers), mesh)
+    guidance = experiment.sheets.guidance
+    return Work(
+        unit="batch",
+        jitted=jit_generate(experiment, settings, mesh),
+        arguments=(state.params, inputs, numbers, _key(mesh), guidance),
+        options={"guided": bool(guidance)},
+        about={
+            "batch": clips,
+            "steps": settings.steps,
+            "solver": settings.solver,
+            "guidance": guidance,
+            "evaluations": settings.calls,
+            "parameters": _count(state.params),
+        },
+        held={"parameters": held(state.params), "batch": held((inputs, numbers))},
+        forward=_forward(experiment),
+        passes=settings.calls * (2 if guidance else 1),  # guided: on every clip twice
+        samples=filled,
+        consequences=lambda seconds, devices: {
+            "seconds_per_clip": seconds / clips,
+            "chip_seconds_per_clip": seconds * devices / clips,
+            "clips_per_second": clips / seconds,
+        },
+    )
+
+
+def abstract_batch(
+    experiment: configs.Experiment, size: int | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch, the config's or of so many samples."""
+    data, text = experiment.data, experiment.text
+    shape = jax.ShapeDtypeStruct
+    batch = data.batch if size is None else size
+    channels = experiment.model.out_channels
+    video = (batch, data.frames, data.height, data.width, channels)
+    return {
+        "video": shape(video, jnp.uint8),
+        "frame_interval": shape((batch,), jnp.float32),
+        "resolution": shape((batch, 2), jnp.float32),
+        "text": shape((batch, text.tokens, text.width), jnp.float32),
+        "text_mask": shape((batch, text.tokens), jnp.bool_),
+        "sample": shape((batch,), jnp.uint32),
+    }
+
+
+def held(tree) -> int:
+    """Bytes of a tree of placed shapes that one device holds."""
+    return bytes_per_device(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
+
+
+def _state(experiment: configs.Experiment, mesh: Mesh):
+    """Shapes of a state in their places, and the places."""
+    boxed = abstract_state(experiment)
+    places = checked_shardings(boxed, mesh)
+    return placed(nn.unbox(boxed), places), places
+
+
+def _placed_over_batch(tree, mesh: Mesh):
+    over_batch = batch_sharding(mesh)
+    return placed(tree, jax.tree.map(lambda _: over_batch, tree))
+
+
+def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+
+
+def _forward(experiment: configs.Experiment) -> dict[str, float]:
+    text = experiment.text
+    return experiment.model.forward_flops(text.tokens, text.width)
+
+
+def _count(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

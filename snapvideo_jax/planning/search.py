@@ -1,0 +1,183 @@
+"""The fastest choice of mesh, remat and microbatches for a topology.
+
+Every choice that could work is estimated, and the most promising are compiled. What a
+compilation found is kept at once, so a search that was stopped goes on where it was.
+"""
+
+import dataclasses
+import itertools
+import logging
+import re
+from collections import Counter
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.planning import cache
+from snapvideo_jax.planning.compile import Question
+from snapvideo_jax.planning.estimate import FIELDS, REMATS, Choice, Estimate, Estimator
+from snapvideo_jax.planning.target import Target, topology_devices
+
+logger = logging.getLogger(__name__)
+
+MICROBATCHES = (1, 2, 4, 8)
+TENSOR = (1, 2, 4)
+"""More than that never paid: latents are summed over it twice a layer."""
+NO_LESS = "needs no less than one that does not fit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Choices that a topology may have room for.
+
+    Attributes:
+      ranked: with their estimates, those first that seem fastest.
+      left_out: how many others there are, by reason.
+    """
+
+    ranked: list[tuple[Choice, Estimate]]
+    left_out: Counter
+
+
+def candidates(
+    config: ConfigDict,
+    target: Target,
+    devices: int,
+    fixed: frozenset[str] = frozenset(),
+) -> Candidates:
+    """All choices for so many devices.
+
+    Args:
+      fixed: fields of the config that stay as they are, as "mesh.fsdp".
+    """
+    own, parts = Choice.of(config), configs.build(config).model.guess().parts
+    powers = [2**power for power in range((devices // target.slices).bit_length())]
+    values = {
+        "remat": REMATS,
+        "microbatches": MICROBATCHES,
+        "fsdp": powers,
+        "context": [size for size in powers if parts % size == 0],
+        "tensor": TENSOR,
+    }
+    for name, field in FIELDS.items():
+        if field in fixed:
+            values[name] = (own[name],)
+    estimate, ranked, left_out = Estimator(config), [], Counter()
+    for combination in itertools.product(*values.values()):
+        choice = Choice(*combination)
+        try:
+            guess = estimate(choice, target, devices)
+        except ValueError as error:
+            left_out[re.sub(r"\d+", "N", str(error).partition(";")[0])] += 1
+            continue
+        if guess.samples % 1:
+            left_out["the batch does not divide"] += 1
+        elif guess.state > target.chip.hbm_bytes:
+            left_out["the state alone is too large"] += 1
+        else:
+            ranked.append((choice, guess))
+    ranked.sort(key=lambda item: item[1].seconds)
+    return Candidates(ranked, left_out)
+
+
+def search(
+    config: ConfigDict, target: Target, limit: int, fixed: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Compiles up to ``limit`` choices, the config's own first, and ranks them.
+
+    Those that were compiled before do not count.
+
+    Returns:
+      ``rows``, the fastest first and those that do not fit last, each with its reason;
+      ``overrides`` of the fastest, None where none fits; and what was not compiled.
+
+    Raises:
+      ValueError: the config or the topology cannot be used.
+    """
+    devices = len(topology_devices(target))
+    found = candidates(config, target, devices, fixed)
+    own = Choice.of(config)
+    waiting = [choice for choice, _ in found.ranked]
+    waiting.sort(key=lambda choice: choice != own)
+    rows: list[dict[str, Any]] = []
+    compiled = 0
+    while waiting:
+        choice = waiting[0]
+        question = Question(choice.applied(config), target)
+        is_known = cache.is_cached(question)
+        if compiled == limit and not is_known:
+            break
+        compiled += not is_known
+        row = _row(choice, own, question)
+        rows.append(row)
+        waiting = waiting[1:]
+        logger.info("%d of %d: %s: %s", compiled, limit, choice, outcome(row))
+        if row.get("peak", 0) > target.chip.hbm_bytes:
+            smaller = [each for each in waiting if not each.keeps_more(choice)]
+            found.left_out[NO_LESS] += len(waiting) - len(smaller)
+            waiting = smaller
+    rows.sort(key=lambda row: row.get("seconds", float("inf")))
+    best = rows[0] if rows and "seconds" in rows[0] else None
+    return {
+        "topology": target.topology,
+        "slices": target.slices,
+        "devices": devices,
+        "rows": rows,
+        "overrides": best and best["overrides"],
+        "left_out": dict(found.left_out),
+        "not_tried": len(waiting),
+    }
+
+
+def _row(choice: Choice, own: Choice, question: Question) -> dict[str, Any]:
+    """What became of a choice."""
+    row = {
+        "choice": dataclasses.asdict(choice),
+        "name": str(choice),
+        "is_own": choice == own,
+        "overrides": choice.overrides(own),
+    }
+    try:
+        result = cache.cached(question)
+    except ValueError as error:
+        return row | {"reason": first_line(error)}
+    memory = result["bytes"]
+    row |= {"peak": memory["peak"], "limit": memory["limit"]}
+    if not result["fits"]:
+        short = (memory["peak"] - memory["limit"]) / 1e9
+        return row | {"reason": f"does not fit by {short:.2f} GB a device"}
+    return row | {"seconds": result["seconds"]["step"], "mfu": result["mfu"]["step"]}
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """What became of a choice, in words."""
+    if "reason" in row:
+        return row["reason"]
+    return (
+        f"{row['seconds']:.4g} s a step, MFU {row['mfu']:.3f}, "
+        f"{row['peak'] / 1e9:.1f} of {row['limit'] / 1e9:.1f} GB a device"
+    )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A search as lines of text."""
+    width = max((len(row["name"]) for row in result["rows"]), default=0)
+    lines = [f"{result['slices']} x {result['topology']}, fastest first"]
+    for row in result["rows"]:
+        own = "  (the config's own)" if row["is_own"] else ""
+        lines.append(f"  {row['name']:{width}}  {outcome(row)}{own}")
+    if result["overrides"] is None:
+        lines.append("None of these fits.")
+    else:
+        lines.append("fastest       " + (" ".join(result["overrides"]) or "as it is"))
+    for reason, count in result["left_out"].items():
+        if count:
+            lines.append(f"left out      {count}: {reason}")
+    if result["not_tried"]:
+        lines.append(
+            f"not tried     {result['not_tried']} slower by estimate; the same command "
+            "goes on with them"
+        )
+    return "\n".join(lines)

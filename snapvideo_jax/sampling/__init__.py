@@ -1,0 +1,1 @@
+"""From captions to clips: the generator, cascades, long videos, noise search."""

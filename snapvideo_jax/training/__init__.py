@@ -1,0 +1,1 @@
+"""What keeps a run going: checkpoints, preemption, watchdog, goodput, metrics."""

@@ -1,0 +1,112 @@
+"""Steps that were found to do harm: the run ends there, or their list grows."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+
+from snapvideo_jax.io.errors import Ending
+from snapvideo_jax.io.json_lines import cut_back, finite, read
+from snapvideo_jax.parallel.sharding import on_host
+from snapvideo_jax.state import GOOD, SPIKE
+
+logger = logging.getLogger(__name__)
+
+FILE = "skipped_steps.jsonl"
+
+
+class NonFiniteLoss(Ending):
+    """The loss of a step was infinite or not a number, or its gradient was."""
+
+    exit_code = 3
+
+
+class SpikingGradient(NonFiniteLoss):
+    """The gradient of a step was far above the median; it ends a run the same way."""
+
+
+class BadSteps:
+    """What a run does about steps that `update.judge` found bad, on the host.
+
+    Skipped ones are listed in ``<workdir>/skipped_steps.jsonl``, a line for each: step,
+    reason, loss, gradient norm, running median, and numbers of the samples without a
+    finite loss. Lines of steps after ``first`` are removed, as those of metrics are.
+
+    Attributes:
+      skips: whether bad steps are skipped; otherwise the first one ends the run.
+      count: steps that were skipped so far, in process 0.
+    """
+
+    def __init__(self, optimizer, workdir: Path, first: int, is_writer: bool):
+        self.skips = optimizer.on_bad_step == "skip"
+        self._factor = optimizer.spike_factor
+        self._path = workdir / FILE
+        self._is_writer = is_writer
+        self._seen = first
+        self.count = 0
+        if is_writer and self._path.exists():
+            cut_back(self._path, first)
+            self.count = len(read(self._path))
+
+    def look_at(self, step: int, metrics) -> None:
+        """Waits for a step and looks at what it was found to be; once for every step.
+
+        All processes have to call it for the same steps: where one is bad, they gather
+        which samples were.
+
+        Raises:
+          NonFiniteLoss: its loss or gradient was not finite, and it was not skipped.
+          SpikingGradient: its gradient spiked, and it was not skipped.
+        """
+        if step <= self._seen:
+            return
+        self._seen = step
+        if int(metrics["verdict"]) == GOOD:
+            return
+        about = _about(step, metrics)
+        if not self.skips:
+            raise self._error(about)
+        self.count += 1
+        line = finite(about)
+        logger.warning("Step %d is skipped: %s", step, line)
+        if self._is_writer:
+            with self._path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def _error(self, about) -> NonFiniteLoss:
+        step, norm = about["step"], about["grad_norm"]
+        cure = (
+            "The newest checkpoint is kept; lower optimizer.learning_rate, look at the "
+            "data of that step, or pass over it by optimizer.on_bad_step=skip."
+        )
+        if about["reason"] == "spike":
+            return SpikingGradient(
+                f"The gradient of step {step} has a norm of {norm:.4g}, more than "
+                f"optimizer.spike_factor={self._factor:g} times {about['median']:.4g}, "
+                f"the median of the steps before. {cure}"
+            )
+        if about["reason"] == "gradient":
+            return NonFiniteLoss(f"The gradient of step {step} is {norm}. {cure}")
+        numbers = about["samples"]
+        named = f" (of samples {numbers[:5]})" if numbers else ""
+        return NonFiniteLoss(
+            f"The loss of step {step} is {about['loss']}{named}. {cure}"
+        )
+
+
+def _about(step: int, metrics) -> dict:
+    """What is known of a bad step. Reasons are "loss", "gradient" and "spike"."""
+    loss, median = float(metrics["loss"]), float(metrics["median_norm"])
+    losses = on_host(metrics["samples"]["loss"])
+    numbers = on_host(metrics["samples"]["number"])
+    reason = "loss" if not math.isfinite(loss) else "gradient"
+    return {
+        "step": step,
+        "reason": "spike" if int(metrics["verdict"]) == SPIKE else reason,
+        "loss": loss,
+        "grad_norm": float(metrics["grad_norm"]),
+        "median": median or None,  # 0 is not known yet
+        "samples": sorted(numbers[~np.isfinite(losses)].tolist()),
+    }

@@ -1,0 +1,1 @@
+"""What a run writes to disk in order to resume: checkpoints and EMA snapshots."""

@@ -1,0 +1,239 @@
+"""Snapshots of power-function averages: kept while training, combined afterwards.
+
+They lie beside the checkpoints, in ``<workdir>/ema``, and are never removed. One holds
+the averages of all widths after a step and nothing else, and a `manifest` of its files.
+`profiles` tells how they are combined; here they are read, a few parameters of one step
+at a time, after all files were compared with what was written.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from snapvideo_jax.io import json_lines
+from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints import integrity
+
+logger = logging.getLogger(__name__)
+
+FOLDER, LIST = "ema", "ema_snapshots.jsonl"
+AT_ONCE = 2**30
+"""Bytes of parameters, in float64, that are combined at a time."""
+
+
+class UnreadableSnapshot(RuntimeError):
+    """A snapshot is missing or damaged.
+
+    Args:
+      step: that it was made after.
+      reason: of it, in a line.
+    """
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(f"The snapshot of step {step} cannot be read: {reason}")
+        self.step = step
+
+
+class Snapshots:
+    """Writes the snapshots of a run that has ``optimizer.ema_widths``, or none.
+
+    What was saved is listed in ``<workdir>/ema_snapshots.jsonl``; steps after the one
+    that a run resumes at are taken off the list, and written over when it comes there.
+    """
+
+    def __init__(self, experiment, workdir: Path, first: int, is_writer: bool):
+        optimizer = experiment.optimizer
+        self._widths = optimizer.ema_widths
+        self._steps = frozenset(optimizer.snapshots())
+        self._checkpointer = None
+        self._unlisted: int | None = None
+        if not self._widths:
+            return
+        self._list, self._is_writer = workdir / LIST, is_writer
+        if is_writer:
+            cut_back(self._list, first)
+        self._folder = workdir / FOLDER
+        context = ocp.Context()
+        stored = jnp.dtype(optimizer.ema_snapshot_dtype)
+        context.array.saving.storage_options.dtype = stored
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder.absolute(),
+            context=context,
+            cleanup_tmp_directories=True,
+        )
+
+    def catch_up(self, step: int, state) -> None:
+        """Saves the snapshot of the step that a run resumes at, should it be missing.
+
+        The checkpoint may have been there before it when the run was killed.
+        """
+        if self.due(step) and step not in self._there():
+            self.save(step, state)
+
+    def due(self, step: int) -> bool:
+        """True where a snapshot belongs after this step."""
+        return step in self._steps
+
+    def save(self, step: int, state) -> None:
+        """Begins to write a snapshot and returns once ``state`` may be donated."""
+        self.wait()
+        tracks = dict(zip(map(str, self._widths), state.powers, strict=True))
+        self._checkpointer.save_checkpointables_async(
+            step, {"tracks": tracks}, force=True, overwrite=step in self._there()
+        )
+        self._unlisted = step
+        if self._is_writer:
+            with self._list.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"step": step}) + "\n")
+
+    def wait(self) -> None:
+        """Waits until all are in place: none is missed by a run that resumes later."""
+        if self._checkpointer:
+            self._checkpointer.wait()
+        if self._unlisted is not None:
+            folder = self._folder / str(self._unlisted)
+            integrity.write(folder, jax.process_index(), jax.process_count())
+            self._unlisted = None
+
+    def close(self) -> None:
+        if self._checkpointer:
+            self.wait()
+            self._checkpointer.close()
+
+    def _there(self) -> set[int]:
+        return {found.step for found in self._checkpointer.checkpoints}
+
+
+class SnapshotReader(contextlib.AbstractContextManager):
+    """Reads the snapshots of a workdir.
+
+    Attributes:
+      widths: of the averages in each.
+      steps: those that were saved, of the run as it stands; some may be unreadable.
+
+    Raises:
+      ValueError: the run tracks no power-function averages, or has no snapshot yet.
+    """
+
+    def __init__(self, experiment, workdir: Path):
+        self.widths = experiment.optimizer.ema_widths
+        path = workdir / LIST
+        if not self.widths:
+            raise ValueError(
+                f"--workdir={workdir} tracks no power-function averages; train with "
+                "optimizer.ema_widths=(0.05,0.1) and optimizer.ema_snapshot_steps."
+            )
+        self.steps = sorted({line["step"] for line in json_lines.read(path)})
+        if not self.steps:
+            raise ValueError(
+                f"--workdir={workdir} has no snapshot yet; the first is made after "
+                f"step {experiment.optimizer.snapshots()[0]}."
+            )
+        self.shapes = nn.unbox(abstract_state(experiment)).params
+        self._folder = workdir / FOLDER
+        self._checkpointer = ocp.training.Checkpointer(self._folder.absolute())
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    def there(self) -> list[int]:
+        """Steps whose snapshots are there; they may still be damaged inside."""
+        kept = {found.step for found in self._checkpointer.checkpoints}
+        return [step for step in self.steps if step in kept]
+
+    def combine(self, weights: Mapping[int, Mapping[float, float]]) -> Any:
+        """The weighted sum of averages, as a tree of float32 parameters on the host.
+
+        Beside the result it holds `AT_ONCE` bytes, and what is read of one snapshot.
+
+        Args:
+          weights: of the average of a width, at a step.
+
+        Raises:
+          UnreadableSnapshot: names the first step that cannot be read.
+        """
+        for step in weights:
+            if reason := integrity.problem(self._folder / str(step)):
+                raise UnreadableSnapshot(step, reason)
+        leaves, tree = jax.tree.flatten(self.shapes)
+        result: list = [None] * len(leaves)
+        for part in _parts(leaves):
+            sums = {index: np.zeros(leaves[index].shape) for index in part}
+            for step, of_width in weights.items():
+                read = self._read(step, tree, part)
+                for width, weight in of_width.items():
+                    for index in part:
+                        sums[index] += weight * np.asarray(
+                            read[str(width)][index], np.float64
+                        )
+            for index in part:
+                result[index] = sums.pop(index).astype(np.float32)
+        return jax.tree.unflatten(tree, result)
+
+    def _read(self, step: int, tree, part: list[int]) -> dict[str, list]:
+        """Some leaves of all averages of a step, by width."""
+        leaves = jax.tree.leaves(self.shapes)
+        host = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
+        wanted = [ocp.PLACEHOLDER] * len(leaves)
+        for index in part:
+            shape = leaves[index].shape
+            wanted[index] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=host)
+        like = {str(width): jax.tree.unflatten(tree, wanted) for width in self.widths}
+        try:
+            read = self._checkpointer.load_checkpointables(step, {"tracks": like})
+        except Exception as error:  # Orbax and TensorStore raise all sorts of them.
+            reason = first_line(error.__cause__ or error)
+            raise UnreadableSnapshot(step, reason) from error
+        return {
+            width: jax.tree.leaves(track, is_leaf=lambda leaf: leaf is ...)
+            for width, track in read["tracks"].items()
+        }
+
+
+def _parts(leaves) -> Iterator[list[int]]:
+    """Numbers of leaves that are combined together, in order."""
+    part: list[int] = []
+    size = 0
+    for index, leaf in enumerate(leaves):
+        if part and size + 8 * leaf.size > AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(index)
+        size += 8 * leaf.size
+    yield part
+
+
+def budget(experiment) -> dict[str, Any]:
+    """What the snapshots of a whole run take on disk, before any is made."""
+    optimizer = experiment.optimizer
+    shapes = nn.unbox(abstract_state(experiment)).params
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    item = jnp.dtype(optimizer.ema_snapshot_dtype).itemsize
+    count, each = len(optimizer.snapshots()), parameters * item
+    return {
+        "widths": list(optimizer.ema_widths),
+        "snapshots": count,
+        "bytes_each": each * len(optimizer.ema_widths),
+        "bytes": each * len(optimizer.ema_widths) * count,
+    }
+
+
+def describe_budget(found: Mapping[str, Any]) -> str:
+    """The budget in a line, for people."""
+    widths = ", ".join(map(str, found["widths"]))
+    each, disk = (found[name] / 1e9 for name in ("bytes_each", "bytes"))
+    return (
+        f"{found['snapshots']:,} of the widths {widths}, {each:.3g} GB each: "
+        f"{disk:.4g} GB of disk"
+    )

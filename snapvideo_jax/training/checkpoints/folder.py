@@ -1,0 +1,257 @@
+"""Checkpoints in one folder: written in the background, and checked before use."""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from snapvideo_jax.io.errors import SaveFailed, first_line, is_full
+from snapvideo_jax.parallel import coordinator, host_memory
+from snapvideo_jax.state import TrainState
+from snapvideo_jax.training.checkpoints import integrity
+
+logger = logging.getLogger(__name__)
+
+_keep = ocp.training.preservation_policies
+_save = ocp.training.save_decision_policies
+
+DAMAGED = "damaged"
+"""The folder beside the checkpoints of a tier in which damaged ones are kept."""
+
+
+class Tier:
+    """Checkpoints in one folder, the newest of which is known to be whole.
+
+    Attributes:
+      latest: its step, None where there is none; of those up to ``until``.
+      broken: what is wrong with the newest one that is not whole; "" for nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        keep: int,
+        keep_every: int,
+        until: int | None = None,
+    ):
+        self._folder, self._until = folder.absolute(), until
+        self._every = every_steps
+        self._saving: _Saving | None = None
+        self._has_failed = False
+        self.latest, self.broken = self._newest_whole()
+        self._checkpointer = None
+        if not every_steps:
+            return
+        host_memory.keep_flat()
+        policies = [_keep.LatestN(keep)]
+        if keep_every:
+            policies.append(_keep.EveryNSteps(keep_every))
+        tier = ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=f"{folder.parent.name}-"
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder,
+            context=ocp.Context(multiprocessing_options=tier),
+            save_decision_policy=_save.FixedIntervalPolicy(every_steps),
+            preservation_policy=_keep.AnyPreservationPolicy(policies),
+            # What was left half written by a killed run, not by one that still writes.
+            cleanup_tmp_directories=True,
+        )
+
+    def path(self, step: int) -> Path:
+        return self._folder / str(step)
+
+    def due(self, step: int) -> bool:
+        return step % self._every == 0 and step != self.latest
+
+    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+        self.wait()
+        if step == self.latest:
+            return
+        self._check_free(step, state_bytes(state))
+        try:
+            response = self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state},
+                custom_metadata={"data": data},
+                force=True,
+            )
+        except Exception as error:
+            raise self._failed(step, error, state_bytes(state)) from error
+        self._saving = _Saving(step, self.path(step), response, state_bytes(state))
+        self.latest = step
+
+    def check(self) -> None:
+        if self._saving and not self._saving.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.join()
+            if saving.error:
+                error = self._failed(saving.step, saving.error, saving.size)
+                raise error from saving.error
+
+    def close(self) -> None:
+        if not self._checkpointer:
+            return
+        try:
+            self._checkpointer.close()
+        except Exception:
+            if not self._has_failed:  # Orbax raises again what was told before
+                raise
+        if self._has_failed:  # only now nothing is written any more
+            self._remove_unfinished()
+
+    def check_room(self, size: int, states: int, setting: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".room"):
+                free = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise ValueError(
+                f"{setting}: checkpoints cannot be written to {self._folder} "
+                f"({error}); use a folder that can be written."
+            ) from error
+        there = [path for path in self._folder.iterdir() if path.name.isdigit()]
+        wanted = max(states * size - integrity.total(there), size)
+        told = (
+            f"{setting}: {self._folder} has {_size(free)} free, and {states} "
+            f"checkpoints of {_size(size)} need {_size(wanted)} more"
+        )
+        if free < size:
+            raise ValueError(f"{told}; make room, or use another folder.")
+        if free < wanted:
+            logger.warning("%s; the disk will be full before the run ends.", told)
+
+    def _check_free(self, step: int, size: int) -> None:
+        """Looks for room before a save, for all processes come to the same end then.
+
+        Where one of them fails while it writes, Orbax has the others wait for it.
+        """
+        if shutil.disk_usage(self._folder).free < size:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self._failed(step, full, size)
+
+    def _newest_whole(self) -> tuple[int | None, str]:
+        """The step of the newest checkpoint that is whole; others are put aside."""
+        first = ""
+        # A run in progress may add one meanwhile; all look at what process 0 sees.
+        steps = json.dumps(sorted(self.steps(), reverse=True))
+        (seen, *_) = coordinator.gather(f"snapvideo/steps/{self._folder}", steps)
+        for step in json.loads(seen):
+            wrong = self.problem(step)
+            if not wrong:
+                if first:
+                    logger.error("Using the checkpoint of step %d in its place.", step)
+                if self._every and not integrity.is_listed(self.path(step)):
+                    self._list(step)
+                return step, first
+            first = first or wrong
+            logger.error("The checkpoint of step %d is damaged: %s.", step, wrong)
+            if self._every:
+                self._put_aside(step)
+        return None, first
+
+    def problem(self, step: int) -> str:
+        """What any process finds wrong with a checkpoint, "" for nothing."""
+        mine = integrity.problem(
+            self.path(step), jax.process_index(), jax.process_count()
+        )
+        said = coordinator.gather(f"snapvideo/whole/{self._folder}/{step}", mine)
+        return next(filter(None, said), "")
+
+    def steps(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return [
+            int(path.name)
+            for path in self._folder.iterdir()
+            if path.name.isdigit()
+            and (self._until is None or int(path.name) <= self._until)
+        ]
+
+    def _list(self, step: int) -> None:
+        """Lists the files of a checkpoint that an earlier run had no time to list."""
+        logger.warning(
+            "The files of checkpoint %d were not listed; now they are.", step
+        )
+        coordinator.gather(f"snapvideo/list/{self._folder}", "")  # all have looked
+        if jax.process_index() == 0:
+            integrity.forget(self.path(step))
+        coordinator.gather(f"snapvideo/listed/{self._folder}", "")
+        integrity.write(self.path(step), jax.process_index(), jax.process_count())
+
+    def _put_aside(self, step: int) -> None:
+        aside = self._folder.parent / DAMAGED
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            names = (f"{step}{end}" for end in ("", *(f"-{n}" for n in range(1, 1000))))
+            name = next(name for name in names if not (aside / name).exists())
+            self.path(step).rename(aside / name)
+            logger.error("It is kept as %s.", aside / name)
+        coordinator.gather(f"snapvideo/aside/{self._folder}/{step}", "")
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a save that failed has left."""
+        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _failed(self, step: int, error: BaseException, size: int) -> SaveFailed:
+        """The error of a checkpoint; which one is kept."""
+        self._has_failed = True
+        self.latest = max((one for one in self.steps() if one != step), default=None)
+        kept = "no checkpoint is kept yet"
+        if self.latest is not None:
+            kept = f"the checkpoint of step {self.latest} is kept"
+        why, cure = f"{type(error).__name__}: {first_line(error)}", "Correct this"
+        if is_full(error):
+            free = shutil.disk_usage(self._folder).free
+            why = (
+                f"the disk takes no more ({first_line(error)}); it needs "
+                f"{_size(size)}, and {self._folder} has {_size(free)} free"
+            )
+            cure = "Make room there"
+        return SaveFailed(
+            f"The checkpoint of step {step} could not be saved: {why}; {kept}. {cure}, "
+            "and start the same command again."
+        )
+
+
+class _Saving(threading.Thread):
+    """A checkpoint that is being written, then listed; keeps the error, if any."""
+
+    def __init__(self, step: int, path: Path, response, size: int):
+        super().__init__(daemon=True)
+        self.step, self.size = step, size
+        self.error: Exception | None = None
+        self._path, self._response = path, response
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._response.result()
+            integrity.write(self._path, jax.process_index(), jax.process_count())
+        except Exception as error:
+            self.error = error
+        del self._response  # and what it holds of the state
+        host_memory.give_back()
+
+
+def state_bytes(state: TrainState) -> int:
+    """Bytes of all arrays of a state, or of its shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"

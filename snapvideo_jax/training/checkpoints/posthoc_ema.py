@@ -1,0 +1,280 @@
+"""Power-function averages of parameters, and how one is made from others afterwards.
+
+The average of exponent gamma weighs the parameters of time ``s`` by a *profile*,
+
+    p(s) = (gamma + 1) s^gamma / t^(gamma + 1)    for 0 < s <= t, its step
+
+which is as wide in proportion to ``t`` at any ``t``; its *width* is its standard
+deviation, divided by ``t``. Averages of two widths, kept at several steps, span many
+other profiles: `solve` finds the one nearest to a profile that is wanted.
+
+From the equations of arXiv 2312.02696 (Sec. 3.1, 3.2, App. C). Its update,
+``beta = (1 - 1/t)^(gamma + 1)``, gives step ``k`` the weight
+``(k^(gamma+1) - (k-1)^(gamma+1)) / t^(gamma+1)``, the integral of ``p`` over that step,
+so what is said of profiles holds for training steps exactly.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from snapvideo_jax import optim
+from snapvideo_jax.optim import gamma
+from snapvideo_jax.training.checkpoints.ema_snapshots import (
+    SnapshotReader,
+    UnreadableSnapshot,
+    budget,
+)
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = (0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25)
+"""What a plan tells the errors of where no lengths are asked for."""
+
+TRIED = np.geomspace(0.003, 0.99 * optim.WIDEST, 200).tolist()
+"""Lengths among which those are looked for that snapshots can give."""
+
+
+def half_life_of(width: float, step: int) -> float:
+    """The half-life, in steps, of the exponential average as wide as this one."""
+    return width * step * math.log(2)
+
+
+def width_of(half_life: float, step: int) -> float:
+    """The width of the power-function average as wide as one of this half-life."""
+    return half_life / (step * math.log(2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """A power-function average: its width, and the step it was taken at."""
+
+    width: float
+    step: int
+
+
+def products(ours: Sequence[Average], theirs: Sequence[Average]) -> np.ndarray:
+    """Integrals of the products of profiles: a row for each of ours."""
+    (g, t), (h, u) = _exponents(ours), _exponents(theirs)
+    g, t = g[:, None], t[:, None]
+    least = np.minimum(t, u)
+    # (least / t)^(g+1) and alike: steps to the power of 20 would be large numbers.
+    scaled = (least / t) ** (g + 1) * (least / u) ** (h + 1)
+    return (g + 1) * (h + 1) / (g + h + 1) * scaled / least
+
+
+def _exponents(averages: Sequence[Average]) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents and steps of averages."""
+    exponents = {width: gamma(width) for width in {a.width for a in averages}}
+    return (
+        np.array([exponents[average.width] for average in averages]),
+        np.array([average.step for average in averages], np.float64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """How a profile is made of others.
+
+    Attributes:
+      weights: of the averages; their sum is 1.
+      error: norm of the profile's error, in proportion to the norm of the profile.
+      amplification: by how much errors of single averages, such as rounding, come
+        through: the norm of the weights.
+    """
+
+    weights: np.ndarray
+    error: float
+    amplification: float
+
+
+def solve(averages: Sequence[Average], wanted: Sequence[Average]) -> list[Solution]:
+    """The sums of averages whose profiles are nearest to those that are wanted.
+
+    Least squares over profiles, in closed form and float64 [Sec. 3.2, App. C]. Differs:
+    weights are held to a sum of 1, as those of any average are. It costs some 3%
+    of the error where that is a tenth, and no parameter shrinks by what is
+    missing from the sum.
+
+    Args:
+      averages: that are there, none of them twice.
+      wanted: of any width, at the newest step of ``averages``.
+
+    Returns:
+      A solution for each that is wanted.
+    """
+    size = len(averages)
+    gram, aims = products(averages, averages), products(averages, wanted)
+    unit = np.diag(gram) ** -0.5  # profiles of norm 1 keep the system well scaled
+    system = np.zeros((size + 1, size + 1))
+    system[:size, :size] = gram * unit * unit[:, None]
+    system[size, :size] = system[:size, size] = unit
+    sides = np.vstack([aims * unit[:, None], np.ones(len(wanted))])
+    solved = np.linalg.lstsq(system, sides, rcond=None)[0]
+    found = []
+    for aim, column, each in zip(aims.T, solved.T, wanted, strict=True):
+        weights = column[:size] * unit
+        norm = products([each], [each]).item()
+        square = norm - 2 * weights @ aim + weights @ gram @ weights
+        error = math.sqrt(max(square, 0.0) / norm)
+        found.append(Solution(weights, error, float(np.linalg.norm(weights))))
+    return found
+
+
+def make(reader: SnapshotReader, workdir: Path, arguments) -> list[dict[str, Any]]:
+    """Writes the averages that the command line asks for, and tells of each.
+
+    A snapshot that cannot be read is named and left out, and all is solved anew.
+
+    Raises:
+      ValueError: what is left cannot give a length, or the step has no snapshot.
+    """
+    steps = _present(reader)
+    while True:
+        try:
+            until = _until(steps, arguments.step)
+            return _made(reader, until, workdir, arguments)
+        except UnreadableSnapshot as error:
+            logger.warning("%s It is left out.", error)
+            steps = [step for step in steps if step != error.step]
+
+
+def _made(reader, steps: list[int], workdir: Path, arguments) -> list[dict[str, Any]]:
+    """The same of these snapshots, at the last of them."""
+    out, last = Path(arguments.out or workdir / "ema_profiles"), steps[-1]
+    averages = [Average(w, s) for s in steps for w in reader.widths]
+    wanted = [Average(length, last) for length in _lengths(arguments, last)]
+    solutions = [_solved(averages, each, arguments.most_error) for each in wanted]
+    made = []
+    for each, solution in zip(wanted, solutions, strict=True):
+        weights: dict[int, dict[float, float]] = {step: {} for step in steps}
+        for average, weight in zip(averages, solution.weights, strict=True):
+            weights[average.step][average.width] = float(weight)
+        about = _about(each, solution, steps)
+        folder = out / f"{each.width:.6g}-at-{last}"
+        ocp.save_checkpointables(
+            folder.absolute(),
+            {"params": reader.combine(weights)},
+            overwrite=True,
+            custom_metadata=about,
+        )
+        made.append({"folder": str(folder), **about})
+    return made
+
+
+def plan(experiment, workdir: Path | None, arguments) -> dict[str, Any]:
+    """What the snapshots of a whole run take, and the errors of lengths they give.
+
+    Raises:
+      ValueError: the config has no power-function averages.
+    """
+    optimizer = experiment.optimizer
+    if not optimizer.ema_widths:
+        raise ValueError(
+            "optimizer.ema_widths=() tracks nothing; use (0.05,0.1), and set "
+            "optimizer.ema_snapshot_steps."
+        )
+    steps = _until(optimizer.snapshots(), arguments.step)
+    averages = [Average(w, s) for s in steps for w in optimizer.ema_widths]
+    last = steps[-1]
+    lengths = _lengths(arguments, last) or LENGTHS
+    wanted = [Average(length, last) for length in lengths]
+    found = {"disk": budget(experiment), "step": last}
+    if workdir is not None:
+        files = [file for file in (workdir / "ema").rglob("*") if file.is_file()]
+        found["bytes_there"] = sum(file.stat().st_size for file in files)
+    found["lengths"] = [
+        _about(each, solution, steps)
+        for each, solution in zip(wanted, solve(averages, wanted), strict=True)
+    ]
+    return found
+
+
+def _check_lengths(arguments) -> None:
+    """Refuses lengths of no average before anything is read.
+
+    Raises:
+      ValueError: there are none, or one cannot be.
+    """
+    if not arguments.lengths and not arguments.half_life:
+        raise ValueError("There is nothing to make; give --length, such as 0.1.")
+    for length in arguments.lengths:
+        optim.check_width(length, "--length")
+
+
+def _lengths(arguments, step: int) -> list[float]:
+    """Lengths that the command line asks for, of averages at this step.
+
+    Raises:
+      ValueError: a half-life is too long for the step.
+    """
+    found = list(arguments.lengths)
+    for half_life in arguments.half_life:
+        found.append(width_of(half_life, step))
+        optim.check_width(found[-1], f"--half_life={half_life:g} at step {step}")
+    return found
+
+
+def _present(reader: SnapshotReader) -> list[int]:
+    """Steps of the snapshots that are there; those that are missing are named."""
+    there = reader.there()
+    if missing := [step for step in reader.steps if step not in there]:
+        logger.warning("Snapshots are missing and left out, of steps %s.", missing)
+    return there
+
+
+def _until(steps: Sequence[int], step: int | None) -> list[int]:
+    """The steps up to the one that an average is wanted at.
+
+    Raises:
+      ValueError: that step is none of them, or there is none at all.
+    """
+    if not steps:
+        raise ValueError("No snapshot is left that could be read.")
+    if step is not None and step not in steps:
+        near = sorted(sorted(steps, key=lambda s: abs(s - step))[:4])
+        raise ValueError(f"--step={step} has no snapshot; the nearest are of {near}.")
+    return [each for each in steps if step is None or each <= step]
+
+
+def _solved(averages, wanted: Average, most_error: float) -> Solution:
+    """The solution for an average, if it is near enough.
+
+    Raises:
+      ValueError: it is not; tells which lengths would be.
+    """
+    (solution,) = solve(averages, [wanted])
+    if solution.error <= most_error:
+        return solution
+    tried = [Average(length, wanted.step) for length in TRIED]
+    errors = [each.error for each in solve(averages, tried)]
+    given = [
+        length
+        for length, error in zip(TRIED, errors, strict=True)
+        if error <= most_error
+    ]
+    widths = {average.width for average in averages}
+    low, high = min([*given, *widths]), max([*given, *widths])
+    raise ValueError(
+        f"A length of {wanted.width:.4g} is more than the snapshots up to step "
+        f"{wanted.step} can give: its profile would be off by {solution.error:.1%} "
+        f"(--most_error={most_error:g}). Use {low:.3f} to {high:.3f}."
+    )
+
+
+def _about(wanted: Average, solution: Solution, steps) -> dict[str, Any]:
+    """What is told of an average, and kept with it."""
+    return {
+        "length": wanted.width,
+        "step": wanted.step,
+        "half_life": half_life_of(wanted.width, wanted.step),
+        "error": solution.error,
+        "amplification": solution.amplification,
+        "snapshots": len(steps),
+    }

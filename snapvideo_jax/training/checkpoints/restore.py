@@ -1,0 +1,53 @@
+"""The state of a run: its shapes, where they lie, and what checkpoints hold of it."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+from orbax.checkpoint import v1 as ocp
+
+from snapvideo_jax.parallel.sharding import placed, state_shardings
+from snapvideo_jax.state import abstract_state
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.checkpoints.integrity import COMMITTED
+
+
+def restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
+    """Parameters of a workdir's checkpoint on a mesh, and its step."""
+    like = placed_state(experiment, mesh)
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore_params(like, ema, step)
+    finally:
+        checkpoints.close()
+
+
+def placed_state(experiment, mesh):
+    """Shapes of a state, with their places on a mesh."""
+    shapes = abstract_state(experiment)
+    return placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+
+
+def profile_of(folder: Path, like) -> tuple[Any, int]:
+    """The parameters that `snapvideo ema` wrote to a folder, and their step.
+
+    Args:
+      folder: of one average.
+      like: shapes and places of the parameters.
+
+    Raises:
+      ValueError: no average lies there, or one of another model does.
+    """
+    if not (folder / COMMITTED).is_file():
+        raise ValueError(
+            f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
+            "--length 0.1 makes one and prints its folder."
+        )
+    about = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+    try:
+        loaded = ocp.load_checkpointables(folder.absolute(), {"params": like})
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"--ema_profile={folder} is not of the model of --workdir."
+        ) from error
+    return loaded["params"], about["step"]

@@ -1,0 +1,162 @@
+"""What is written of a run while it trains: metrics and sample sheets."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from snapvideo_jax.data.unusable import check_share, gather, list_of
+from snapvideo_jax.models.flops import flops_per_sample
+from snapvideo_jax.parallel.chips import peak_tflops
+from snapvideo_jax.state import GOOD
+from snapvideo_jax.step import BIN_EDGES
+from snapvideo_jax.training.bad_steps import BadSteps
+from snapvideo_jax.training.goodput import Goodput, Summary
+from snapvideo_jax.training.metrics import MetricWriter
+
+logger = logging.getLogger(__name__)
+
+Sheets = Callable[[int, Any], Iterable[tuple[str, np.ndarray]]]
+
+
+class Monitor:
+    """What is written of a run while it trains: metrics and sample sheets.
+
+    Args:
+      experiment, mesh: of the run.
+      workdir: of the run.
+      first: step that it begins from.
+      is_writer: False on all processes but one, which then write nothing.
+      joint: the global sequence of samples.
+      goodput: measures where the time goes.
+      sheets: samples the sheets of a step, as `sampling.sheets.SheetSampler`.
+    """
+
+    def __init__(
+        self,
+        experiment,
+        workdir: Path,
+        mesh,
+        first: int,
+        is_writer: bool,
+        joint,
+        goodput: Goodput,
+        sheets: Sheets,
+    ):
+        self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
+        self._joint, self._goodput, self._done = joint, goodput, first
+        self._sheets = sheets
+        self._summary = Summary(workdir, goodput, first, experiment.optimizer.steps)
+        self._writer = MetricWriter(workdir, is_writer, resume_step=first)
+        self._is_writer = is_writer
+        self._flops = flops_per_sample(experiment)
+        device = jax.devices()[0]
+        self._peak = experiment.run.peak_tflops or peak_tflops(device.device_kind)
+        self._bad = BadSteps(experiment.optimizer, workdir, first, is_writer)
+        self._pending: list = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before, self._began = self._goodput.seconds(), self._goodput.wall()
+
+    def after_step(self, done: int, state, metrics) -> None:
+        """Keeps the metrics of a step; writes them and a sheet where they are due."""
+        # One step is left in flight, so that the host never holds up the device.
+        self.check_finite()
+        self._pending.append((done, metrics))
+        self._done = done
+        last = done == self._experiment.optimizer.steps
+        if done % self._experiment.run.log_every_steps == 0 or last:
+            self._log(done)
+        every = self._experiment.sheets.every_steps
+        if self._experiment.sheets.prompts and every and (done % every == 0 or last):
+            with self._goodput.doing("evaluation"):
+                fps = self._experiment.sheets.fps or 1.0
+                for name, frames in self._sheets(done, state):
+                    self._writer.write_video(done, f"samples/{name}", frames, fps)
+
+    def check_finite(self) -> None:
+        """Waits for the last step and looks at what it was found to be."""
+        with self._goodput.doing("step"):
+            for step, metrics in self._pending[-1:]:
+                self._bad.look_at(step, metrics)
+
+    def saved(self, done: int) -> None:
+        """A checkpoint is being written; from it the run would go on."""
+        self._summary.saved(done)
+        if self._is_writer:
+            self._summary.write(done)
+
+    def ended(self, why: str) -> None:
+        """Writes and tells where the time went."""
+        if self._is_writer:
+            with contextlib.suppress(OSError):  # a full disk ends it, and is told of
+                self._summary.write(self._done, why)
+            self._summary.tell()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _log(self, done: int) -> None:
+        self.check_finite()
+        steps = [metrics for _, metrics in self._pending]
+        good = [m for m in steps if int(m["verdict"]) == GOOD] or steps
+        spent = self._goodput.seconds()
+        spent = {part: spent[part] - self._before[part] for part in spent}
+        seconds = self._goodput.wall() - self._began - spent["evaluation"]
+        clips = len(steps) * self._experiment.data.batch
+        rate = self._flops * clips / seconds
+        values = {
+            "loss": np.mean([float(m["loss"]) for m in good]),
+            "grad_norm": np.mean([float(m["grad_norm"]) for m in good]),
+            "learning_rate": float(self._experiment.optimizer.schedule()(done - 1)),
+            "clips_per_second": clips / seconds,
+            "seconds_per_step": seconds / len(steps),
+            "data_wait_share": spent["data"] / seconds,
+            "model_tflops_per_second": rate / 1e12,
+        } | _bin_means(good)
+        if self._bad.skips:
+            values["skipped_updates"] = self._bad.count
+        shares = self._summary.shares()
+        values["goodput"] = shares["step"]
+        values |= {f"goodput/{part}": share for part, share in shares.items()}
+        if self._peak:
+            values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
+        if self._joint.filtered:
+            values["filtered_files"] = self._joint.filtered
+        if self._is_writer:
+            self._summary.write(done)
+            skipped = gather(self._workdir)
+            values["skipped_files"] = len(skipped)
+        self._writer.write(done, values)
+        if self._is_writer:
+            share = self._experiment.data.max_skipped_share
+            check_share(skipped, share, list_of(self._workdir, 0))
+        logger.info(
+            "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
+            done,
+            values["loss"],
+            clips / seconds,
+            100 * spent["data"] / seconds,
+        )
+        self._pending = []
+        self._begin()
+
+
+def _bin_means(steps) -> dict[str, float]:
+    """Mean loss by kind and noise bin; bins without a sample are left out."""
+    total = np.sum([np.asarray(m["loss_sum"]) for m in steps], axis=0)
+    count = np.sum([np.asarray(m["loss_count"]) for m in steps], axis=0)
+    edges = ("0", *map(str, BIN_EDGES), "inf")
+    bins = [f"sigma_{low}_to_{high}" for low, high in itertools.pairwise(edges)]
+    return {
+        f"loss/{kind}/{bins[bin]}": float(total[row, bin] / n)
+        for row, kind in enumerate(("video", "image"))
+        for bin, n in enumerate(count[row])
+        if n
+    }

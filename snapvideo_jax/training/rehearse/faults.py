@@ -1,0 +1,336 @@
+"""What is done to a run, and how it is brought to its end again.
+
+A fault takes a `Scene`, starts the run, does its harm at a moment that the seed
+decides, and starts the same command again until the run is done. It raises `GaveUp`
+where that does not succeed.
+"""
+
+import contextlib
+import dataclasses
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from snapvideo_jax.io.errors import Preempted, SaveFailed
+from snapvideo_jax.training.rehearse.runner import (
+    LOOK_SECONDS,
+    GaveUp,
+    Setting,
+    Team,
+    is_saving,
+    kept_steps,
+    last_step,
+)
+
+GRACE_SECONDS = 60
+"""What processes that are told to stop, or find their disk full, take to end."""
+LOST_SECONDS = 300
+"""What the others take to notice that a process is gone."""
+PAUSE_SECONDS = 5
+"""How long the reading processes of a slow loader stand still."""
+SAVE_DELAY = 0.02
+"""Seconds that a kill comes at most after a save has begun."""
+STEP_DELAY = 0.2
+"""The same after a step."""
+SHOWN = 600
+"""Letters that are told of what a run said last."""
+
+
+@dataclasses.dataclass
+class Scene:
+    """One run that meets a fault, and what is noted of it.
+
+    Attributes:
+      setting: of the rehearsal.
+      workdir: of the run.
+      steps, every: of the run, and between its checkpoints.
+      count: of processes.
+      kills: of the faults that kill more than once.
+      rng: decides when.
+      lost: steps that each start had to do again.
+      seconds: from each start again to the first new step.
+      kills_at: kind and step of each kill, and whether a checkpoint was half written.
+      notes: what is worth telling.
+    """
+
+    setting: Setting
+    workdir: Path
+    steps: int
+    every: int
+    count: int
+    kills: int
+    rng: random.Random
+    lost: list[int] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    kills_at: list[tuple[str, int, bool]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def start(self, count: int = 0, more: tuple[str, ...] = ()) -> Team:
+        """The run's processes, started from wherever it is."""
+        return Team(self.setting, self.workdir, count or self.count, more)
+
+    def start_again(self, count: int = 0) -> Team:
+        """The same, once the first new step is done; notes what that took.
+
+        Raises:
+          GaveUp: the run does not come to a new step.
+        """
+        reached = last_step(self.workdir)
+        team = Team(self.setting, self.workdir, count or self.count)
+        before = len(_starts(team))
+        if not team.until(lambda: len(_starts(team)) > before, "resuming"):
+            team.finish()  # tells why it ended
+        resumed = _starts(team)[-1]
+        # Lines past the checkpoint are taken back, then the first one comes anew.
+        if reached > resumed:
+            team.until(lambda: last_step(self.workdir) < reached, "resuming")
+        if resumed < self.steps:
+            team.until_step(min(resumed + 1, self.steps))
+        self.seconds.append(time.monotonic() - team.began)
+        self.lost.append(max(0, reached - resumed))
+        return team
+
+    def moment(self, part: float = 0.5) -> int:
+        """A step after the first checkpoint and before the last one, by chance."""
+        low, high = self.every + 1, max(self.every + 1, self.steps - self.every - 1)
+        middle = low + part * (high - low)
+        spread = (high - low) / 4
+        step = round(self.rng.uniform(middle - spread, middle + spread))
+        return min(max(step, low), high)
+
+
+def sigterm(scene: Scene) -> None:
+    """All processes are told to stop, as a platform tells them: they save and end."""
+    team = scene.start()
+    _struck(team, scene.moment())
+    team.signal(signal.SIGTERM)
+    codes = team.ends(GRACE_SECONDS)
+    if set(codes) != {Preempted.exit_code}:
+        raise GaveUp(f"SIGTERM: exit codes {codes}, not {Preempted.exit_code}")
+    scene.start_again().finish()
+
+
+def sigkill(scene: Scene) -> None:
+    """All processes are killed at moments of chance, also while they start or save."""
+    kill_often(scene, {"step": 6, "save": 3, "start": 1})
+
+
+def save_kill(scene: Scene) -> None:
+    """All processes are killed while a checkpoint is half written."""
+    kill_often(scene, {"save": 1})
+
+
+def kill_often(scene: Scene, weights: dict[str, int]) -> None:
+    """Kills a run again and again, and lets it come to its end.
+
+    Args:
+      scene: of the run; kills are spread over its steps.
+      weights: of the kinds of moments: after a ``step``, in a ``save``, and in the
+        ``start`` of the processes.
+    """
+    team, kinds = scene.start(), list(weights)
+    for kill in range(scene.kills):
+        low, high = (n * scene.steps // (scene.kills + 1) for n in (kill, kill + 1))
+        target = scene.rng.randint(low + 1, max(low + 1, high))
+        (kind,) = scene.rng.choices(kinds, list(weights.values()))
+        if kind == "save":
+            team.until(lambda low=low: _saves_past(scene.workdir, low), "a save")
+            time.sleep(scene.rng.uniform(0, SAVE_DELAY))
+        elif kind == "step":
+            team.until_step(max(target, last_step(scene.workdir)))
+            time.sleep(scene.rng.uniform(0, STEP_DELAY))
+        elif team.alive:
+            team.kill()
+            team = scene.start()
+            time.sleep(scene.rng.uniform(0, max(scene.seconds, default=STEP_DELAY)))
+        if not team.alive:
+            scene.notes.append(f"the run had ended before kill {kill + 1}")
+            break
+        team.kill()
+        half = is_saving(scene.workdir)
+        scene.kills_at.append((kind, last_step(scene.workdir), half))
+        team = scene.start_again()
+    team.finish()
+    hits = sum(half for *_, half in scene.kills_at)
+    scene.notes.append(f"{len(scene.kills_at)} kills, {hits} in the middle of a save")
+
+
+def truncated(scene: Scene) -> None:
+    """The newest checkpoint loses half of its largest file."""
+    team = scene.start()
+    saved = lambda: len(kept_steps(scene.workdir)) >= 2  # noqa: E731
+    if not team.until(saved, "two checkpoints"):
+        raise GaveUp("the run ended before it had two checkpoints")
+    team.kill()
+    *_, before, newest = kept_steps(scene.workdir)
+    largest = _largest(scene.workdir / "checkpoints" / str(newest))
+    with largest.open("r+b") as file:
+        file.truncate(largest.stat().st_size // 2)
+    again = scene.start_again()
+    resumed = _starts(again)[-1]
+    if resumed != before:
+        again.kill()
+        raise GaveUp(f"resumed at step {resumed}, and not at {before}, which is whole")
+    again.finish()
+
+
+def lost_process(scene: Scene) -> None:
+    """One process is killed: the others end by themselves and all start again."""
+    team = scene.start()
+    _struck(team, scene.moment())
+    gone = scene.rng.randrange(scene.count)
+    team.signal(signal.SIGKILL, (gone,))
+    began = time.monotonic()
+    codes = team.ends(LOST_SECONDS)
+    others = [code for index, code in enumerate(codes) if index != gone]
+    if 0 in others:
+        raise GaveUp(f"exit codes {codes}: a process took the loss for an end")
+    scene.notes.append(
+        f"process {gone} killed, the others ended after "
+        f"{time.monotonic() - began:.1f} s with {others}"
+    )
+    scene.start_again().finish()
+
+
+def full_disk(scene: Scene) -> None:
+    """The disk takes no more from some step on, and later has room again."""
+    with _small_disk(scene.workdir) as resize:
+        team = scene.start()
+        saved = lambda: len(kept_steps(scene.workdir)) >= 1  # noqa: E731
+        if not team.until(saved, "a checkpoint"):
+            raise GaveUp("the run ended before it had a checkpoint")
+        kept = scene.workdir / "checkpoints" / str(kept_steps(scene.workdir)[-1])
+        if resize:
+            # It may be in the middle of a save, and no disk is smaller than its files.
+            while not resize(shutil.disk_usage(scene.workdir).used + _used(kept) // 2):
+                time.sleep(LOOK_SECONDS)
+        else:
+            team.limit_files(_largest(kept).stat().st_size // 2)
+        codes = team.ends(GRACE_SECONDS + LOST_SECONDS)
+        text = team.log().read_text(errors="replace").strip().splitlines()[-1]
+        if SaveFailed.exit_code not in codes:
+            raise GaveUp(f"exit codes {codes}, not {SaveFailed.exit_code}: {text}")
+        scene.notes.append(text[:SHOWN])
+        if resize:
+            resize(0)
+        scene.start_again().finish()
+        if resize:  # what is compared has to outlive the disk
+            shutil.copytree(scene.workdir, f"{scene.workdir}.kept")
+    if resize:
+        scene.workdir.rmdir()
+        Path(f"{scene.workdir}.kept").rename(scene.workdir)
+
+
+def slow_loader(scene: Scene) -> None:
+    """The reading processes of one process stand still for some seconds."""
+    team = scene.start(more=("--config.data.num_workers=1",))
+    _struck(team, scene.moment())
+    readers = _children(team.processes[-1].pid)
+    if not readers:
+        team.kill()
+        raise GaveUp("no reading process was found")
+    for reader in readers:
+        signal_if_there(reader, signal.SIGSTOP)
+    time.sleep(PAUSE_SECONDS)
+    before = last_step(scene.workdir)
+    for reader in readers:
+        signal_if_there(reader, signal.SIGCONT)
+    team.finish()
+    scene.notes.append(f"stood still for {PAUSE_SECONDS} s, at step {before}")
+
+
+def other_count(scene: Scene) -> None:
+    """The run goes on with fewer and with more processes, on as many devices."""
+    counts = [1, 2 * scene.count][scene.count == 1 :]
+    team = scene.start()
+    for number, count in enumerate(counts, 1):
+        _struck(team, scene.moment(number / (len(counts) + 1)))
+        team.kill()
+        team = scene.start_again(count)
+    team.finish()
+    scene.notes.append(" processes, then ".join(map(str, [scene.count, *counts])))
+
+
+FAULTS: dict[str, Callable[[Scene], None]] = {
+    each.__name__: each
+    for each in (
+        *(sigterm, sigkill, save_kill, truncated),
+        *(lost_process, full_disk, slow_loader, other_count),
+    )
+}
+"""All faults by name, in the order they are played."""
+ELSEWHERE = ("other_count",)
+"""Faults after which sums may be taken in another order, so that bits may differ."""
+
+
+def signal_if_there(pid: int, number: int) -> None:
+    """Sends a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _struck(team: Team, step: int) -> None:
+    """Waits for the step at which a fault strikes."""
+    if not team.until_step(step) or not team.alive:
+        team.finish()
+        raise GaveUp(f"the run had ended before the fault could strike at step {step}")
+
+
+def _saves_past(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint past some step is half written."""
+    return last_step(workdir) > step and is_saving(workdir)
+
+
+def _starts(team: Team) -> list[int]:
+    """The steps from which process 0 has gone on until now, 0 where it began anew."""
+    text = team.log().read_text(errors="replace")
+    return [
+        int(step) for step in re.findall(r"(?:Resum|Beginn)ing .* at step (\d+)", text)
+    ]
+
+
+def _largest(folder: Path) -> Path:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def _used(folder: Path) -> int:
+    """Bytes that the files of a folder take on a disk of 4 KB pages."""
+    page = 4096
+    sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(-(-size // page) * page for size in sizes)
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in path.read_text().split()]
+    return found
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[Callable[[int], bool] | None]:
+    """A disk of its own at a folder, and what sets its size in bytes, 0 for ample.
+
+    None where the user may not mount one; then the sizes of files are limited instead.
+    """
+    folder.mkdir(parents=True)
+
+    def mount(*options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not mount("size=50%"):
+        yield None
+        return
+    try:
+        yield lambda size: mount("remount", f"size={size}" if size else "size=50%")
+    finally:
+        subprocess.run(["umount", "-l", folder], capture_output=True)

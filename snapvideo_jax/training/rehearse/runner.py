@@ -1,0 +1,213 @@
+"""The processes of a run on this machine, started as a user starts them.
+
+They meet over the loopback, as those of a pod meet over its network, on the CPU. How
+far they are is read from the run's ledger, which has a line for every step.
+"""
+
+import atexit
+import dataclasses
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from snapvideo_jax.training.ledger import FOLDER
+
+PATIENCE_SECONDS = 600
+"""Without progress after which a run is given up."""
+LOOK_SECONDS = 0.005
+
+
+class GaveUp(RuntimeError):
+    """A run made no progress, or ended where it should not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all runs of a rehearsal share.
+
+    Attributes:
+      train: arguments of `snapvideo train`, without the workdir.
+      devices: of all processes of a run together, divided among them.
+      programs: folder of compiled programs.
+      flags: more flags of XLA.
+    """
+
+    train: tuple[str, ...]
+    devices: int
+    programs: Path
+    flags: str = ""
+
+
+class Team:
+    """The processes of one start of a run.
+
+    Args:
+      setting: of the rehearsal.
+      workdir: of the run; the processes talk to files beside it.
+      count: of processes.
+      more: further arguments.
+
+    Attributes:
+      began: when they were started, on the monotonic clock.
+    """
+
+    def __init__(
+        self, setting: Setting, workdir: Path, count: int, more: tuple[str, ...] = ()
+    ):
+        self.workdir, self.began = workdir, time.monotonic()
+        coordinator = f"localhost:{_free_port()}"
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        self.processes: list[subprocess.Popen] = []
+        atexit.register(self.kill)  # also where the rehearsal is stopped by hand
+        for index in range(count):
+            where = {"SNAPVIDEO_PROCESS_COUNT": str(count)}
+            if count > 1:
+                where["SNAPVIDEO_COORDINATOR"] = coordinator
+                where["SNAPVIDEO_PROCESS_INDEX"] = str(index)
+            with open(self.log(index), "ab") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [
+                            *(sys.executable, "-m", "snapvideo_jax", "train"),
+                            *("--workdir", str(workdir), *setting.train, *more),
+                        ],
+                        env=_environment(setting, count) | where,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
+
+    def log(self, index: int = 0) -> Path:
+        """What a process printed, in this start and those before."""
+        return Path(f"{self.workdir}.{index}.log")
+
+    @property
+    def alive(self) -> bool:
+        """Whether any process is."""
+        return any(each.poll() is None for each in self.processes)
+
+    def signal(self, number: int, indices: tuple[int, ...] | None = None) -> None:
+        """Sends a signal to processes, by default to all of them."""
+        for index in range(len(self.processes)) if indices is None else indices:
+            if self.processes[index].poll() is None:
+                self.processes[index].send_signal(number)
+
+    def kill(self) -> None:
+        """Ends all processes at once, and those that read for them."""
+        for each in self.processes:
+            if each.poll() is None:
+                os.killpg(each.pid, signal.SIGKILL)
+                each.wait()
+
+    def limit_files(self, size: int) -> None:
+        """From now on no file of the processes may grow past so many bytes."""
+        for each in self.processes:
+            resource.prlimit(each.pid, resource.RLIMIT_FSIZE, (size, size))
+
+    def until(self, reached: Callable[[], bool], what: str) -> bool:
+        """Waits until something is so; False where the processes ended before.
+
+        Raises:
+          GaveUp: no step was done for long.
+        """
+        end, last = time.monotonic() + PATIENCE_SECONDS, -1
+        while not reached():
+            if not self.alive:
+                return reached()
+            if (step := last_step(self.workdir)) != last:
+                end, last = time.monotonic() + PATIENCE_SECONDS, step
+            if time.monotonic() > end:
+                self.kill()
+                raise GaveUp(f"{what}: no step for {PATIENCE_SECONDS} s after {last}")
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    def until_step(self, step: int) -> bool:
+        """Waits for a step; False where the processes ended before."""
+        return self.until(lambda: last_step(self.workdir) >= step, f"step {step}")
+
+    def ends(self, seconds: float = PATIENCE_SECONDS) -> list[int]:
+        """Exit codes, once all have ended by themselves.
+
+        Raises:
+          GaveUp: they have not, after so long.
+        """
+        end = time.monotonic() + seconds
+        for each in self.processes:
+            try:
+                each.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired as error:
+                self.kill()
+                raise GaveUp(
+                    f"the processes did not end within {seconds:g} s"
+                ) from error
+        return [each.returncode for each in self.processes]
+
+    def finish(self) -> None:
+        """Waits for a run to come to its last step.
+
+        Raises:
+          GaveUp: it ended with an error; has the last lines that were printed.
+        """
+        self.until(lambda: not self.alive, "the end")
+        codes = self.ends()
+        if any(codes):
+            bad = next(index for index, code in enumerate(codes) if code)
+            text = self.log(bad).read_text(errors="replace").strip()
+            raise GaveUp(f"process {bad} ended with {codes[bad]}: {text[-800:]}")
+
+
+def last_step(workdir: Path) -> int:
+    """The newest step that the ledger of process 0 has, 0 where it has none."""
+    files = sorted((workdir / FOLDER).glob("????????.jsonl"))
+    for path in reversed(files):
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            continue
+        if lines:
+            # Only the number that a line begins with: the rest is long.
+            return int(lines[-1].split(b",", 1)[0].split(b":")[1])
+    return 0
+
+
+def is_saving(workdir: Path) -> bool:
+    """Whether a checkpoint is half written."""
+    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+
+def kept_steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints that are in place, in order."""
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _environment(setting: Setting, count: int) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SNAPVIDEO_")
+    }
+    return kept | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": (
+            f"{setting.flags} "
+            f"--xla_force_host_platform_device_count={setting.devices // count}"
+        ),
+        "JAX_COMPILATION_CACHE_DIR": str(setting.programs.absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]

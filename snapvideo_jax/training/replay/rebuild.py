@@ -1,0 +1,256 @@
+"""The state before a step, its batch, and the step done again.
+
+All that is random is a function of seed, step and sample, so the state of an earlier
+checkpoint is enough: the steps between are done again by the program that training
+ran. On the devices that trained, or as many others of their kind, all is bit by bit
+what it was.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from snapvideo_jax import config as configs
+from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
+from snapvideo_jax.data.unusable import list_of
+from snapvideo_jax.parallel.layout_report import checked_shardings
+from snapvideo_jax.parallel.sharding import (
+    batch_sharding,
+    make_mesh,
+    placed,
+    put_batch,
+    put_key,
+)
+from snapvideo_jax.state import TrainState, abstract_state
+from snapvideo_jax.step import jit_train_step
+from snapvideo_jax.training import ledger
+from snapvideo_jax.training.checkpoints import warm_start
+from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.checkpoints.warm_start import IMPORTED
+from snapvideo_jax.training.ledger import Entry
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""Relative difference of losses that other devices, or sums in another order, make."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A sample that is not what the ledger says.
+
+    row: in the batch.
+    sample: number in the global sequence.
+    file: that it is taken from now.
+    reason: what has changed, as far as the ledger tells.
+    """
+
+    row: int
+    sample: int
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Rebuilt:
+    """A step, ready to be looked into and done again.
+
+    Attributes:
+      experiment, mesh: of the replay.
+      joint: where the samples come from.
+      step: that is replayed, from 1.
+      begun_at: step of the checkpoint that the state was made from, 0 for the start.
+      approximate: whether the state is that of ``begun_at`` and not the one before
+        ``step``.
+      state: before the step.
+      rows: the batch on the host.
+      batch: the same on the devices, texts embedded.
+      key: of the run.
+      recorded: what the ledger holds of the step, None where it holds nothing.
+      update: the train step; it takes over the state.
+    """
+
+    experiment: Any
+    mesh: Mesh
+    joint: JointSource
+    step: int
+    begun_at: int
+    approximate: bool
+    state: TrainState
+    rows: dict[str, np.ndarray]
+    moved: np.ndarray
+    batch: Any
+    key: Any
+    recorded: Entry | None
+    update: Any
+
+    @property
+    def rerun(self) -> int:
+        """Steps that were done again to come to the state."""
+        return 0 if self.approximate else self.step - 1 - self.begun_at
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the batch as it is now."""
+        return ledger.digest_of(ledger.sample_digests(self.rows))
+
+    def differences(self) -> list[Difference]:
+        """Samples that are not what the ledger says."""
+        if not self.recorded or self.digest == self.recorded.digest:
+            return []
+        found = []
+        for row, digest in enumerate(ledger.sample_digests(self.rows).tolist()):
+            if digest != self.recorded.samples.get(row):
+                number = int(self.rows["sample"][row])
+                file, _ = self.joint.sample_caption(number)
+                found.append(Difference(row, number, file, self._reason(row)))
+        return found
+
+    def _reason(self, row: int) -> str:
+        if row not in self.recorded.samples:
+            return "the ledger has no line of the process that had it"
+        then, now = self.recorded.moved.get(row, 0), int(self.moved[row])
+        if then != now:
+            return (
+                f"it was taken from the file {then} places after its first choice, now "
+                f"it is from the one {now} after: files were repaired, or damaged"
+            )
+        return "its file, its caption or the caption's embedding has changed"
+
+    def loss_and_norm(self) -> tuple[float, float]:
+        """Does the step; the state is gone afterwards."""
+        self.state, metrics = self.update(self.state, self.batch, self.key)
+        return float(metrics["loss"]), float(metrics["grad_norm"])
+
+
+def agreement(recorded: float, replayed: float) -> str:
+    """How a number of the ledger and the same of the replay agree."""
+    if recorded == replayed or not (math.isfinite(recorded) or math.isfinite(replayed)):
+        return "equal"
+    if math.isclose(recorded, replayed, rel_tol=TOLERANCE):
+        return f"within {TOLERANCE:g}"
+    return "different"
+
+
+def rebuild(
+    workdir: Path,
+    step: int,
+    out: Path,
+    overrides: list[str] = [],  # noqa: B006
+    from_checkpoint: bool = False,
+    asked: Sequence[int] = (),
+) -> Rebuilt:
+    """A step of a run, rebuilt from the newest checkpoint that lies before it.
+
+    Args:
+      workdir: of the run.
+      step: from 1.
+      out: folder in which files that cannot be used are listed.
+      overrides: as for `config.load`.
+      from_checkpoint: takes the checkpoint's state in place of the exact one.
+      asked: rows of the batch that will be looked into.
+
+    Raises:
+      ValueError: there is no such run, step or row, or the config or the data cannot be
+        used.
+    """
+    experiment = configs.build(configs.of_workdir(workdir, overrides))
+    if step > experiment.optimizer.steps:
+        raise ValueError(
+            f"--step={step} is past the last step of the run, "
+            f"{experiment.optimizer.steps}; use that or an earlier one."
+        )
+    for row in asked:
+        if not 0 <= row < experiment.data.batch:
+            raise ValueError(
+                f"--samples={row} is not in the batch; use 0 to "
+                f"{experiment.data.batch - 1}."
+            )
+    mesh = make_mesh(experiment.mesh, experiment.data.batch)
+    joint = _joint(experiment, workdir, out)
+    iterator = iter(split_dataset(joint, 0, 1, experiment.text))
+    state, begun_at, places = _state(experiment, mesh, workdir, step - 1)
+    update = jit_train_step(experiment, mesh, places)
+    key = put_key(experiment.seed, mesh)
+    embed = experiment.text.on_devices(mesh)
+    first = step - 1 if from_checkpoint else begun_at
+    seek(iterator, first)
+    if first > begun_at:  # what is drawn for the step is still that of the step
+        number = jax.device_put(np.int32(first), state.step.sharding)
+        state = state.replace(step=number)
+    over_batch = batch_sharding(mesh)
+    kept = {each.step: each for each in ledger.read(workdir, first + 1, step)}
+    for done in range(first + 1, step + 1):
+        rows = next(iterator)
+        moved = rows.pop("moved")
+        batch = embed(put_batch(rows, over_batch))
+        if done < step:
+            state, metrics = update(state, batch, key)
+            _compare(done, rows, metrics, kept.get(done))
+    iterator.close()
+    return Rebuilt(
+        experiment=experiment,
+        mesh=mesh,
+        joint=joint,
+        step=step,
+        begun_at=begun_at,
+        approximate=first > begun_at,
+        state=state,
+        rows=rows,
+        moved=moved,
+        batch=batch,
+        key=key,
+        recorded=kept.get(step),
+        update=update,
+    )
+
+
+def _joint(experiment, workdir: Path, out: Path) -> JointSource:
+    """The samples of a run; what the run skipped it skips, and lists beside."""
+    out.mkdir(parents=True, exist_ok=True)
+    listed, ours = list_of(workdir, 0), out / "skipped.jsonl"
+    ours.unlink(missing_ok=True)
+    if listed.is_file():
+        shutil.copy(listed, ours)
+    return make_joint_source(experiment.data, experiment.seed, ours)
+
+
+def _state(experiment, mesh: Mesh, workdir: Path, before: int):
+    """The newest state of at most ``before`` updates, their number, and its places."""
+    boxed = abstract_state(experiment)
+    places = checked_shardings(boxed, mesh)
+    checkpoints = Checkpoints(workdir, until=before)
+    try:
+        begun_at = checkpoints.latest  # one of step 0 is there where it was imported
+        if begun_at is not None:
+            state = checkpoints.restore(placed(nn.unbox(boxed), places))
+            return state, begun_at, places
+    finally:
+        checkpoints.close()
+    if (workdir / IMPORTED).is_file():
+        raise ValueError(
+            f"{workdir} was begun with weights that were imported, and its checkpoint "
+            "of step 0 is gone; use a step after the oldest checkpoint that is there."
+        )
+    return warm_start.begin(experiment, mesh, places), 0, places
+
+
+def _compare(done: int, rows, metrics, recorded: Entry | None) -> None:
+    """Tells where a step on the way is not what the ledger says."""
+    if recorded is None:
+        return
+    if ledger.digest_of(ledger.sample_digests(rows)) != recorded.digest:
+        logger.warning("The batch of step %d is not the one of the run.", done)
+    loss = float(metrics["loss"])
+    if agreement(recorded.loss, loss) == "different":
+        logger.warning("Step %d: loss %g, in the run %g.", done, loss, recorded.loss)

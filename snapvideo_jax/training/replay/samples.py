@@ -1,0 +1,168 @@
+"""Losses of all samples of a batch, and a closer look at some of them."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+
+from snapvideo_jax.diffusion.edm import broadcast
+from snapvideo_jax.parallel.sharding import laid_out, on_host
+from snapvideo_jax.step import outputs, sample_losses
+from snapvideo_jax.training.replay.rebuild import Rebuilt
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One sample, by itself.
+
+    grad_norm: norm of the gradient of its loss; the batch's gradient is the mean of
+        those of its samples.
+    clip, noisy, denoised: what it is, what the network sees of it (scaled to be seen)
+        and what it makes of that; frames in 0..255.
+    """
+
+    grad_norm: float
+    clip: UInt8[np.ndarray, "t h w c"]
+    noisy: UInt8[np.ndarray, "t h w c"]
+    denoised: UInt8[np.ndarray, "t h w c"]
+
+
+def losses(
+    rebuilt: Rebuilt,
+) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
+    """Loss and noise level of every sample, in the order of the batch.
+
+    They are those of the whole batch, or of its microbatches, as in training: where
+    the network has dropout, a sample alone would have another loss.
+    """
+    step = functools.partial(_all_losses, experiment=rebuilt.experiment)
+    found, sigma = jax.jit(laid_out(step, rebuilt.mesh))(
+        rebuilt.state.params, rebuilt.state.step, rebuilt.batch, rebuilt.key
+    )
+    order = _order(rebuilt.experiment)
+    unsorted = np.stack([np.ravel(on_host(found)), np.ravel(on_host(sigma))])
+    in_order = np.empty_like(unsorted)
+    in_order[:, order] = unsorted
+    return in_order[0], in_order[1]
+
+
+def _all_losses(params, step, batch, key, *, experiment):
+    training = experiment.training
+    step_key = jax.random.fold_in(key, step)
+
+    def of_part(part, part_key):
+        found = sample_losses(
+            params,
+            part,
+            (key, part_key),
+            model=experiment.model,
+            edm=experiment.diffusion,
+            training=training,
+        )
+        return found[:2]
+
+    if training.microbatches == 1:
+        return of_part(batch, step_key)
+    parts = jax.tree.map(lambda leaf: _parts(leaf, training), batch)
+    return jax.lax.map(
+        lambda each: of_part(each[1], jax.random.fold_in(step_key, each[0])),
+        (jnp.arange(training.microbatches), parts),
+    )
+
+
+def _parts(leaf, training):
+    """The microbatches of a batch, as the train step takes them."""
+    return rearrange(
+        leaf,
+        "(s k u) ... -> k (s u) ...",
+        k=training.microbatches,
+        u=training.self_conditioning_period,
+    )
+
+
+def _order(experiment) -> Int[np.ndarray, "b"]:
+    """The row that each loss of a step is of: kinds may be gone through in turn."""
+    training = experiment.training
+    parts = _parts(np.arange(experiment.data.batch), training)
+    if not experiment.diffusion.images_as_videos:
+        unit = training.videos + training.images
+        runs = rearrange(parts, "k (s u) -> k s u", u=unit)
+        kinds = runs[:, :, : training.videos], runs[:, :, training.videos :]
+        parts = np.concatenate([each.reshape(len(parts), -1) for each in kinds], 1)
+    return parts.reshape(-1)
+
+
+def looks(rebuilt: Rebuilt, rows: Sequence[int]) -> Iterator[Look]:
+    """A look at some samples, one after the other, on one device.
+
+    Memory is that of one sample, and of the parameters and their gradient. Dropout, if
+    the network has it, is drawn anew for a sample by itself.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = jax.device_put(rebuilt.state.params, device)
+    key = jax.random.key(rebuilt.experiment.seed)
+    step_key = jax.random.fold_in(key, int(rebuilt.state.step))
+    host = jax.tree.map(on_host, rebuilt.batch)
+    period = rebuilt.experiment.training.self_conditioning_period
+    conditioned = rebuilt.experiment.training.self_conditioned
+    programs: dict[tuple[bool, bool], Any] = {}
+    for row in rows:
+        one = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], host)
+        is_image = bool(one["frame_interval"][0] == 0)
+        which = row % period < conditioned, is_image
+        if which not in programs:
+            programs[which] = _program(rebuilt.experiment, *which)
+        one = jax.device_put(one, device)
+        norm, *clips = programs[which](params, one, key, step_key)
+        yield Look(float(norm), *map(_as_frames, clips))
+
+
+def _program(experiment: Any, conditioned: bool, is_image: bool):
+    """A look at one sample, jitted."""
+    training = dataclasses.replace(
+        experiment.training,
+        self_conditioning=float(conditioned),
+        self_conditioning_period=1,
+        microbatches=1,
+    )
+    edm = experiment.diffusion
+
+    def look(params, one, key, step_key):
+        kind = edm
+        if is_image and not edm.images_as_videos:
+            kind, one = edm.for_images(), one | {"video": one["video"][:, :1]}
+
+        def loss_fn(params):
+            made = outputs(
+                params,
+                one,
+                (key, step_key),
+                model=experiment.model,
+                edm=kind,
+                training=training,
+            )
+            clip, eps, sigma, output = made
+            return kind.loss(output, clip, eps, sigma)[0], made
+
+        grads, (clip, eps, sigma, output) = jax.grad(loss_fn, has_aux=True)(params)
+        level = broadcast(sigma, clip)
+        noisy = kind.corrupt(clip, eps, level)
+        denoised = kind.denoised(noisy, output, sigma)
+        # As bright as the clip is, where there is little noise.
+        seen = kind.c_in(level) * noisy * min(1.0, kind.sigma_data)
+        return optax.tree.norm(grads), clip[0], seen[0], denoised[0]
+
+    return jax.jit(look)
+
+
+def _as_frames(clip) -> UInt8[np.ndarray, "t h w c"]:
+    """-1..1 to 0..255; what is no number is grey."""
+    known = np.nan_to_num(np.asarray(clip, np.float32), nan=0.0)
+    return np.uint8(np.clip(np.round(127.5 * (known + 1)), 0, 255))
