@@ -9,6 +9,7 @@ import absl.logging
 from absl import flags
 
 from snapvideo_jax import __version__
+from snapvideo_jax.cli.errors import user_errors
 from snapvideo_jax.cli.parsers import (
     evaluating,
     exporting,
@@ -20,32 +21,26 @@ from snapvideo_jax.cli.parsers import (
     scaling,
     training,
 )
+from snapvideo_jax.cli.parsers.common import Parser
 from snapvideo_jax.parallel import host_memory
 
-TAKE_OVERRIDES = (
-    *("train", "ema", "replay", "rehearse", "import"),
-    *("plan", "bench", "encode_text", "prepare", "scaling"),
-)
-"""Verbs whose further arguments change fields of --config."""
-ELSEWHERE = {"import": "import_bundle"}
-"""Modules of verbs that have another name."""
+MODULES = {"import": "import_bundle"}
+"""Modules of `cli.verbs` whose verb has another name."""
 
 
 def main() -> None:
     """Parses the command line and calls the verb."""
     host_memory.keep_pages()
     _log_to_stderr()
-    arguments, rest = _parser().parse_known_args()
-    arguments.overrides = rest
-    if rest and arguments.verb not in TAKE_OVERRIDES:
-        print(
-            f"snapvideo: error: unknown argument {rest[0]!r}; see --help.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    if rest and not arguments.takes_overrides:
+        parser.error(f"unknown argument {rest[0]!r}; see --help.")
+    arguments.overrides = tuple(rest)
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask absl for their flags.
-    name = ELSEWHERE.get(arguments.verb, arguments.verb)
-    importlib.import_module(f"snapvideo_jax.cli.verbs.{name}").run(arguments)
+    name = MODULES.get(arguments.verb, arguments.verb)
+    with user_errors():
+        importlib.import_module(f"snapvideo_jax.cli.verbs.{name}").run(arguments)
 
 
 def _log_to_stderr() -> None:
@@ -60,7 +55,7 @@ def _log_to_stderr() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="snapvideo", description="Snap Video (arXiv 2402.14797) in JAX."
     )
     parser.add_argument(

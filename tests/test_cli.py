@@ -156,7 +156,7 @@ sys.modules.update(dict.fromkeys({extras!r}))  # importing these fails
 from snapvideo_jax import __main__ as cli
 verbs = next(a.choices for a in cli._parser()._actions if a.choices)
 for verb in verbs:
-    name = cli.ELSEWHERE.get(verb, verb)
+    name = cli.MODULES.get(verb, verb)
     module = importlib.import_module("snapvideo_jax.cli.verbs." + name)
     assert callable(module.run), verb
 print(len(verbs))

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ MOVED = re.compile(r"data\.mixture\.\w+\.root")
 """Likewise: data sets may be moved."""
 
 
-def load(path: str, overrides: list[str]) -> ConfigDict:
+def load(path: str, overrides: Sequence[str]) -> ConfigDict:
     """The config of ``FILE.py[:arg]`` or ``NAME[:arg]``, with ``--config.a.b=value``.
 
     A name as demo, or a path as configs/demo.py that is not there, is of a config that
@@ -53,7 +53,7 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
     return overridden(_get_config(Path(file))(arg or None), overrides)
 
 
-def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa: B006
+def of_workdir(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a run, with overrides of what may change.
 
     Raises:
@@ -68,7 +68,7 @@ def of_workdir(workdir: Path, overrides: list[str] = []) -> ConfigDict:  # noqa:
     return config
 
 
-def overridden(config: ConfigDict, overrides: list[str]) -> ConfigDict:
+def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """A config with ``--config.a.b=value`` applied.
 
     Raises:

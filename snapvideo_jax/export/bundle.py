@@ -7,7 +7,7 @@ and size and SHA-256 of every file, all of which are compared before anything is
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def write_index(out: Path, stages: list[str]) -> None:
     write_json(out / INDEX, index)
 
 
-def read(folder: Path, overrides: list[str] = []) -> Bundle:  # noqa: B006
+def read(folder: Path, overrides: Sequence[str] = ()) -> Bundle:  # noqa: B006
     """A bundle, after all that it lists was compared with what is there.
 
     Args:

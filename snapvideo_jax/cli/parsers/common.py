@@ -1,6 +1,7 @@
 """What verbs of the command line have in common."""
 
 import argparse
+import sys
 
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg), or the name of one that comes with this,
@@ -11,8 +12,26 @@ changed:
 """
 
 
-def add(verbs, name: str, help: str, epilog: str = "") -> argparse.ArgumentParser:
-    return verbs.add_parser(
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, as all errors of users are."""
+
+    def error(self, message: str):
+        print(f"snapvideo: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add(
+    verbs, name: str, help: str, epilog: str = "", takes_overrides: bool = False
+) -> argparse.ArgumentParser:
+    """Adds a verb.
+
+    Args:
+      verbs: subparsers of the command line.
+      name, help, epilog: of the verb.
+      takes_overrides: further arguments (``--config.a.b=value``) change its config;
+        they are in ``arguments.overrides``.
+    """
+    verb = verbs.add_parser(
         name,
         help=help,
         description=help,
@@ -20,6 +39,8 @@ def add(verbs, name: str, help: str, epilog: str = "") -> argparse.ArgumentParse
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    verb.set_defaults(takes_overrides=takes_overrides)
+    return verb
 
 
 def add_sampler(verb: argparse.ArgumentParser) -> None:

@@ -108,7 +108,13 @@ def _add_verify(verbs) -> None:
 
 
 def _add_import(verbs) -> None:
-    verb = add(verbs, "import", "Begin a run with a bundle's weights.", IMPORT_HELP)
+    verb = add(
+        verbs,
+        "import",
+        "Begin a run with a bundle's weights.",
+        IMPORT_HELP,
+        takes_overrides=True,
+    )
     verb.add_argument("bundle", metavar="BUNDLE", help="of snapvideo export")
     verb.add_argument("--workdir", required=True, metavar="DIR", help="of the new run")
 

@@ -26,6 +26,7 @@ def _add_plan(verbs) -> None:
         "plan",
         "Compile a config for a TPU topology, without the TPU: memory, speed, cost.",
         PLAN_HELP + CONFIG_HELP,
+        takes_overrides=True,
     )
     verb.add_argument("--config", metavar="FILE[:ARG]", help="what is planned")
     verb.add_argument("--topology", metavar="CHIP:SHAPE", help="as v5p:4x4x8")
@@ -72,6 +73,7 @@ def _add_bench(verbs) -> None:
         "bench",
         "Measure a config on the devices that are here: time, rates, memory.",
         CONFIG_HELP,
+        takes_overrides=True,
     )
     verb.add_argument(
         "what",

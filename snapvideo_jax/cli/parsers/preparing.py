@@ -23,6 +23,7 @@ def _add_prepare(verbs) -> None:
         "prepare",
         "Prepare a data set with Apache Beam; the same command goes on.",
         PREPARE_HELP,
+        takes_overrides=True,
     )
     verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
     verb.add_argument("--out", required=True, metavar="DIR", help="where it is kept")
@@ -36,6 +37,7 @@ def _add_encode_text(verbs) -> None:
         "Encode captions with T5 once, for training with text.name=cached.",
         "The same command again adds what is missing. --plan N tells what N captions\n"
         "would cost, online and cached, and encodes nothing.",
+        takes_overrides=True,
     )
     verb.add_argument(
         "--encoder",

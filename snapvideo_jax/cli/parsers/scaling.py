@@ -18,6 +18,7 @@ def add_verbs(verbs) -> None:
         verbs,
         "scaling",
         "Scaling laws of a FIT: sweeps generated, run, fitted and plotted.",
+        takes_overrides=True,
     )
     actions = scaling.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_generate(actions)

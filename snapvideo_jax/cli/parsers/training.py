@@ -43,7 +43,13 @@ def add_verbs(verbs) -> None:
 
 
 def _add_train(verbs) -> None:
-    verb = add(verbs, "train", "Train a model; the same command resumes.", CONFIG_HELP)
+    verb = add(
+        verbs,
+        "train",
+        "Train a model; the same command resumes.",
+        CONFIG_HELP,
+        takes_overrides=True,
+    )
     verb.add_argument(
         "--config", metavar="FILE[:ARG]", help="(default: that of the run in --workdir)"
     )
@@ -64,6 +70,7 @@ def _add_ema(verbs) -> None:
         "ema",
         "Make averages of other lengths from a run's snapshots (post-hoc EMA).",
         EMA_HELP,
+        takes_overrides=True,
     )
     verb.add_argument("--workdir", metavar="DIR", help="of the run")
     verb.add_argument("--config", metavar="FILE[:ARG]", help="of a run to be planned")
@@ -102,7 +109,11 @@ def _add_ema(verbs) -> None:
 
 def _add_replay(verbs) -> None:
     verb = add(
-        verbs, "replay", "Do a step of a run again, and look into it.", REPLAY_HELP
+        verbs,
+        "replay",
+        "Do a step of a run again, and look into it.",
+        REPLAY_HELP,
+        takes_overrides=True,
     )
     verb.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     verb.add_argument("--step", required=True, type=int, metavar="N", help="from 1")
@@ -127,6 +138,7 @@ def _add_rehearse(verbs) -> None:
         "rehearse",
         "Let real runs of a config meet faults, and see whether they survive.",
         REHEARSE_HELP,
+        takes_overrides=True,
     )
     verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
     verb.add_argument("--out", required=True, metavar="DIR", help="made anew")

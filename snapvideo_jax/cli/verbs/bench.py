@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.planning import Question, Target, cached
@@ -18,15 +17,13 @@ from snapvideo_jax.planning.bench.report import describe
 def run(arguments) -> None:
     """`snapvideo bench`."""
     if arguments.what == "models":
-        with errors.user_errors():
-            models.run(arguments)
+        models.run(arguments)
         return
     if arguments.what == "data":
-        with errors.user_errors():
-            _check_what_is_measured(arguments)
-            data.run(arguments)
+        _check_what_is_measured(arguments)
+        data.run(arguments)
         return
-    with errors.user_errors(), processes.processes(vars(arguments), None):
+    with processes.processes(vars(arguments), None):
         _check_what_is_measured(arguments)
         config = configs.load(arguments.config, arguments.overrides)
         target = _target(arguments)

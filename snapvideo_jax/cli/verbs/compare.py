@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.results import compare, read_result
 
 
 def run(arguments) -> None:
     """`snapvideo compare`."""
-    with errors.user_errors():
-        one, other = Path(arguments.one), Path(arguments.other)
-        rows = compare(one, other)
-        is_comparable = all(read_result(x).get("comparable") for x in (one, other))
+    one, other = Path(arguments.one), Path(arguments.other)
+    rows = compare(one, other)
+    is_comparable = all(read_result(x).get("comparable") for x in (one, other))
     print(f"{'metric':<10}{'A':>12}{'B':>12}{'B - A':>12}  samples")
     for name, ours, theirs in rows:
         a, b = ours["value"], theirs["value"]

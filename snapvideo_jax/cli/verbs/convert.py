@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.weights.convert import convert
 
 
 def run(arguments) -> None:
     """`snapvideo convert`."""
-    with errors.user_errors():
-        header = convert(
-            arguments.network,
-            Path(arguments.weights),
-            Path(arguments.out),
-            Path(arguments.mean) if arguments.mean else None,
-            arguments.quick_gelu,
-        )
+    header = convert(
+        arguments.network,
+        Path(arguments.weights),
+        Path(arguments.out),
+        Path(arguments.mean) if arguments.mean else None,
+        arguments.quick_gelu,
+    )
     print(f"{arguments.out}: {header['network']} from {header['source']}")
     print(f"layout {header['layout']}, SHA-256 {header['source_sha256']}")

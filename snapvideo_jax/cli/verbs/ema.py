@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
     SnapshotReader,
     describe_budget,
@@ -24,24 +23,23 @@ from snapvideo_jax.training.checkpoints.posthoc_ema import (
 
 def run(arguments) -> None:
     """`snapvideo ema`."""
-    with errors.user_errors():
-        experiment, workdir = _experiment(arguments)
-        if arguments.plan:
-            _print(plan(experiment, workdir, arguments), arguments.json)
-            return
-        if workdir is None:
-            raise ValueError("--workdir is missing; --config can only be planned.")
-        _check_lengths(arguments)
-        with SnapshotReader(experiment, workdir) as reader:
-            made = make(reader, workdir, arguments)
-        if arguments.json:
-            print(json.dumps(made))
-            return
-        for each in made:
-            print(
-                f"{each['folder']}  error of the profile {each['error']:.2%}, as wide "
-                f"as a half-life of {each['half_life']:,.0f} steps"
-            )
+    experiment, workdir = _experiment(arguments)
+    if arguments.plan:
+        _print(plan(experiment, workdir, arguments), arguments.json)
+        return
+    if workdir is None:
+        raise ValueError("--workdir is missing; --config can only be planned.")
+    _check_lengths(arguments)
+    with SnapshotReader(experiment, workdir) as reader:
+        made = make(reader, workdir, arguments)
+    if arguments.json:
+        print(json.dumps(made))
+        return
+    for each in made:
+        print(
+            f"{each['folder']}  error of the profile {each['error']:.2%}, as wide "
+            f"as a half-life of {each['half_life']:,.0f} steps"
+        )
 
 
 def _experiment(arguments):

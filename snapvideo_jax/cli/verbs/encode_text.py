@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.data import captions_in, make_sources
 from snapvideo_jax.io.captions import alternatives
 from snapvideo_jax.io.options import check_least, check_step_seconds
@@ -24,20 +23,19 @@ LEAST = {"plan": 1, "tokens": 1, "batch": 1, "shard_captions": 1, "mean_tokens":
 
 def run(arguments) -> None:
     """`snapvideo encode_text`."""
-    with errors.user_errors():
-        check(arguments)
-        if arguments.plan:
-            print(plan(arguments))
-            return
-        with processes.processes(vars(arguments), arguments.out):
-            encoder = encoder_of(arguments)
-            write_cache(
-                Path(arguments.out),
-                read_captions(arguments),
-                encoder,
-                arguments.batch,
-                arguments.shard_captions,
-            )
+    check(arguments)
+    if arguments.plan:
+        print(plan(arguments))
+        return
+    with processes.processes(vars(arguments), arguments.out):
+        encoder = encoder_of(arguments)
+        write_cache(
+            Path(arguments.out),
+            read_captions(arguments),
+            encoder,
+            arguments.batch,
+            arguments.shard_captions,
+        )
 
 
 def check(arguments) -> None:

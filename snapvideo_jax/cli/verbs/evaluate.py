@@ -2,20 +2,18 @@
 
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.evaluate import check, evaluate
 from snapvideo_jax.parallel import processes
 
 
 def run(arguments) -> None:
     """`snapvideo evaluate`."""
-    with errors.user_errors():
-        check(arguments)
-        if arguments.selfcheck:
-            from snapvideo_jax.evaluation.weights.selfcheck import selfcheck
+    check(arguments)
+    if arguments.selfcheck:
+        from snapvideo_jax.evaluation.weights.selfcheck import selfcheck
 
-            if not selfcheck(Path(arguments.weights), Path(arguments.anchors)):
-                raise SystemExit(1)
-            return
-        with processes.processes(vars(arguments), arguments.out):
-            evaluate(arguments)
+        if not selfcheck(Path(arguments.weights), Path(arguments.anchors)):
+            raise SystemExit(1)
+        return
+    with processes.processes(vars(arguments), arguments.out):
+        evaluate(arguments)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.diffusion.windows import windows
 from snapvideo_jax.io import media
 from snapvideo_jax.io.options import check_least
@@ -15,7 +14,7 @@ from snapvideo_jax.text.encoder import refuse_long
 
 def run(arguments) -> None:
     """`snapvideo extend`."""
-    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), arguments.out):
         check_least(arguments, options.LEAST | {"frames": 1})
         media.check_formats(arguments.formats)
         prompts = options.prompts_of(arguments)

@@ -4,7 +4,6 @@ import argparse
 import logging
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.pages.gallery import build_gallery
 
 logger = logging.getLogger(__name__)
@@ -12,9 +11,8 @@ logger = logging.getLogger(__name__)
 
 def run(arguments: argparse.Namespace) -> None:
     """Makes the page, and names what is left out of it."""
-    with errors.user_errors():
-        out = Path(arguments.out)
-        made = build_gallery([Path(folder) for folder in arguments.folders], out)
+    out = Path(arguments.out)
+    made = build_gallery([Path(folder) for folder in arguments.folders], out)
     for problem in made.left_out:
         logger.warning("left out: %s", problem)
     print(

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.shapes import judge_clips
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
@@ -11,7 +10,7 @@ from snapvideo_jax.sampling import loading, options
 
 def run(arguments) -> None:
     """`snapvideo judge`."""
-    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), arguments.out):
         check_least(arguments, options.LEAST)
         workdir = Path(arguments.workdir)
         loaded = loading.load(workdir, arguments.ema, arguments.ema_profile)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.parallel import layout_report
 from snapvideo_jax.planning import (
     cache,
@@ -24,15 +23,14 @@ SEARCHED = 12
 
 def run(arguments) -> None:
     """`snapvideo plan`."""
-    with errors.user_errors():
-        check(arguments)
-        if arguments.flags:
-            compiler_flags.write(Path(arguments.flags))
-        if arguments.golden:
-            kept_plans.regenerate(arguments.golden)
-        if not arguments.config:
-            return
-        result, text = _answer(arguments)
+    check(arguments)
+    if arguments.flags:
+        compiler_flags.write(Path(arguments.flags))
+    if arguments.golden:
+        kept_plans.regenerate(arguments.golden)
+    if not arguments.config:
+        return
+    result, text = _answer(arguments)
     print(json.dumps(result) if arguments.json else text)
 
 

@@ -4,21 +4,19 @@ import argparse
 from typing import Any
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.data.prepare.config import _absolute, build
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepares a data set, and prints what it holds."""
-    with errors.user_errors():
-        config = build(configs.load(arguments.config, arguments.overrides))
-        try:
-            from snapvideo_jax.data.prepare.pipeline import prepare
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"{error.name} is not installed; pip install 'snapvideo_jax[prepare]'."
-            ) from error
-        outcome = prepare(config, _absolute(arguments.out), arguments.beam)
+    config = build(configs.load(arguments.config, arguments.overrides))
+    try:
+        from snapvideo_jax.data.prepare.pipeline import prepare
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{error.name} is not installed; pip install 'snapvideo_jax[prepare]'."
+        ) from error
+    outcome = prepare(config, _absolute(arguments.out), arguments.beam)
     print(
         f"{outcome.kept + outcome.made} shards: {outcome.kept} kept, finished before; "
         f"{outcome.made} made."

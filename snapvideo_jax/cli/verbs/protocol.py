@@ -3,7 +3,6 @@
 import argparse
 import json
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.protocols.generate import generate
 from snapvideo_jax.evaluation.protocols.score import score
 from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS
@@ -16,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
         _list(arguments)
         return
     action = generate if arguments.action == "generate" else score
-    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), arguments.out):
         action(arguments)
 
 

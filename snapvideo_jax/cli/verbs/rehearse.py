@@ -5,7 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.training.rehearse import report
@@ -16,11 +15,10 @@ def run(arguments) -> None:
     """`snapvideo rehearse`. Exits with 1 where a fault was not survived."""
     # An ordinary exit ends the processes of runs, which the signal alone would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with errors.user_errors():
-        check_least(arguments, {"steps": 6, "processes": 1, "seed": 0, "kills": 1})
-        names = _faults(arguments)
-        setting = _setting(arguments)
-        outcomes = rehearse(setting, arguments, names)
+    check_least(arguments, {"steps": 6, "processes": 1, "seed": 0, "kills": 1})
+    names = _faults(arguments)
+    setting = _setting(arguments)
+    outcomes = rehearse(setting, arguments, names)
     write_json(Path(arguments.out) / "rehearsal.json", report.as_json(outcomes))
     if arguments.json:
         print(json.dumps(report.as_json(outcomes)))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io import media
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
@@ -13,7 +12,7 @@ from snapvideo_jax.sampling.options import LEAST, prompts_of
 
 def run(arguments) -> None:
     """`snapvideo sample`."""
-    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), arguments.out):
         check_least(arguments, LEAST)
         media.check_formats(arguments.formats)
         if arguments.cascade or arguments.small_clips:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.options import check_least, part_of
 from snapvideo_jax.parallel import processes
@@ -18,18 +17,17 @@ LAW = "law.json"
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo scaling generate`, `run`, `fit` and `plot`."""
-    with errors.user_errors():
-        check_least(arguments, {"samples": 2, "draws": 20, "seed": 0})
-        if arguments.action != "generate" and arguments.overrides:
-            raise ValueError(
-                f"{arguments.overrides[0]!r} is for scaling generate; leave it out."
-            )
-        if arguments.action == "run":
-            part = part_of(arguments.part)
-            with processes.processes(vars(arguments), arguments.out):
-                run_all(Path(arguments.out), *part, arguments.samples)
-            return
-        {"generate": _generate, "fit": _fit, "plot": _plot}[arguments.action](arguments)
+    check_least(arguments, {"samples": 2, "draws": 20, "seed": 0})
+    if arguments.action != "generate" and arguments.overrides:
+        raise ValueError(
+            f"{arguments.overrides[0]!r} is for scaling generate; leave it out."
+        )
+    if arguments.action == "run":
+        part = part_of(arguments.part)
+        with processes.processes(vars(arguments), arguments.out):
+            run_all(Path(arguments.out), *part, arguments.samples)
+        return
+    {"generate": _generate, "fit": _fit, "plot": _plot}[arguments.action](arguments)
 
 
 def _generate(arguments) -> None:

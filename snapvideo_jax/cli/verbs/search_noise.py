@@ -2,7 +2,6 @@
 
 import importlib.util
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.sampling import cascade, options
@@ -11,7 +10,7 @@ from snapvideo_jax.sampling.noise_search import SCORES, grid_of, real_clips, sea
 
 def run(arguments) -> None:
     """`snapvideo search_noise`."""
-    with errors.user_errors(), processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), arguments.out):
         check_least(arguments, options.LEAST)
         if arguments.score not in SCORES:
             raise ValueError(

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from snapvideo_jax.cli import errors
 from snapvideo_jax.evaluation.pages.matching import Wish
 from snapvideo_jax.evaluation.pages.study import build_study
 from snapvideo_jax.evaluation.pages.tally import describe, tally
@@ -16,12 +15,11 @@ from snapvideo_jax.io.options import check_least, read_prompts
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo study build` and `snapvideo study tally`."""
-    with errors.user_errors():
-        check_least(arguments, {"seed": 0, "resamples": 1})
-        if arguments.action == "build":
-            _build(arguments)
-        else:
-            _tally(arguments)
+    check_least(arguments, {"seed": 0, "resamples": 1})
+    if arguments.action == "build":
+        _build(arguments)
+    else:
+        _tally(arguments)
 
 
 def _build(arguments: argparse.Namespace) -> None:

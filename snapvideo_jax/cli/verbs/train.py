@@ -6,7 +6,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.cli import errors
 from snapvideo_jax.io.errors import Ending, Preempted, SaveFailed, is_full
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.train import train
@@ -17,18 +16,17 @@ from snapvideo_jax.training.preemption import Stop
 
 def run(arguments) -> None:
     """`snapvideo train`."""
-    with errors.user_errors():
-        if arguments.dry_run:
-            print_description(describe(_config(arguments)), arguments.json)
-            return
-        folder = arguments.workdir
-        try:
-            _train(arguments, folder)
-        except Preempted as error:
-            processes.leave(error)  # at once, whatever the loader is waiting for
-        except Ending as error:
-            print(f"snapvideo: stopped: {error}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from error
+    if arguments.dry_run:
+        print_description(describe(_config(arguments)), arguments.json)
+        return
+    folder = arguments.workdir
+    try:
+        _train(arguments, folder)
+    except Preempted as error:
+        processes.leave(error)  # at once, whatever the loader is waiting for
+    except Ending as error:
+        print(f"snapvideo: stopped: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
 def _config(arguments) -> ConfigDict:

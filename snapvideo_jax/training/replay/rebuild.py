@@ -146,7 +146,7 @@ def rebuild(
     workdir: Path,
     step: int,
     out: Path,
-    overrides: list[str] = [],  # noqa: B006
+    overrides: Sequence[str] = (),  # noqa: B006
     from_checkpoint: bool = False,
     asked: Sequence[int] = (),
 ) -> Rebuilt:
