@@ -12,37 +12,32 @@ NEED_A_WEIGHT = ("oscillate", "guidance_interval", "negative_prompt")
 
 
 def guidance_of(
-    experiment: "configs.Experiment", arguments, weight: float
-) -> "configs.Experiment":
+    experiment: configs.Experiment, options, weight: float
+) -> configs.Experiment:
     """The experiment, guided as the command line asks.
 
     Args:
       experiment: of the run.
-      arguments: of the command line.
+      options: a `SamplerOptions`.
       weight: ``g`` of the request.
 
     Raises:
       ValueError: settings that make no sense, alone or together.
     """
-    given = {name: getattr(arguments, name) for name in NEED_A_WEIGHT}
+    given = {name: getattr(options, name) for name in NEED_A_WEIGHT}
     idle = [name for name, value in given.items() if value]
     if idle and not weight:
         raise ValueError(
             f"--{idle[0]} does nothing at a guidance weight of g = 0 (1 + g = 1); give "
             "--guidance above 0 too."
         )
-    if arguments.autoguidance is not None and not arguments.autoguide:
-        raise ValueError(
-            f"--autoguidance={arguments.autoguidance:g} is the weight of a guiding "
-            "model; give --autoguide WORKDIR too."
-        )
     changes = {
         name: value
         for name in ("oscillate", "threshold", "negative_prompt", "autoguidance")
-        if (value := getattr(arguments, name)) is not None
+        if (value := getattr(options, name)) is not None
     }
-    if arguments.guidance_interval is not None:
-        changes["interval"] = _interval(arguments.guidance_interval)
+    if options.guidance_interval is not None:
+        changes["interval"] = options.guidance_interval
     guidance = dataclasses.replace(experiment.guidance, **changes)
     if weight and guidance.negative_prompt:
         experiment.text.check([guidance.negative_prompt])
@@ -50,28 +45,28 @@ def guidance_of(
 
 
 def guide_of(
-    experiment: "configs.Experiment", arguments
-) -> tuple["configs.Experiment", Path, int | None] | None:
+    experiment: configs.Experiment, options
+) -> tuple[configs.Experiment, Path, int | None] | None:
     """The experiment, the workdir and the step of --autoguide; None without it.
 
     Raises:
       ValueError: there is no run, or one that cannot guide ``experiment``.
     """
-    if not arguments.autoguide:
+    if not options.autoguide:
         return None
-    found = re.fullmatch(r"(.+)@(\d+)", arguments.autoguide)
-    workdir, step = (found[1], int(found[2])) if found else (arguments.autoguide, None)
+    found = re.fullmatch(r"(.+)@(\d+)", options.autoguide)
+    workdir, step = (found[1], int(found[2])) if found else (options.autoguide, None)
     file = Path(workdir) / "config.json"
     if not file.is_file():
         raise ValueError(
-            f"--autoguide={arguments.autoguide} holds no run: {file} is missing."
+            f"--autoguide={options.autoguide} holds no run: {file} is missing."
         )
     theirs = configs.build(configs.from_json(file.read_text()))
     ours, others = _what_must_agree(experiment), _what_must_agree(theirs)
     for name, value in ours.items():
         if others[name] != value:
             raise ValueError(
-                f"--autoguide={arguments.autoguide} cannot guide this run: its {name} "
+                f"--autoguide={options.autoguide} cannot guide this run: its {name} "
                 f"is {others[name]}, and here it is {value}; use a run in which they "
                 "agree."
             )
@@ -79,7 +74,7 @@ def guide_of(
 
 
 def about_guidance(
-    experiment: "configs.Experiment", arguments, weight: float
+    experiment: configs.Experiment, options, weight: float
 ) -> dict[str, Any]:
     """How clips were guided, as it is written beside them; weights in both ways."""
     guidance = experiment.guidance
@@ -90,11 +85,11 @@ def about_guidance(
             "low_1_plus_g": 1 + guidance.low,
             "autoguidance_g": guidance.autoguidance - 1,
         },
-        "autoguide": arguments.autoguide,
+        "autoguide": options.autoguide,
     }
 
 
-def _what_must_agree(experiment: "configs.Experiment") -> dict[str, Any]:
+def _what_must_agree(experiment: configs.Experiment) -> dict[str, Any]:
     """What two networks have in common that see the same noisy clips and captions."""
     model, text = experiment.model, experiment.text
     return {
@@ -107,14 +102,3 @@ def _what_must_agree(experiment: "configs.Experiment") -> dict[str, Any]:
             text.width,
         ),
     }
-
-
-def _interval(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"--guidance_interval={text} is not two noise levels with a comma "
-            "between, as 0.3,5."
-        ) from None
-    return low, high

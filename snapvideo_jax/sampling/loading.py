@@ -41,14 +41,14 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
     return experiment, params, step, mesh
 
 
-def load_guide(experiment: "configs.Experiment", arguments, mesh) -> Guide | None:
-    """The guiding model that the command line asks for, if it does.
+def load_guide(experiment: configs.Experiment, options, mesh) -> Guide | None:
+    """The guiding model that `SamplerOptions` asks for, if it does.
 
     Raises:
       ValueError: as `guide_of`, or the checkpoint is not there.
     """
-    if (found := guide_of(experiment, arguments)) is None:
+    if (found := guide_of(experiment, options)) is None:
         return None
     theirs, workdir, step = found
-    params, _ = restored(workdir, theirs, mesh, arguments.ema, step)
+    params, _ = restored(workdir, theirs, mesh, options.ema, step)
     return Guide(theirs.model, theirs.diffusion, params)

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from snapvideo_jax.cli.parsers.types import integer, number, several
+
 CONFIG_HELP = """\
 A config is a Python file with get_config(arg), or the name of one that comes with this,
 such as demo, clips or fit. What follows a colon is its argument, and any field can be
@@ -44,29 +46,49 @@ def add(
 
 
 def add_sampler(verb: argparse.ArgumentParser) -> None:
-    """Options of every verb that samples; None is the config's own value."""
-    verb.add_argument("--steps", type=int, help="noise levels (default: the config's)")
+    """Options of `sampling.SamplerOptions`, and of several processes."""
+    verb.add_argument(
+        "--steps",
+        type=integer(least=1),
+        metavar="N",
+        help="noise levels (default: the config's)",
+    )
     verb.add_argument(
         "--solver",
         help="heun, euler, dpmpp_2m or adams_bashforth (default: the config's)",
     )
-    verb.add_argument("--churn", type=float, help="EDM's S_churn (default: config's)")
-    _add_guidance(verb)
-    verb.add_argument("--fps", type=float, help="frame-rate; 0 makes stills")
-    verb.add_argument("--seed", type=int, default=0)
     verb.add_argument(
-        "--batch", type=int, default=64, help="clips at once (default 64)"
+        "--churn",
+        type=number(least=0),
+        metavar="S",
+        help="EDM's S_churn (default: the config's)",
+    )
+    _add_guidance(verb)
+    verb.add_argument(
+        "--fps",
+        type=number(least=0),
+        help="frame rate of the clips; 0 makes images (default: the config's)",
+    )
+    verb.add_argument(
+        "--seed", type=integer(least=0), default=0, metavar="N", help="(default: 0)"
+    )
+    verb.add_argument(
+        "--batch",
+        type=integer(least=1),
+        default=64,
+        metavar="N",
+        help="clips that are sampled at once (default: 64)",
     )
     verb.add_argument(
         "--raw",
         dest="ema",
         action="store_false",
-        help="use the raw weights in place of their moving average",
+        help="use the raw weights, not their EMA",
     )
     verb.add_argument(
         "--ema_profile",
         metavar="DIR",
-        help="use an average that snapvideo ema wrote there",
+        help="use a post-hoc EMA that `snapvideo ema` wrote to DIR",
     )
     add_processes(verb)
 
@@ -75,19 +97,19 @@ def add_overwrite(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--overwrite",
         action="store_true",
-        help="make clips anew that --out has already",
+        help="sample clips again that --out already has",
     )
 
 
 def _add_guidance(verb: argparse.ArgumentParser) -> None:
-    """Options of guidance; None is the config's own value."""
-    group = verb.add_argument_group("guidance")
+    """Options of guidance; None is the config's value."""
+    group = verb.add_argument_group("guidance", "Default: the config's settings.")
     group.add_argument(
         "--guidance",
-        type=float,
+        type=number(),
         metavar="G",
         help="weight g of D_c + g (D_c - D_u); 0 is the plain conditional model, other "
-        "papers' weight is 1 + g (default: the config's)",
+        "papers' weight is 1 + g",
     )
     group.add_argument(
         "--oscillate",
@@ -98,17 +120,20 @@ def _add_guidance(verb: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--guidance_interval",
+        type=several(float),
         metavar="LOW,HIGH",
         help="guide only at noise levels between these",
     )
     group.add_argument(
         "--threshold",
-        type=float,
+        type=number(),
         metavar="Q",
-        help="dynamic thresholding at the quantile Q, as 0.995; 0 is none",
+        help="dynamic thresholding at the quantile Q, as 0.995; 0 disables it",
     )
     group.add_argument(
-        "--negative_prompt", metavar="TEXT", help="what is guided away from"
+        "--negative_prompt",
+        metavar="TEXT",
+        help="prompt of the unconditional pass, which guidance moves away from",
     )
     group.add_argument(
         "--autoguide",
@@ -117,10 +142,10 @@ def _add_guidance(verb: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--autoguidance",
-        type=float,
+        type=number(),
         metavar="W",
-        help="weight w of D_1 + (w - 1) (D_1 - D_0), where D_0 is that model; 1 is "
-        "none, the g of --guidance would be w - 1 (default: the config's)",
+        help="weight w of D_1 + (w - 1) (D_1 - D_0), where D_0 is that model; 1 "
+        "disables it, the g of --guidance would be w - 1",
     )
 
 
