@@ -50,7 +50,7 @@ from snapvideo_jax.evaluation.stats import Moments
 from snapvideo_jax.io.files import write_whole
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.sampling import loading
-from snapvideo_jax.sampling.generator import Generator, chunks
+from snapvideo_jax.sampling.generator import Generator, requests_of
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.train import train
 
@@ -176,7 +176,7 @@ def sampled(workdir: Path, count: int, guidance: float):
     asked = held_out_prompts(count)
     generator = Generator(experiment, experiment.sampler, mesh)
     settings = dict(seed=0, guidance=guidance, fps=FPS, resolution=(64, 64))
-    requests = chunks([prompt for prompt, _ in asked], 64, **settings)
+    requests = requests_of([prompt for prompt, _ in asked], 64, **settings)
     clips = np.concatenate([generator(params, request) for request in requests])
     return clips, [triple for _, triple in asked]
 

@@ -10,7 +10,7 @@ from stages import SMALL, UPSAMPLER, make_run
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.diffusion.windows import windows
 from snapvideo_jax.sampling import cascade as cascade_module
-from snapvideo_jax.sampling.generator import Made, Request
+from snapvideo_jax.sampling.generator import Request, Samples
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -146,7 +146,7 @@ def test_windows_know_the_last_frame_and_have_noise_of_their_own():
     def make(request):
         asked.append(request)
         made = np.full((2, 3, 14, 16, 3), 100 * len(asked), np.uint8)
-        return Made(made + request.small[:, :, :1, :1])
+        return Samples(made + request.small[:, :, :1, :1])
 
     request = Request(["a", "b"], [0, 1], 0, 0.0, 8.0, (14, 16), stream=7, small=small)
     clips = cascade_module.by_window(make, request, plan).clips

@@ -21,7 +21,7 @@ from snapvideo_jax.export.model_card import model_card
 from snapvideo_jax.parallel.sharding import MeshConfig, laid_out, make_mesh
 from snapvideo_jax.sampling import loading, options
 from snapvideo_jax.sampling.cascade import STREAM
-from snapvideo_jax.sampling.generator import Generator, Request, as_bytes
+from snapvideo_jax.sampling.generator import Generator, Request, SamplerInputs, as_bytes
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL_GB = 2e-5
@@ -132,14 +132,13 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
 
     exact = programs.generation(experiment, experiment.sampler)
     given = standalone.read_tensors(whole / bundle.INPUTS)
-    wanted = jax.jit(laid_out(exact, mesh), static_argnames="guided")(
-        params,
+    inputs = SamplerInputs(
         {name: given[name] for name in programs.TEXT},
         given["numbers"],
         jax.random.key(0),
         experiment.sheets.guidance,
-        guided=True,
     )
+    wanted = jax.jit(laid_out(exact, mesh))(params, inputs)
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
@@ -258,15 +257,14 @@ def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tm
 
     given = standalone.read_tensors(both / "upsampler" / bundle.INPUTS)
     exact = laid_out(programs.generation(experiment, sampler), mesh)
-    wanted = jax.jit(exact, static_argnames="guided")(
-        params,
+    inputs = SamplerInputs(
         {name: given[name] for name in programs.TEXT},
         given["numbers"],
         jax.random.key(0),
         given["guidance"],
         **told,
-        guided=True,
     )
+    wanted = jax.jit(exact)(params, inputs)
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 

@@ -17,7 +17,12 @@ from snapvideo_jax.parallel.sharding import (
     placed,
 )
 from snapvideo_jax.planning.programs import abstract_batch
-from snapvideo_jax.sampling.generator import Guide, jit_generate
+from snapvideo_jax.sampling.generator import (
+    Guide,
+    SamplerInputs,
+    SamplerProgram,
+    jit_sampler,
+)
 from snapvideo_jax.state import fresh_state
 
 MOVES = r"(?:all-to-all|collective-permute|all-gather|all-reduce)(?:-start)?"
@@ -47,11 +52,12 @@ def collectives(guidance, solver):
     del fields["video"]
     negative = {name: fields[name] for name in ("text", "text_mask")}
     guide = Guide(small, experiment.diffusion, smaller)
-    jitted = jit_generate(experiment, Sampler(3, solver), mesh, guide)
+    program = SamplerProgram(experiment, Sampler(3, solver), guide)
+    jitted = jit_sampler(program, mesh)
     key = put(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
     params = params_of(experiment)
-    inputs = (params, fields, numbers, key, 2.0, negative, smaller)
-    text = jitted.lower(*inputs, guided=True).compile().as_text()
+    inputs = SamplerInputs(fields, numbers, key, 2.0, negative)
+    text = jitted.lower(params, inputs, smaller).compile().as_text()
     assert "while" in text and "num_partitions=8" in text
     return [found[1] for found in re.finditer(rf" ({MOVES})\(", text)]
 

@@ -1,6 +1,6 @@
 """The PyTorch reader of examples/ gives what ours does, with the same weights."""
 
-import functools
+import dataclasses
 import pathlib
 
 import jax
@@ -12,6 +12,7 @@ from exporting import exported
 from snapvideo_jax.diffusion import initial_noise
 from snapvideo_jax.diffusion.noise import sample_keys
 from snapvideo_jax.export import bundle, programs, standalone
+from snapvideo_jax.sampling.generator import SamplerInputs
 
 torch = pytest.importorskip("torch", reason="PyTorch comes with the parity extra")
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples" / "torch"
@@ -81,15 +82,14 @@ def test_sampled_clips_are_ours_to_1e_4_of_their_size(read):
     experiment, model = ours.experiment, ours.experiment.model
     key = jax.random.key(0)
     generate = programs.generation(experiment, experiment.sampler)
-    whole = functools.partial(generate, finish=lambda clips: clips)  # not cut
-    made = jax.jit(whole, static_argnames="guided")(
-        ours.params(),
+    whole = dataclasses.replace(generate, finish=lambda clips: clips)  # not cut
+    arrays = SamplerInputs(
         {name: jnp.asarray(inputs[name]) for name in programs.TEXT},
         jnp.zeros(1, jnp.uint32),
         key,
         jnp.float32(2.0),
-        guided=True,
     )
+    made = jax.jit(whole)(ours.params(), arrays)
     keys = sample_keys(key, jnp.zeros(1, jnp.uint32))
     size = (model.frames, model.height, model.width, 3)
     noise = initial_noise(keys, size, experiment.diffusion)

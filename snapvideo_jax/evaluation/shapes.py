@@ -10,7 +10,7 @@ import numpy as np
 from snapvideo_jax.data.shapes.dataset import held_out_prompts
 from snapvideo_jax.data.shapes.judge import judge
 from snapvideo_jax.sampling import loading, options
-from snapvideo_jax.sampling.generator import Generator, chunks
+from snapvideo_jax.sampling.generator import Generator, requests_of
 from snapvideo_jax.sampling.guidance_options import about_guidance, guidance_of
 from snapvideo_jax.sampling.outputs import write_sheet
 
@@ -34,7 +34,7 @@ def judge_clips(arguments, experiment, params, step, mesh) -> None:
     clips = np.concatenate(
         [
             generator(params, request)
-            for request in chunks(prompts, arguments.batch, **settings)
+            for request in requests_of(prompts, arguments.batch, **settings)
         ]
     )
     if jax.process_index() != 0:

@@ -21,7 +21,7 @@ from snapvideo_jax.export import standalone
 from snapvideo_jax.export.bundle import nested
 from snapvideo_jax.io.files import write_json, write_whole
 from snapvideo_jax.sampling.cascade import STREAM
-from snapvideo_jax.sampling.generator import as_bytes, generation_of
+from snapvideo_jax.sampling.generator import SamplerInputs, SamplerProgram, as_bytes
 from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import Context, Latents
 
@@ -150,24 +150,22 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
                 "small_noise": inputs["small_noise"],
                 "stream": STREAM,
             }
-        made = generate(
-            _params(weights),
-            {name: inputs[name] for name in TEXT},
-            inputs["numbers"],
-            jax.random.key(inputs["seed"]),
-            inputs["guidance"],
+        batch = SamplerInputs(
+            conditioning={name: inputs[name] for name in TEXT},
+            numbers=inputs["numbers"],
+            key=jax.random.key(inputs["seed"]),
+            guidance=inputs["guidance"],
             negative={name: inputs[f"negative_{name}"] for name in other} or None,
             **told,
-            guided=True,
         )
-        return {"frames": made}
+        return {"frames": generate(_params(weights), batch)}
 
     return Program(frames, inputs)
 
 
-def generation(experiment, sampler: Sampler) -> Callable[..., Any]:
-    """The sampler of `generate.Generator`, to clips in -1..1, for any mesh."""
-    return generation_of(
+def generation(experiment, sampler: Sampler) -> SamplerProgram:
+    """The sampler of `generator.Generator`, to clips in -1..1."""
+    return SamplerProgram(
         experiment, sampler, finish=lambda clips: jnp.clip(clips, -1, 1)
     )
 

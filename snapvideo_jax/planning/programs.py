@@ -18,7 +18,11 @@ from snapvideo_jax.parallel.sharding import (
     filled_up,
     placed,
 )
-from snapvideo_jax.sampling.generator import jit_generate
+from snapvideo_jax.sampling.generator import (
+    SamplerInputs,
+    SamplerProgram,
+    jit_sampler,
+)
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.step import jit_train_step
 
@@ -99,9 +103,12 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
     guidance = experiment.sheets.guidance
     return Work(
         unit="batch",
-        jitted=jit_generate(experiment, settings, mesh),
-        arguments=(state.params, inputs, numbers, _key(mesh), guidance),
-        options={"guided": bool(guidance)},
+        jitted=jit_sampler(SamplerProgram(experiment, settings), mesh),
+        arguments=(
+            state.params,
+            SamplerInputs(inputs, numbers, _key(mesh), guidance or None),
+        ),
+        options={},
         about={
             "batch": clips,
             "steps": settings.steps,

@@ -26,7 +26,7 @@ from snapvideo_jax.diffusion.windows import Window, windows
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling import clips as stage
 from snapvideo_jax.sampling import loading, options
-from snapvideo_jax.sampling.generator import Generator, Made, Request
+from snapvideo_jax.sampling.generator import Generator, Request, Samples, requests_of
 from snapvideo_jax.sampling.guidance_options import guidance_of
 from snapvideo_jax.sampling.outputs import Output, check_clip, read_clip
 from snapvideo_jax.text.encoder import refuse_long
@@ -229,15 +229,17 @@ def enlarge(second: Second, folder: Path) -> None:
     )
     batch = min(arguments.batch, len(small))
     kept = arguments.save_trajectory
-    generator = Generator(experiment, second.sampler, mesh, batch=batch, kept=kept)
+    generator = Generator(
+        experiment, second.sampler, mesh, batch=batch, trajectory=kept
+    )
     told = settings | {"stream": STREAM, "small_noise": arguments.small_noise}
     prompts = {number: each.prompt for number, each in small.items()}
-    requests = stage.requests_of(prompts, output.missing, batch, **told)
+    requests = requests_of(prompts, batch, output.missing, **told)
 
     def make(request: Request):
         clips = [read_clip(small[n].stem, shape) for n in request.numbers]
         request = dataclasses.replace(request, small=np.stack(clips))
-        return by_window(functools.partial(generator.make, params), request, plan)
+        return by_window(functools.partial(generator.samples, params), request, plan)
 
     levels = stage.strip_levels(arguments, experiment, second.sampler)
     stage.fill(output, requests, make, experiment, levels, shape[0])
@@ -275,8 +277,8 @@ def plan_of(second: Second, small: Iterable[Small], folder: Path) -> list[Window
 
 
 def by_window(
-    make: Callable[[Request], Made], request: Request, plan: Sequence[Window]
-) -> Made:
+    make: Callable[[Request], Samples], request: Request, plan: Sequence[Window]
+) -> Samples:
     """Large clips, made window by window.
 
     Args:
@@ -300,7 +302,7 @@ def by_window(
             shape = (len(made), request.small.shape[1], *made.shape[2:])
             clips = np.zeros(shape, np.uint8)
         clips[:, list(window.made)] = made[:, np.isin(frames, window.made)]
-    return Made(clips)
+    return Samples(clips)
 
 
 def small_clips(folder: Path) -> dict[int, Small]:

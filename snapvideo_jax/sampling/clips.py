@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ from snapvideo_jax import __version__
 from snapvideo_jax.diffusion import Sampler, sigma_schedule
 from snapvideo_jax.diffusion.trajectory import kept_steps
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.sampling.generator import Generator, Request
+from snapvideo_jax.sampling.generator import Generator, Request, requests_of
 from snapvideo_jax.sampling.guidance_options import (
     about_guidance,
     guidance_of,
@@ -44,7 +43,13 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
     guide = load_guide(experiment, arguments, mesh)
     batch, kept = min(arguments.batch, len(prompts)), arguments.save_trajectory
     generator = Generator(
-        experiment, sampler, mesh, guide, batch=batch, kept=kept, first=start.first
+        experiment,
+        sampler,
+        mesh,
+        guide,
+        batch=batch,
+        trajectory=kept,
+        first_step=start.first,
     )
     about = settings | about_of(experiment, arguments, sampler, step, settings)
     about |= start.about
@@ -55,11 +60,11 @@ def write_clips(arguments, prompts, experiment, params, step, mesh) -> None:
         settings["fps"],
         arguments.overwrite,
     )
-    requests = requests_of(prompts, output.missing, batch, **settings)
+    requests = requests_of(prompts, batch, output.missing, **settings)
 
     def make(request: Request):
         clip = start.of(len(request.numbers))
-        return generator.make(params, dataclasses.replace(request, clip=clip))
+        return generator.samples(params, dataclasses.replace(request, init_clip=clip))
 
     levels = strip_levels(arguments, experiment, sampler, start.first)
     fill(output, requests, make, experiment, levels)
@@ -82,7 +87,7 @@ def fill(
     Args:
       output: the folder.
       requests: for the clips that are missing.
-      make: a request to its clips, see `generate.Made`.
+      make: a request to its clips, see `generator.Samples`.
       experiment: gives the settings of sheets.
       levels: of noise at which clips were kept on their way, for strips.
       frames: of the clips, where they are not as many as the network makes.
@@ -113,20 +118,6 @@ def fill(
 def clip_shape(model) -> tuple[int, int, int, int]:
     """Of what a network makes, ``t h w c``."""
     return model.frames, model.height, model.width, model.out_channels
-
-
-def requests_of(
-    prompts: Sequence[str] | Mapping[int, str],
-    numbers: Sequence[int],
-    batch: int,
-    **settings,
-) -> list[Request]:
-    """Requests of up to ``batch`` of the samples whose numbers are given."""
-    parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
-    return [
-        Request(prompts=[prompts[n] for n in part], numbers=part, **settings)
-        for part in parts
-    ]
 
 
 def about_of(experiment, arguments, sampler: Sampler, step: int, settings) -> dict:

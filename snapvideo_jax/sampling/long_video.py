@@ -24,7 +24,7 @@ from snapvideo_jax.io.options import numbers
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.sampling import clips as sample
 from snapvideo_jax.sampling import loading, options
-from snapvideo_jax.sampling.generator import Generator, Request
+from snapvideo_jax.sampling.generator import Generator, Request, requests_of
 from snapvideo_jax.sampling.guidance_options import guidance_of
 from snapvideo_jax.sampling.inputs import digest, read_frames
 from snapvideo_jax.sampling.outputs import SHEET_CLIPS, Output
@@ -133,7 +133,7 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
     generator = Generator(
         experiment, sampler, mesh, guide, batch=batch, reconstruction=reconstruction
     )
-    requests = sample.requests_of(prompts, output.missing, batch, **settings)
+    requests = requests_of(prompts, batch, output.missing, **settings)
     is_writer, shown = jax.process_index() == 0, {}
     total = len(requests) * len(plan)
     todo = ((request, place) for request in requests for place in range(len(plan)))
