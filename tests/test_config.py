@@ -335,7 +335,7 @@ def test_a_workdir_of_another_config_is_refused_with_both_values():
     kept = configs.to_json(load("fit.py"))
     config = load("fit.py", "--config.optimizer.learning_rate=0.5")
     with pytest.raises(
-        ValueError, match="runs/one was begun with another config"
+        ValueError, match="runs/one was begun with other settings"
     ) as it:
         configs.check_same(config, kept, WHERE)
     assert "optimizer.learning_rate=0.5 (was 0.005)" in str(it.value)

@@ -92,7 +92,9 @@ def test_a_cache_made_with_other_settings_is_refused(tmp_path):
 def test_a_cache_goes_on_with_its_encoder_only(tmp_path):
     folder = write(tmp_path / "cache", ["a"])
     keep_manifest(folder, MANIFEST | {"encoder": "moved/elsewhere"})
-    with pytest.raises(ValueError, match=r"fingerprint=1 \(was 0\), tokens=7 \(was 6"):
+    with pytest.raises(
+        ValueError, match=r"fingerprint='1' \(was '0'\), tokens=7 \(was 6"
+    ):
         keep_manifest(folder, MANIFEST | {"fingerprint": "1", "tokens": 7})
 
 

@@ -12,9 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from snapvideo_jax.config.sections import unknown
-from snapvideo_jax.io import shipped
+from snapvideo_jax.io import resume, shipped
 from snapvideo_jax.io.errors import first_line
-from snapvideo_jax.io.resume import differences
 
 MAY_CHANGE = (
     "run.",
@@ -105,17 +104,13 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
     Raises:
       ValueError: names the first fields that differ, with both values.
     """
-    ours, theirs = (json.loads(text) for text in (to_json(config), kept))
-    differing = [
-        f"{name}={value} (was {before})"
-        for name, value, before in differences(ours, theirs)
-        if not name.startswith(MAY_CHANGE) and not MOVED.fullmatch(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{where} was begun with another config: {', '.join(differing[:5])}. Use "
-            "another --workdir, or the values it was begun with."
-        )
+    resume.check_same(
+        json.loads(to_json(config)),
+        json.loads(kept),
+        str(where),
+        "use another --workdir, or those settings",
+        lambda name: name.startswith(MAY_CHANGE) or bool(MOVED.fullmatch(name)),
+    )
 
 
 def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:

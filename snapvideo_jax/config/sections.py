@@ -1,12 +1,12 @@
 """Sections of a config: a dataclass as a ConfigDict of its fields, and back again."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.models import MODELS
 from snapvideo_jax.step import Training
 
@@ -149,6 +149,5 @@ def _check_tuple(name: str, value: Any, default: Any) -> None:
 
 def unknown(name: str, known: Iterable[str], where: str) -> str:
     """What is said of a name that is none of those known, with the nearest."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(known)}."
+    hint = did_you_mean(name, known, f"it has {sorted(known)}.")
     return f"{where} has no field {name!r}; {hint}"

@@ -35,7 +35,6 @@ back to the bit.
 """
 
 import dataclasses
-import difflib
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +42,7 @@ from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.diffusion.edm import EDM
 from snapvideo_jax.diffusion.samplers import Denoise, Stepwise
+from snapvideo_jax.io.messages import did_you_mean
 
 RULES = ("posterior", "paper")
 MOST = 2.0
@@ -72,8 +72,7 @@ class Reconstruction:
                 f"reconstruction.weight={self.weight} is below 0; use 0 or more."
             )
         if self.rule not in RULES:
-            close = difflib.get_close_matches(self.rule, RULES, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"use one of {RULES}."
+            hint = did_you_mean(self.rule, RULES)
             raise ValueError(f"reconstruction.rule={self.rule!r} is unknown; {hint}")
         if self.products < 1:
             raise ValueError(

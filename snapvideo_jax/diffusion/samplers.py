@@ -14,7 +14,6 @@ scale: the last estimate. Its memory does not depend on the number of steps.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import jax
@@ -23,6 +22,7 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion.edm import EDM
 from snapvideo_jax.diffusion.solvers import SOLVERS, Carry, Step
+from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.types import Keys
 
 Denoise = Callable[[Array, Array, Carry], tuple[Array, Carry]]
@@ -65,9 +65,7 @@ class Sampler:
 
     def __post_init__(self):
         if self.solver not in SOLVERS:
-            close = difflib.get_close_matches(self.solver, SOLVERS, n=1)
-            others = f"use one of {tuple(SOLVERS)}."
-            hint = f"did you mean {close[0]!r}?" if close else others
+            hint = did_you_mean(self.solver, SOLVERS)
             raise ValueError(f"sampler.solver={self.solver!r} is unknown; {hint}")
         if self.steps < 1:
             raise ValueError(f"sampler.steps={self.steps} must be at least 1.")

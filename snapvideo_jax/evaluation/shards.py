@@ -7,7 +7,6 @@ Shards are a matter of the command, not of how many processes there are: any num
 them goes on where any other stopped, and the merged sums are the same.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from snapvideo_jax.evaluation import clips
 from snapvideo_jax.evaluation.clips import Item, Selection
 from snapvideo_jax.evaluation.scoring import Scorer, Sums
 from snapvideo_jax.evaluation.stats import splits_of
-from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.io import resume
+from snapvideo_jax.io.files import write_whole
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.io.resume import differences
 from snapvideo_jax.parallel import coordinator
 
 logger = logging.getLogger(__name__)
@@ -112,25 +111,9 @@ def _begin(name, items, selection, protocol, shards, out: Path) -> None:
         "selection": selection.described(),
         "protocol": protocol,
     }
-    path = out / f"{name}.json"
     if jax.process_index() == 0:
-        if path.is_file():
-            _check_same(path, settings)
-        else:
-            write_json(path, settings)
+        resume.begin(out / f"{name}.json", settings, f"--out={out}")
     coordinator.barrier(f"begun {name}")
-
-
-def _check_same(path: Path, settings: dict) -> None:
-    differing = [
-        f"{name}={value!r} (was {before!r})"
-        for name, value, before in differences(settings, json.loads(path.read_bytes()))
-    ]
-    if differing:
-        raise ValueError(
-            f"--out={path.parent} was begun with other clips or settings: "
-            f"{', '.join(differing[:5])}; use another folder."
-        )
 
 
 def _shard(out: Path, name: str, part: int, shards: int) -> Path:

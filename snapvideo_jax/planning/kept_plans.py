@@ -6,7 +6,6 @@ are made in a checkout of the repository; an installed package has a copy.
 """
 
 import dataclasses
-import difflib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.io import shipped
+from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.planning import cache, compiler_flags, tables
 from snapvideo_jax.planning.compile import Question
 from snapvideo_jax.planning.target import Target
@@ -150,9 +150,9 @@ def chosen(names: str) -> list[Golden]:
         return [golden for golden in GOLDENS.values() if golden.is_small]
     for name in names.split(","):
         if name not in GOLDENS:
-            close = difflib.get_close_matches(name, GOLDENS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"use {list(GOLDENS)},"
-            raise ValueError(f"--golden={name} is unknown; {hint} small or all.")
+            known = f"use small, all or some of {[*GOLDENS]}."
+            hint = did_you_mean(name, GOLDENS, known)
+            raise ValueError(f"--golden={name} is unknown; {hint}")
     return [GOLDENS[name] for name in names.split(",")]
 
 

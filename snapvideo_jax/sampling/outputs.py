@@ -17,9 +17,8 @@ from jaxtyping import UInt8
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.io import media
+from snapvideo_jax.io import media, resume
 from snapvideo_jax.io.files import write_json
-from snapvideo_jax.io.resume import differences
 from snapvideo_jax.parallel import coordinator
 
 logger = logging.getLogger(__name__)
@@ -73,17 +72,13 @@ class Output:
             kept = json.loads(self.stem(number).with_suffix(".json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return False
-        differing = [
-            f"{name}={ours} (was {theirs})"
-            for name, ours, theirs in differences(self._about[number], kept)
-            if name not in NO_DIFFERENCE
-        ]
-        if differing:
-            raise ValueError(
-                f"--out={self.folder} has a clip {number} that was made with other "
-                f"settings: {', '.join(differing[:3])}. Use another folder, or "
-                "--overwrite."
-            )
+        resume.check_same(
+            self._about[number],
+            kept,
+            f"Clip {number} of --out={self.folder}",
+            "use another folder, or --overwrite",
+            NO_DIFFERENCE.__contains__,
+        )
         return all(
             self.stem(number).with_suffix(f".{name}").is_file()
             for name in self._formats

@@ -22,8 +22,7 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Float32, Shaped
 
-from snapvideo_jax.io.files import write_json
-from snapvideo_jax.io.resume import differences
+from snapvideo_jax.io import resume
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
 KEY_BYTES = 16
@@ -208,17 +207,9 @@ def keep_manifest(folder: Path, manifest: dict) -> None:
     Raises:
         ValueError: it was begun with another encoder or other settings.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        write_json(path, manifest)
-        return
-    differing = [
-        f"{name}={value} (was {before})"
-        for name, value, before in differences(manifest, read_manifest(folder))
-        if name != "encoder"
-    ]
-    if differing:
-        raise ValueError(
-            f"--out={folder} was begun with other settings: {', '.join(differing)}; "
-            "use another folder, or those settings."
-        )
+    resume.begin(
+        folder / MANIFEST,
+        manifest,
+        f"--out={folder}",
+        ignored=lambda name: name == "encoder",
+    )

@@ -30,8 +30,8 @@ from snapvideo_jax.data.prepare.shards import (
     shard_names,
     shard_of,
 )
+from snapvideo_jax.io import resume
 from snapvideo_jax.io.captions import KINDS, check_line
-from snapvideo_jax.io.resume import differences
 
 FORMAT = 2
 """Of the output; another wherever the same input would give other bytes."""
@@ -148,15 +148,7 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
             storage.make_folder(folder)
         storage.write_json(out, SETTINGS, settings)
         return settings
-    differing = [
-        f"{name}={value!r} (was {before!r})"
-        for name, value, before in differences(settings, noted)
-    ]
-    if differing:
-        raise ValueError(
-            f"{out} was begun with other settings: {', '.join(differing[:5])}. Use "
-            "another --out, or what it was begun with."
-        )
+    resume.check_same(settings, noted, f"--out={out}")
     return settings
 
 

@@ -30,11 +30,10 @@ from snapvideo_jax.evaluation.protocols.settings import (
     chosen_points,
     protocol_of,
 )
-from snapvideo_jax.io import media
+from snapvideo_jax.io import media, resume
 from snapvideo_jax.io.files import write_json, write_whole
 from snapvideo_jax.io.options import check_least, part_of
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.io.resume import differences
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling import loading, options
 from snapvideo_jax.sampling.generator import Generator, Request
@@ -88,7 +87,12 @@ def generate(arguments) -> None:
     )
     loaded = loading.load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
     maker = Maker(arguments, protocol, *loaded)
-    _begin(Path(arguments.out), maker.about(wanted))
+    resume.begin(
+        Path(arguments.out) / ABOUT,
+        maker.about(wanted),
+        f"--out={arguments.out}",
+        is_writer=jax.process_index() == 0,
+    )
     for point in points:
         folder = Path(arguments.out) / point.name
         mine = [entry for entry in wanted if entry.index % parts == part]
@@ -210,27 +214,6 @@ class Maker:
 
 def _note(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.json"
-
-
-def _begin(out: Path, about: dict[str, Any]) -> None:
-    """Notes what is made; checks it where that was begun before.
-
-    Raises:
-      ValueError: it was begun with other settings; names them.
-    """
-    path, about = out / ABOUT, json.loads(json.dumps(about))
-    if path.is_file():
-        differing = [
-            f"{name}={value!r} (was {before!r})"
-            for name, value, before in differences(about, json.loads(path.read_text()))
-        ]
-        if differing:
-            raise ValueError(
-                f"--out={out} was begun with other settings: "
-                f"{', '.join(differing[:5])}; use another folder."
-            )
-    elif jax.process_index() == 0:
-        write_json(path, about)
 
 
 def _finish(folder: Path, wanted: Sequence[Entry], seed: int) -> None:

@@ -5,11 +5,11 @@ Such fields are choices of this project [C]; results repeat all of them.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from snapvideo_jax.diffusion.solvers import SOLVERS
+from snapvideo_jax.io.messages import did_you_mean
 
 GUIDANCES = (
     *(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0),
@@ -185,9 +185,9 @@ def protocol_of(name: str) -> Protocol:
       ValueError: there is none; names the nearest one.
     """
     if name not in PROTOCOLS:
-        close = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"use one of {[*PROTOCOLS]}."
-        raise ValueError(f"There is no protocol {name!r}; {hint}")
+        raise ValueError(
+            f"There is no protocol {name!r}; {did_you_mean(name, PROTOCOLS)}"
+        )
     return PROTOCOLS[name]
 
 
@@ -200,9 +200,6 @@ def chosen_points(protocol: Protocol, names: str | None) -> tuple[Point, ...]:
     points = {point.name: point for point in protocol.points()}
     for name in names.split(",") if names else ():
         if name not in points:
-            close = difflib.get_close_matches(name, points, n=1)
-            hint = (
-                f"did you mean {close[0]!r}?" if close else f"use some of {[*points]}."
-            )
+            hint = did_you_mean(name, points)
             raise ValueError(f"--only={name} is no point of {protocol.name}; {hint}")
     return tuple(points[name] for name in (names.split(",") if names else points))
