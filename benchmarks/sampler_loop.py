@@ -34,7 +34,7 @@ from snapvideo_jax.planning.bench import interleaved
 from snapvideo_jax.sampling import loading, options
 from snapvideo_jax.sampling.generator import Generator, Request, as_bytes
 from snapvideo_jax.step import make_denoise
-from snapvideo_jax.types import Context
+from snapvideo_jax.types import Context, embedded
 
 RATIO, GROWTH = 1.5, 1.01
 PROMPT = "a red cross moving left"
@@ -73,12 +73,12 @@ def looped(experiment, params, mesh, request: Request):
     def call():
         text, mask = experiment.text.encode(list(request.prompts))
         inputs = {
-            "text": text,
+            "text_input": text,
             "text_mask": mask,
             "frame_interval": np.full(count, 1 / request.fps, np.float32),
             "resolution": np.full((count, 2), request.resolution, np.float32),
         }
-        inputs = embed(jax.device_put(inputs, place))
+        inputs = embedded(jax.device_put(inputs, place), embed)
         x = jax.device_put(initial_noise(keys, size, edm), place)
         carry = model.no_latents(count * (2 if request.guidance else 1))
         past = jnp.zeros_like(x)

@@ -39,6 +39,7 @@ from snapvideo_jax.training.monitor import Monitor
 from snapvideo_jax.training.preemption import Stop
 from snapvideo_jax.training.prefetch import Feed
 from snapvideo_jax.training.watchdog import Watchdog
+from snapvideo_jax.types import embedded
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +158,8 @@ def train(
                     if fetched is None:
                         ended = Preempted.__name__
                         break
-                    rows, data_state = fetched
-                    moved = rows.pop("moved")
-                    batch = embed(put_batch(rows, over_batch))
+                    (rows, moved), data_state = fetched
+                    batch = embedded(put_batch(rows, over_batch), embed)
                     with goodput.doing("compile" if step == first else "step"):
                         state, metrics = update(state, batch, key)
                     stop.compiled()

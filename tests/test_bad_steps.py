@@ -263,7 +263,7 @@ def poison(monkeypatch, step, field, value, rows=slice(None)):
 
 
 def test_a_run_skips_a_step_and_says_which(shapes_root, tmp_path, monkeypatch):
-    poison(monkeypatch, 5, "text", np.nan, rows=[2, 6])
+    poison(monkeypatch, 5, "text_input", np.nan, rows=[2, 6])
     changes = ["optimizer.on_bad_step=skip", "run.log_every_steps=2"]
     config = tiny_config(shapes_root, *changes, "mesh.fsdp=4")
     train.train(config, tmp_path)

@@ -70,7 +70,7 @@ def test_every_batch_is_of_one_size_and_sizes_keep_their_shares(roots):
     iterator = iter(split_dataset(joint, 0, 1, ENCODER))
     for step in range(9):
         size = joint.size_of_step(step)
-        assert next(iterator)["video"].shape == (8, *size, 3)
+        assert next(iterator).batch["video"].shape == (8, *size, 3)
         wide = sum(joint.size_of_step(n) == WIDE for n in range(step + 1))
         assert abs(wide - (step + 1) * 2 / 3) < 1
     iterator.close()
@@ -110,7 +110,7 @@ def elements(config, steps, start=0, processes=1, workers=0):
         iterator.close()
     for step in range(steps):
         for part in parts:
-            batch = part[step]
+            batch = part[step].batch
             found += [
                 hashlib.sha256(
                     b"".join(k.encode() + batch[k][row].tobytes() for k in batch)

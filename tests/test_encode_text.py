@@ -66,8 +66,8 @@ def online(encoder, captions):
     text = T5Text(str(encoder), TOKENS, WIDTH)
     mesh = make_mesh(MeshConfig(), len(captions))
     ids, mask = text.encode(captions)
-    batch = jax.device_put({"text": ids, "text_mask": mask}, batch_sharding(mesh))
-    return np.asarray(text.on_devices(mesh)(batch)["text"]), mask
+    inputs = jax.device_put((ids, mask), batch_sharding(mesh))
+    return np.asarray(text.on_devices(mesh)(*inputs)), mask
 
 
 # --- Encoding -------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_records_are_filtered_and_not_counted_as_broken(records, tmp_path, liste
     path = tmp_path / "skipped.jsonl"
     joint = make_joint_source(record_config(records, filters="score>=4"), 0, path)
     iterator = iter(split_dataset(joint, 0, 1, ENCODER))
-    samples = [int(x) for _ in range(8) for x in next(iterator)["sample"]]
+    samples = [int(x) for _ in range(8) for x in next(iterator).batch["sample"]]
     iterator.close()
     assert {joint.sample_caption(x)[0] for x in samples} == {
         *("4.mp4", "6.mp4", "7.mp4")

@@ -19,7 +19,7 @@ from snapvideo_jax.training.ledger import (
     read,
     sample_digests,
 )
-from snapvideo_jax.types import Batch
+from snapvideo_jax.types import RawBatch
 
 BATCH, STEPS = 8, 12
 METRICS = {"loss": np.float32(0.1), "grad_norm": np.float32(2)}
@@ -34,7 +34,7 @@ def batch_of(step, rows=range(BATCH), **changes):
         "video": noise[numbers],
         "frame_interval": np.float32(1 / (1 + numbers)),
         "resolution": np.stack([numbers, numbers + 1], 1).astype(np.float32),
-        "text": np.cos(numbers[:, None, None] * np.ones((1, 2, 5), np.float32)),
+        "text_input": np.cos(numbers[:, None, None] * np.ones((1, 2, 5), np.float32)),
         "text_mask": numbers[:, None] % np.array([2, 3]) == 0,
         "sample": numbers.astype(np.uint32),
     } | changes
@@ -189,9 +189,8 @@ def test_the_digest_is_of_the_batch_of_the_step(trained, shapes_root):
     dataset = make_dataset(experiment.data, experiment.seed, 0, 1, experiment.text)
     iterator = iter(dataset)
     for entry in read(trained):
-        batch = next(iterator)
-        assert set(batch) == {*Batch.__annotations__, "moved"}
-        batch.pop("moved")
+        batch, moved = next(iterator)
+        assert set(batch) == set(RawBatch.__annotations__) and not moved.any()
         assert digest_of(sample_digests(batch)) == entry.digest
     iterator.close()
 

@@ -64,7 +64,10 @@ def batches(dataset, count, start=0):
     if start:
         seek(iterator, start)
     try:
-        return list(itertools.islice(iterator, count))
+        return [
+            {**batch, "moved": moved}
+            for batch, moved in itertools.islice(iterator, count)
+        ]
     finally:
         iterator.close()
 
@@ -98,7 +101,7 @@ def test_a_batch_has_the_agreed_shapes_and_types(root):
         "video": ("uint8", (12, 8, 9, 16, 3)),
         "frame_interval": ("float32", (12,)),
         "resolution": ("float32", (12, 2)),
-        "text": ("float32", (12, 6, 8)),
+        "text_input": ("float32", (12, 6, 8)),
         "text_mask": ("bool", (12, 6)),
         **dict.fromkeys(("sample", "moved"), ("uint32", (12,))),
     }
@@ -110,7 +113,7 @@ def test_text_is_the_embedding_of_each_caption(root):
     (batch,) = batches(split_dataset(joint, 0, 1, ENCODER), 1)
     captions = [caption for _, caption in captions_of(joint, batch["sample"])]
     text, mask = ENCODER.encode(captions)
-    np.testing.assert_array_equal(batch["text"], text)
+    np.testing.assert_array_equal(batch["text_input"], text)
     np.testing.assert_array_equal(batch["text_mask"], mask)
 
 
@@ -227,9 +230,11 @@ def test_reading_processes_change_nothing(root, workers):
         for start, count in ((3, 3), (0, 2)):
             seek(iterator, start)
             for step in range(start, start + count):
-                batch = next(iterator)
+                batch, moved = next(iterator)
                 for key, value in reference[step].items():
-                    np.testing.assert_array_equal(batch[key], value)
+                    np.testing.assert_array_equal(
+                        (batch | {"moved": moved})[key], value
+                    )
     finally:
         iterator.close()
 
@@ -239,11 +244,11 @@ def test_a_saved_state_goes_on_where_it_was(root):
     iterator = iter(dataset)
     next(iterator)
     state = json.loads(json.dumps(iterator.get_state()))
-    following = next(iterator)["video"]
+    following = next(iterator).batch["video"]
     iterator.close()
     restored = iter(dataset)
     restored.set_state(state)
-    np.testing.assert_array_equal(next(restored)["video"], following)
+    np.testing.assert_array_equal(next(restored).batch["video"], following)
     restored.close()
 
 

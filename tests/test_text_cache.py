@@ -120,7 +120,7 @@ def test_a_shard_lists_its_captions_in_order(tmp_path):
     assert [bytes(key) for key in read_keys(shard)] == [key_of(x) for x in captions]
 
 
-def test_other_encoders_encode_anything_and_leave_batches_alone():
-    encoder, batch = HashTextEncoder(), {"text": np.ones(2)}
+def test_other_encoders_encode_anything_and_return_their_input_on_devices():
+    encoder, text = HashTextEncoder(), np.ones(2)
     assert encoder.check(["anything"]) is None
-    assert encoder.on_devices(None)(batch) is batch
+    assert encoder.on_devices(None)(text, None) is text

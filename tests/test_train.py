@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_stops_the_run(shapes_root, tmp_path, monkeypat
 
     def poisoned(batch, sharding):
         if batch["sample"].min() >= 4 * BATCH:  # from the fifth step on
-            batch = batch | {"text": batch["text"] * np.nan}
+            batch = batch | {"text_input": batch["text_input"] * np.nan}
         return put_batch(batch, sharding)
 
     config = tiny_config(shapes_root, "run.log_every_steps=4")

@@ -12,7 +12,6 @@ need neither the encoder nor a device.
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
@@ -27,6 +26,7 @@ from snapvideo_jax.data.unusable import Skipped
 from snapvideo_jax.data.video import probe
 from snapvideo_jax.io.captions import Kind
 from snapvideo_jax.text import TextEncoder
+from snapvideo_jax.types import Fetched, RawBatch
 
 PROBED_CLIPS = 512
 CACHED_CAPTIONS = 2048
@@ -41,7 +41,7 @@ def make_dataset(
     skipped_path: str | Path | None = None,
     rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
-    """The batches of one process, as `types.Batch` of NumPy arrays, without end.
+    """The batches of one process, each a `types.Fetched`, without end.
 
     Args:
         config: what to read, and what a batch looks like.
@@ -198,13 +198,15 @@ class _Finish:
         self._encoder, self._joint = encoder, joint
         self._encode = functools.lru_cache(CACHED_CAPTIONS)(self._encode_one)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> Fetched:
         # Counted here, in the training process, whoever read the files.
         self._joint.filtered += int(batch.pop("filtered").sum())
         captions = [str(caption) for caption in batch.pop("caption")]
         self._encoder.check(captions)
         text, mask = zip(*map(self._encode, captions), strict=True)
-        return batch | {"text": np.stack(text), "text_mask": np.stack(mask)}
+        moved = batch.pop("moved")
+        raw = RawBatch(**batch, text_input=np.stack(text), text_mask=np.stack(mask))
+        return Fetched(raw, moved)
 
     def _encode_one(
         self, caption: str

@@ -37,6 +37,7 @@ from snapvideo_jax.data.transforms import as_video, frame_times, random_crop
 from snapvideo_jax.data.unusable import Skipped
 from snapvideo_jax.data.video import Clip, DecodedClip
 from snapvideo_jax.io.captions import KINDS, Kind
+from snapvideo_jax.types import LoadedSample
 
 CAPTION_SECONDS = 20.0
 """Most that a look at the captions of a data set takes that lists none."""
@@ -118,10 +119,8 @@ class JointSource:
         """Samples are numbered with 32 bits: a million steps of 4096."""
         return 2**32
 
-    def __getitem__(self, sample: int) -> dict[str, Any]:
-        """One sample as `types.Batch` has it, with its caption in place of text.
-
-        ``moved`` is how many places further its file lies than the first choice.
+    def __getitem__(self, sample: int) -> LoadedSample:
+        """One sample.
 
         Raises:
             ValueError: too many files cannot be used.

@@ -178,9 +178,8 @@ def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
     def embedded(captions):
         experiment.text.check(captions)
         text, mask = experiment.text.encode(captions)
-        made = experiment.text.on_devices(mesh)({"text": text, "text_mask": mask})
-        text = np.asarray(made["text"], np.float32)
-        return {"text": text, "text_mask": np.asarray(mask)}
+        text = experiment.text.on_devices(mesh)(text, mask)
+        return {"text": np.asarray(text, np.float32), "text_mask": mask}
 
     sheets = experiment.sheets
     interval = 1 / sheets.fps if sheets.fps else 0.0

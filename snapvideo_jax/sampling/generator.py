@@ -38,7 +38,7 @@ from snapvideo_jax.parallel.sharding import (
     put_key,
 )
 from snapvideo_jax.step import make_denoise
-from snapvideo_jax.types import CLIP_AXES, Context, pixels
+from snapvideo_jax.types import CLIP_AXES, Context, embedded, pixels
 
 CORRUPTION = 2**31
 """fold_in tag of the noise in small clips and of streams above 0.
@@ -197,7 +197,7 @@ class Generator:
         fps = np.broadcast_to(np.asarray(request.fps, float), count)
         interval = np.divide(1, fps, out=np.zeros(count), where=fps > 0)
         conditioning = {
-            "text": text[pick],
+            "text_input": text[pick],
             "text_mask": mask[pick],
             "frame_interval": interval.astype(np.float32)[pick],
             "resolution": np.full((filled, 2), request.resolution, np.float32),
@@ -212,7 +212,7 @@ class Generator:
             (conditioning, numbers, clips), batch_sharding(self._mesh)
         )
         inputs = SamplerInputs(
-            conditioning=self._embed(conditioning),
+            conditioning=embedded(conditioning, self._embed),
             numbers=numbers,
             key=put_key(request.seed, self._mesh),
             guidance=request.guidance or None,
@@ -233,9 +233,9 @@ class Generator:
         if not prompt:
             return None
         text, mask = self._experiment.text.encode([prompt])
-        both = {"text": text, "text_mask": mask}
+        both = {"text_input": text, "text_mask": mask}
         both = {name: np.repeat(each, batch, axis=0) for name, each in both.items()}
-        return self._embed(jax.device_put(both, batch_sharding(self._mesh)))
+        return embedded(jax.device_put(both, batch_sharding(self._mesh)), self._embed)
 
 
 @flax.struct.dataclass

@@ -30,7 +30,7 @@ from snapvideo_jax.parallel.sharding import (
 )
 from snapvideo_jax.sampling import loading
 from snapvideo_jax.step import BIN_EDGES, NOISE, first_pass
-from snapvideo_jax.types import context_of, pixels
+from snapvideo_jax.types import context_of, embedded, pixels
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it lie evenly between whole numbers, however many there are."""
@@ -89,9 +89,8 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
     embed, key = experiment.text.on_devices(mesh), put_key(1, mesh)
     columns: list[list[np.ndarray]] = [[], [], []]
     count = -(-samples // data.batch)
-    for number, rows in enumerate(itertools.islice(iter(batches), count)):
-        rows.pop("moved")
-        batch = embed(put_batch(rows, over_batch))
+    for number, (rows, _) in enumerate(itertools.islice(iter(batches), count)):
+        batch = embedded(put_batch(rows, over_batch), embed)
         places = np.arange(number * data.batch, (number + 1) * data.batch)
         sigma = levels(experiment.diffusion, places)
         found = program(params, batch, jnp.asarray(sigma, jnp.float32), key)

@@ -92,8 +92,8 @@ def _embeddings(
         for first in range(0, len(rows), batch):
             some = rows[first : first + batch]
             filled = np.resize(some, batch)
-            inputs = {"text": ids[filled, :size], "text_mask": mask[filled, :size]}
-            out = on_host(embed(jax.device_put(inputs, place))["text"])
+            inputs = (ids[filled, :size], mask[filled, :size])
+            out = on_host(embed(*jax.device_put(inputs, place)))
             for row, embedding in zip(some, out, strict=False):
                 yield row, embedding[: lengths[row]]
 

@@ -5,11 +5,11 @@ A network sees a caption only as ``(embeddings, mask)``; anything with the metho
 that train (`text.t5`), or embeddings that T5 made beforehand (`text.cache`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class TextEncoder(Protocol):
     def encode(
         self, captions: Sequence[str]
     ) -> tuple[Shaped[np.ndarray, "b n *f"], Bool[np.ndarray, "b n"]]:
-        """What ``on_devices`` takes for each token, and a mask, True up to the length.
+        """The input of `on_devices`, and a mask, True up to the length.
 
         For most encoders these are the embeddings already, zero past the length.
         """
@@ -38,14 +38,14 @@ class TextEncoder(Protocol):
         An encoder that takes any text does not look at them.
         """
 
-    def on_devices(self, mesh: Any) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-        """What turns ``text`` and ``text_mask`` of a batch on a mesh into embeddings.
+    def on_devices(self, mesh: Any) -> Callable[[Array, Array], Array]:
+        """A function from what `encode` returns, placed on a mesh, to embeddings.
 
-        The batch is divided over the mesh as `sharding.batch_sharding` says; where
-        there are several processes, all of them have to call it.
+        Its arguments are sharded as by `sharding.batch_sharding`, and its result
+        (``b n f``) likewise; where there are several processes, all have to call it.
         """
         del mesh
-        return lambda batch: batch
+        return lambda text_input, text_mask: text_input
 
 
 def refuse_lone_string(captions: Sequence[str]) -> None:

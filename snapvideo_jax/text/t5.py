@@ -1,7 +1,7 @@
 """Captions to T5 embeddings: tokens on the host, the encoder on the devices."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class T5Text(TextEncoder):
         del captions  # any can be encoded
         _ = self._tokenizer
 
-    def on_devices(self, mesh) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    def on_devices(self, mesh) -> Callable[[Array, Array], Array]:
         """As `TextEncoder.on_devices`; loads the weights when first asked for a mesh.
 
         Raises:
@@ -83,10 +83,7 @@ class T5Text(TextEncoder):
                 out_shardings=batch_sharding(mesh),
             )
             self._embedders[mesh] = functools.partial(embed, params)
-        embed = self._embedders[mesh]
-        return lambda batch: (
-            {**batch, "text": embed(batch["text"], batch["text_mask"])}
-        )
+        return self._embedders[mesh]
 
     def manifest(self) -> dict[str, Any]:
         """What a cache says of the encoder that made it."""

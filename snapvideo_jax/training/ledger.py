@@ -32,6 +32,7 @@ from jaxtyping import Shaped, UInt32
 
 from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.types import RawBatch
 
 FOLDER = "ledger"
 STEPS_A_FILE = 1000
@@ -90,7 +91,7 @@ class Ledger:
     def add(
         self,
         done: int,
-        batch: Mapping[str, np.ndarray],
+        batch: RawBatch,
         moved: Shaped[np.ndarray, "b"],
         metrics: Mapping[str, Any],
     ) -> None:
@@ -221,7 +222,7 @@ def sample_digests(batch: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, "b"]:
 
     It depends neither on the other rows nor on who holds them.
     """
-    names = sorted(set(batch) - {"sample"})
+    names = sorted(set(batch) - {"sample"})  # Digests depend on this order.
     arrays = [np.ascontiguousarray(batch[name]) for name in names]
     found = []
     for row, number in enumerate(batch["sample"]):

@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 from snapvideo_jax.training.preemption import Stop
+from snapvideo_jax.types import Fetched
 
 TOLD_SECONDS = 0.5
 """Worker processes that read may die of the same signal, before this one hears it."""
@@ -32,7 +33,7 @@ class Feed:
         self._asked.put(True)
         self._thread.start()
 
-    def next(self, step: int) -> tuple[Any, Any] | None:
+    def next(self, step: int) -> tuple[Fetched, Any] | None:
         """The batch of update ``step`` and the iterator's state; None ends the run.
 
         Raises:

@@ -225,7 +225,7 @@ def _rate(joint: JointSource, encoder, steps: int) -> float:
     """Clips a second by the clock, once all readers are at work."""
     iterator = iter(_dataset(joint, encoder))
     try:
-        clips = len(next(iterator)["sample"])
+        clips = len(next(iterator).moved)
         began = time.monotonic()
         for _ in range(steps):
             next(iterator)

@@ -38,6 +38,7 @@ from snapvideo_jax.training.checkpoints import warm_start
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 from snapvideo_jax.training.checkpoints.warm_start import IMPORTED
 from snapvideo_jax.training.ledger import Entry
+from snapvideo_jax.types import Batch, RawBatch, embedded
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,9 @@ class Rebuilt:
     begun_at: int
     approximate: bool
     state: TrainState
-    rows: dict[str, np.ndarray]
+    rows: RawBatch
     moved: np.ndarray
-    batch: Any
+    batch: Batch
     key: Any
     recorded: Entry | None
     update: Any
@@ -191,9 +192,8 @@ def rebuild(
     over_batch = batch_sharding(mesh)
     kept = {each.step: each for each in ledger.read(workdir, first + 1, step)}
     for done in range(first + 1, step + 1):
-        rows = next(iterator)
-        moved = rows.pop("moved")
-        batch = embed(put_batch(rows, over_batch))
+        rows, moved = next(iterator)
+        batch = embedded(put_batch(rows, over_batch), embed)
         if done < step:
             state, metrics = update(state, batch, key)
             _compare(done, rows, metrics, kept.get(done))
