@@ -22,7 +22,7 @@ from snapvideo_jax.diffusion import (
     SOLVERS,
     Stepwise,
     initial_noise,
-    pairs,
+    interleave,
     sigma_schedule,
     with_guidance,
 )
@@ -48,13 +48,13 @@ def looped(experiment, params, mesh, request: Request):
     keys = sample_keys(jax.random.key(request.seed), jnp.asarray(request.numbers))
     size = (model.frames, model.height, model.width, model.out_channels)
     levels = np.asarray(sigma_schedule(edm, sampler.steps))
-    ahead = np.append(solver.ahead(jnp.asarray(levels[:-1])), 0.0)
+    ratios = np.append(solver.half_step_ratios(jnp.asarray(levels[:-1])), 0.0)
 
     def denoised(params, inputs, index, x, sigma, carry):
         keep = jnp.zeros(count, bool)
         context = Context(**inputs, drop_text=keep)
         if request.guidance:
-            context = pairs(context, context.replace(drop_text=~keep))
+            context = interleave(context, context.replace(drop_text=~keep))
         weight = request.guidance or None
         denoise = with_guidance(
             make_denoise(model, params, edm, context),
@@ -87,7 +87,7 @@ def looped(experiment, params, mesh, request: Request):
             def estimate(x, sigma, carry, index=index):
                 return jitted(params, inputs, index, x, sigma, carry)
 
-            step = Step(levels[index], levels[index + 1], ahead[index])
+            step = Step(levels[index], levels[index + 1], ratios[index])
             x, carry, past = solver.advance(estimate, x, carry, past, step)
         last = sampler.steps - 1
         clips, _ = jitted(params, inputs, last, x, levels[last], carry)

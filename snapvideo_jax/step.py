@@ -17,7 +17,7 @@ from jaxtyping import Array
 from snapvideo_jax.diffusion import EDM, Denoise
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.diffusion.low_resolution import corrupted, shrink
-from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
+from snapvideo_jax.diffusion.noise import fold_in, normal, sample_keys
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
@@ -202,11 +202,11 @@ def outputs(params, batch, key, *, model, edm, training):
     run_key, step_key = key
     clip = constrain(pixels(batch["video"]), *CLIP_AXES)
     keys = sample_keys(run_key, batch["sample"])
-    sigma = edm.training_sigma(purpose(keys, SIGMA))
-    eps = constrain(normal(purpose(keys, NOISE), clip.shape[1:]), *CLIP_AXES)
+    sigma = edm.training_sigma(fold_in(keys, SIGMA))
+    eps = constrain(normal(fold_in(keys, NOISE), clip.shape[1:]), *CLIP_AXES)
     level = broadcast(sigma, clip)
     noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
-    drop = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < training.label_dropout
+    drop = jax.vmap(jax.random.uniform)(fold_in(keys, LABEL)) < training.label_dropout
     context = context_of(batch, drop)
     if any(training.low_resolution):
         context = with_low_resolution(context, clip, keys, training)
@@ -228,9 +228,9 @@ def outputs(params, batch, key, *, model, edm, training):
 def with_low_resolution(context, clip, keys, training) -> Context:
     """The context with the clip itself: shrunk, corrupted, and enlarged again."""
     low = shrink(clip, training.low_resolution)
-    uniform = jax.vmap(jax.random.uniform)(purpose(keys, LOW_LEVEL))
+    uniform = jax.vmap(jax.random.uniform)(fold_in(keys, LOW_LEVEL))
     level = training.low_resolution_noise * uniform
-    eps = normal(purpose(keys, LOW_NOISE), low.shape[1:])
+    eps = normal(fold_in(keys, LOW_NOISE), low.shape[1:])
     enlarged = corrupted(low, eps, level, clip.shape[2:4])
     return context.replace(
         low_resolution=constrain(enlarged, *CLIP_AXES), low_resolution_noise=level

@@ -133,7 +133,7 @@ def test_a_policy_that_keeps_what_it_names_does_not_run_it_again():
         program = jax.make_jaxpr(jax.grad(lambda *x: attend(*x).sum()))(*inputs)
         return str(program).count("= exp ")
 
-    kept = jax.checkpoint_policies.save_only_these_names(attention.KEPT)
+    kept = jax.checkpoint_policies.save_only_these_names(attention.ATTENTION)
     assert (exponentials(kept), exponentials(None)) == (2, 3)
 
 

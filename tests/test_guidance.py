@@ -12,13 +12,13 @@ from snapvideo_jax.diffusion import (
     Stepwise,
     autoguidance,
     classifier_free_guidance,
+    duplicate,
     dynamic_thresholding,
     initial_noise,
+    interleave,
     oscillation,
-    pairs,
     sample,
     sigma_schedule,
-    twice,
     with_guidance,
 )
 
@@ -47,7 +47,7 @@ def conditional():
 
 def joint():
     """Every sample conditionally, and beside it unconditionally."""
-    return denoiser(pairs(OFFSETS, jnp.zeros(BATCH)))
+    return denoiser(interleave(OFFSETS, jnp.zeros(BATCH)))
 
 
 def inputs():
@@ -119,10 +119,10 @@ def test_a_weight_may_be_an_argument_of_a_compiled_function():
 def test_pairs_stand_side_by_side_in_every_leaf():
     tree = {"a": jnp.arange(2), "b": (jnp.ones((2, 3)),)}
     other = {"a": jnp.array([5, 6]), "b": (jnp.zeros((2, 3)),)}
-    paired = pairs(tree, other)
+    paired = interleave(tree, other)
     assert paired["a"].tolist() == [0, 5, 1, 6]
     assert paired["b"][0][:, 0].tolist() == [1, 0, 1, 0]
-    assert twice(tree)["a"].tolist() == [0, 0, 1, 1]
+    assert duplicate(tree)["a"].tolist() == [0, 0, 1, 1]
 
 
 # --- Intervals and oscillation -------------------------------------------------------

@@ -28,8 +28,8 @@ def test_every_frame_is_made_once_from_frames_that_are_there(
         steps = {b - a for a, b in zip(window.frames, window.frames[1:], strict=False)}
         assert steps == {space}
         assert set(window.known) == there & set(window.frames)
-        assert not there & set(window.made) and set(window.made) <= set(window.frames)
-        there |= set(window.made)
+        assert not there & set(window.new) and set(window.new) <= set(window.frames)
+        there |= set(window.new)
     assert set(range(frames)) <= there
 
 
@@ -57,13 +57,13 @@ def test_an_overlap_leaves_frames_to_be_made(overlap):
 def test_clips_of_higher_rates_end_on_known_frames_and_see_those_before():
     """All but the last, after which nothing is known."""
     *between, last = [each for each in windows(64, (6, 24), 16) if each.fps == 24]
-    assert between[0].frames == tuple(range(16)) and between[0].made[-1] == 11
+    assert between[0].frames == tuple(range(16)) and between[0].new[-1] == 11
     for window in between[1:]:
         assert window.frames[-1] == window.known[-1]
-        first_made = window.made[0]
+        first_made = window.new[0]
         before = [number for number in window.frames if number < first_made]
         assert before and set(before) <= set(window.known)
-    assert last.made == (61, 62, 63)
+    assert last.new == (61, 62, 63)
 
 
 @pytest.mark.parametrize("rates, length", [((6, 24), 16), ((6, 24), 8), ((24,), 8)])
@@ -77,7 +77,7 @@ def test_four_times_the_frames_take_at_most_four_and_a_half_times_the_clips(
 def test_given_frames_are_known_wherever_they_come_up():
     plan = windows(33, (6, 24), 9, given=(0, 5, 32))
     assert 0 in plan[0].known and 32 in plan[0].known
-    assert all(not {0, 5, 32} & set(window.made) for window in plan)
+    assert all(not {0, 5, 32} & set(window.new) for window in plan)
     assert any(5 in window.known for window in plan)
 
 

@@ -16,11 +16,11 @@ from snapvideo_jax.diffusion import (
     Sampler,
     Stepwise,
     classifier_free_guidance,
+    duplicate,
     initial_noise,
     is_known,
     reconstruct,
     sample,
-    twice,
 )
 from snapvideo_jax.step import make_denoise
 
@@ -232,7 +232,7 @@ def test_it_goes_around_classifier_free_guidance_and_carries():
     """The guided estimate is corrected; both passes keep their own carry."""
     cov, edm = covariance(0.9), EDM(sigma_in=4.0)
     plain = denoiser(edm, cov)
-    mean = twice(jnp.zeros(2)).at[::2].set(0.3)[:, None, None]  # of captioned clips
+    mean = duplicate(jnp.zeros(2)).at[::2].set(0.3)[:, None, None]  # of captioned clips
 
     def joint(x, sigma, carry):
         clip, _ = plain(x - mean / edm.sigma_in, sigma, ())
@@ -292,7 +292,7 @@ def test_it_goes_around_the_denoiser_of_every_step():
 
 def test_a_network_with_guidance_and_self_conditioning_keeps_what_is_known():
     model = tiny.fit(remat="layer")
-    about = twice(tiny.context()).replace(drop_text=jnp.arange(4) % 2 == 1)
+    about = duplicate(tiny.context()).replace(drop_text=jnp.arange(4) % 2 == 1)
     edm, known = EDM(sigma_in=2.0), is_known((1,), 2)
     params, start = tiny.random_params(model), 80 * tiny.clip(model, seed=5)
 

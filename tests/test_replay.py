@@ -16,7 +16,7 @@ from PIL import Image
 
 from snapvideo_jax import train
 from snapvideo_jax.data.records import encode_mp4
-from snapvideo_jax.diffusion.noise import purpose, sample_keys
+from snapvideo_jax.diffusion.noise import fold_in, sample_keys
 from snapvideo_jax.step import LABEL, SIGMA, sample_losses
 from snapvideo_jax.text.cache import keep_manifest, key_of, write_shard
 from snapvideo_jax.training import ledger
@@ -96,7 +96,7 @@ def test_losses_of_samples_are_in_order_and_make_the_loss(run_of_files, tmp_path
     rebuilt = rebuild(run_of_files, 3, tmp_path)
     found, sigma = losses(rebuilt)
     keys = sample_keys(rebuilt.key, rebuilt.batch["sample"])
-    expected = rebuilt.experiment.diffusion.training_sigma(purpose(keys, SIGMA))
+    expected = rebuilt.experiment.diffusion.training_sigma(fold_in(keys, SIGMA))
     np.testing.assert_allclose(sigma, expected, rtol=1e-6)
     loss, _ = rebuilt.loss_and_norm()
     assert found.mean() == pytest.approx(loss, rel=1e-5) and len(set(found)) == BATCH
@@ -200,7 +200,7 @@ def test_the_sample_that_made_a_loss_no_number_is_shown(root, tmp_path, run):
     assert report["agreement"]["loss"] == "equal" and report["loss"]["replayed"] is None
     numbers = [one["sample"] for one in report["samples"]]
     keys = sample_keys(jax.random.key(0), jnp.asarray(numbers, jnp.uint32))
-    dropped = jax.vmap(jax.random.uniform)(purpose(keys, LABEL)) < 0.1
+    dropped = jax.vmap(jax.random.uniform)(fold_in(keys, LABEL)) < 0.1
     for one, lost in zip(report["samples"], dropped, strict=True):
         assert one["finite"] == (one["caption"] != "3" or bool(lost)), one
     shown = [one for one in report["samples"] if not one["finite"]]

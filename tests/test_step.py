@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, twice
+from snapvideo_jax.diffusion import EDM, broadcast, classifier_free_guidance, duplicate
 from snapvideo_jax.diffusion.low_resolution import enlarge, shrink
-from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
+from snapvideo_jax.diffusion.noise import fold_in, normal, sample_keys
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.planning.programs import abstract_batch
 from snapvideo_jax.state import TrainState, abstract_state
@@ -183,8 +183,8 @@ def test_a_loss_is_that_of_the_corrupted_clip():
     batch = batch_of(tiny.fit(), 4)
     ((noisy, c_noise, _, _),) = watched(batch, edm=edm)
     keys = sample_keys(KEY, batch["sample"])
-    sigma = np.asarray(edm.training_sigma(purpose(keys, SIGMA)))
-    eps = np.asarray(normal(purpose(keys, NOISE), noisy.shape[1:]))
+    sigma = np.asarray(edm.training_sigma(fold_in(keys, SIGMA)))
+    eps = np.asarray(normal(fold_in(keys, NOISE), noisy.shape[1:]))
     clip = np.asarray(batch["video"], np.float64) / 127.5 - 1
     level = sigma[:, None, None, None, None]
     expected = (clip / 3 + level * eps) / np.sqrt((0.7 / 3) ** 2 + level**2)
@@ -430,7 +430,7 @@ def test_guidance_of_the_network_compares_with_the_dropped_caption():
     with_text = denoised(about)
     without = denoised(about.replace(drop_text=jnp.ones(2, bool)))
     drop = jnp.array([False, True, False, True])
-    both = make_denoise(model, params, edm, twice(about).replace(drop_text=drop))
+    both = make_denoise(model, params, edm, duplicate(about).replace(drop_text=drop))
     guided = jax.jit(classifier_free_guidance(both, 2.0))
     got, carry = guided(x, sigma, model.no_latents(4))
     expected = with_text + 2 * (with_text - without)

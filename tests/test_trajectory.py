@@ -9,7 +9,7 @@ from PIL import Image
 from stages import make_run
 
 from snapvideo_jax.diffusion import EDM, SOLVERS, Sampler, sample, sigma_schedule
-from snapvideo_jax.diffusion.trajectory import kept_steps, nothing_kept, recorded
+from snapvideo_jax.diffusion.trajectory import empty_recording, recorded, recorded_steps
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -30,7 +30,7 @@ def test_first_calls_of_steps_are_kept_and_the_result_is_the_same(solver):
         denoise, carry = shrinking, jnp.zeros(())
         if kept:
             denoise = recorded(denoise, edm, sampler.steps, kept)
-            carry = carry, nothing_kept(start, sampler.steps, kept)
+            carry = carry, empty_recording(start, sampler.steps, kept)
         return jax.jit(lambda: sample(denoise, start, carry, keys, edm, sampler))()
 
     plain, calls = make(0)
@@ -53,8 +53,8 @@ def test_first_calls_of_steps_are_kept_and_the_result_is_the_same(solver):
 
 
 def test_steps_that_are_kept_are_spread_over_a_run():
-    assert kept_steps(256, 4) == (0, 85, 170, 255)
-    assert kept_steps(2, 8) == (0, 1) and kept_steps(1, 8) == (0,)
+    assert recorded_steps(256, 4) == (0, 85, 170, 255)
+    assert recorded_steps(2, 8) == (0, 1) and recorded_steps(1, 8) == (0,)
 
 
 def test_the_strip_is_written_beside_the_clip(run, tmp_path):

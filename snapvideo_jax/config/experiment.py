@@ -165,7 +165,7 @@ def _check_latents(experiment: Experiment) -> None:
             f"training.self_conditioning={training.self_conditioning}: this network "
             "has no latents to be conditioned on; use 0."
         )
-    if mesh.context > 1 and experiment.model.guess().parts == 1:
+    if mesh.context > 1 and experiment.model.resource_estimate().parts == 1:
         raise ValueError(
             f"mesh.context={mesh.context}: this network cannot divide a clip over "
             "devices; use 1."

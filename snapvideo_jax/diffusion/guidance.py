@@ -111,17 +111,17 @@ def classifier_free_guidance(
     write ``w D_c + (1 - w) D_u`` have ``w = 1 + g``.
 
     Args:
-      denoise: a denoiser of ``2 b`` clips whose context holds every sample twice, side
-        by side as of `pairs`: conditionally, then unconditionally (or under a negative
+      denoise: a denoiser of ``2 b`` clips whose context holds every sample twice, as
+        `interleave` orders them: conditional, then unconditional (or under a negative
         prompt), so that both estimates come from one network call and no clip leaves
-        its device. Its carry is of ``2 b`` samples too.
+        its device. Its carry is for ``2 b`` samples too.
       weight: ``g``.
       interval: noise levels between which it holds (arXiv 2404.07724); 0 elsewhere.
     """
     low, high = interval
 
     def guide(x, sigma, carry):
-        both, carry = denoise(*twice((x, sigma)), carry)
+        both, carry = denoise(*duplicate((x, sigma)), carry)
         conditional, unconditional = rearrange(both, "(b two) ... -> two b ...", two=2)
         inside = (sigma >= low) & (sigma <= high)
         g = broadcast(jnp.where(inside, weight, 0.0).astype(x.dtype), x)
@@ -186,7 +186,7 @@ def autoguidance(denoise: Denoise, guide: Denoise, weight: Weight) -> Denoise:
     return guided_by
 
 
-def pairs(first, second):
+def interleave(first, second):
     """Two pytrees of ``b`` samples as one of ``2 b``, samples of the same number beside
     each other, so that a batch that is divided over devices stays where it is."""
     return jax.tree.map(
@@ -196,6 +196,6 @@ def pairs(first, second):
     )
 
 
-def twice(tree):
+def duplicate(tree):
     """A pytree of ``b`` samples as one of ``2 b``, each sample beside itself."""
-    return pairs(tree, tree)
+    return interleave(tree, tree)

@@ -11,9 +11,9 @@ def sample_keys(key: Array, sample: Array) -> Keys:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, sample)
 
 
-def purpose(keys: Keys, number: int) -> Keys:
-    """Keys for one use of each sample's key."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+def fold_in(keys: Keys, tag: int | Array) -> Keys:
+    """`jax.random.fold_in` of every key: keys of one use, which ``tag`` stands for."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, tag)
 
 
 def normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "b *s"]:

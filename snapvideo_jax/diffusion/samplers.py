@@ -169,7 +169,7 @@ def sample(
 
     def step(state, inputs):
         x, carry, past = state
-        index, sigma, sigma_next, ahead = inputs
+        index, sigma, sigma_next, ratio = inputs
         if sampler.churn:
             x, sigma = _add_noise(x, sigma, index, keys, sampler)
 
@@ -177,14 +177,14 @@ def sample(
             clip, carry = call(index, x, sigma, carry)
             return clip / edm.sigma_in, carry
 
-        step = Step(sigma, sigma_next, ahead)
+        step = Step(sigma, sigma_next, ratio)
         return solver.advance(estimate, x, carry, past, step), None
 
     # The last step, to sigma = 0, is Euler's, which lands on the estimate itself.
     last = sampler.steps - 1
     levels = levels[first:]
-    ahead = solver.ahead(levels[:-1])
-    inputs = (jnp.arange(first, last), levels[:-2], levels[1:-1], ahead)
+    ratios = solver.half_step_ratios(levels[:-1])
+    inputs = (jnp.arange(first, last), levels[:-2], levels[1:-1], ratios)
     past = jnp.zeros_like(start) if solver.is_multistep else ()
     (x, carry, _), _ = jax.lax.scan(step, (start, carry, past), inputs)
     return call(jnp.array(last), x, levels[-2], carry)

@@ -38,7 +38,7 @@ class Step:
 
     sigma: Float[Array, ""]
     sigma_next: Float[Array, ""]
-    ahead: Float[Array, ""]
+    half_step_ratio: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Solver:
     def is_multistep(self) -> bool:
         return self.clock is not None
 
-    def ahead(self, levels: Float[Array, "levels"]) -> Float[Array, "steps"]:
-        """`Step.ahead` of the steps between ``levels``, all of them above 0."""
+    def half_step_ratios(self, levels: Float[Array, "levels"]) -> Float[Array, "steps"]:
+        """`Step.half_step_ratio` of all steps between ``levels``, which are above 0."""
         steps = len(levels) - 1
         if self.clock is None or steps < 2:
             return jnp.zeros(steps, levels.dtype)
@@ -107,7 +107,7 @@ def dpmpp_2m(estimate: Estimate, x, carry, past, step: Step):
     straight line in ``l`` through this estimate and the one before.
     """
     clean, carry = estimate(x, step.sigma, carry)
-    middle = clean + step.ahead * (clean - past)
+    middle = clean + step.half_step_ratio * (clean - past)
     x = x + (step.sigma_next - step.sigma) * slope(x, middle, step.sigma)
     return x, carry, clean
 
@@ -121,7 +121,7 @@ def adams_bashforth(estimate: Estimate, x, carry, past, step: Step):
     """
     clean, carry = estimate(x, step.sigma, carry)
     here = slope(x, clean, step.sigma)
-    middle = here + step.ahead * (here - past)
+    middle = here + step.half_step_ratio * (here - past)
     return x + (step.sigma_next - step.sigma) * middle, carry, here
 
 

@@ -13,17 +13,17 @@ from snapvideo_jax.diffusion.edm import EDM, broadcast
 from snapvideo_jax.diffusion.samplers import Denoise, Stepwise, sigma_schedule
 
 
-def kept_steps(steps: int, count: int, first: int = 0) -> tuple[int, ...]:
+def recorded_steps(steps: int, count: int, first: int = 0) -> tuple[int, ...]:
     """Up to ``count`` of the steps of a run, evenly spread, with the first and last."""
     spread = np.linspace(first, steps - 1, count)
     return tuple(sorted({round(step) for step in spread}))
 
 
-def nothing_kept(
+def empty_recording(
     start: Float[Array, "b *s"], steps: int, count: int, first: int = 0
 ) -> tuple[Float[Array, "b k *s"], Float[Array, "b k *s"]]:
     """What `recorded` begins with, for noise of the shape of ``start``."""
-    shape = (len(start), len(kept_steps(steps, count, first)), *start.shape[1:])
+    shape = (len(start), len(recorded_steps(steps, count, first)), *start.shape[1:])
     return jnp.zeros(shape), jnp.zeros(shape)
 
 
@@ -39,10 +39,10 @@ def recorded(
       denoise: the same in all steps or not.
       edm: its noise levels.
       steps: of the sampler.
-      count: how many are kept, see `kept_steps`.
+      count: how many are kept, see `recorded_steps`.
       first: step that the sampler begins with.
     """
-    chosen = kept_steps(steps, count, first)
+    chosen = recorded_steps(steps, count, first)
     places = np.full(steps, -1)
     places[list(chosen)] = np.arange(len(chosen))
     places, levels = jnp.asarray(places), sigma_schedule(edm, steps)

@@ -30,7 +30,7 @@ class Window:
     fps: float
     frames: tuple[int, ...]
     known: tuple[int, ...]
-    made: tuple[int, ...]
+    new: tuple[int, ...]
 
 
 def check_rates(rates: Sequence[float], length: int) -> None:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from snapvideo_jax.parallel.sharding import constrain, current_layout
 
-KEPT = "attention"
+ATTENTION = "attention"
 """Name of what the gradient of attention needs beside queries, keys and values."""
 LANES = 128
 """Splash works on tiles of this many keys."""
@@ -76,7 +76,7 @@ def lean(
 
     Where heads are narrow, to write scores and weights and to read them takes longer
     than to make them: the gradient needs the output and a number for each query, which
-    remat policies keep under the name `KEPT`, and goes over the weights twice.
+    remat policies keep under the name `ATTENTION`, and goes over the weights twice.
     """
     return _lean_forward(queries, keys, values, mask)[0]
 
@@ -89,8 +89,8 @@ def _lean_forward(queries, keys, values, mask):
     summed = _product(
         "...qk,...kv->...qv", weights.astype(values.dtype), _heads_first(values)
     )
-    out = checkpoint_name(_heads_first(summed / total).astype(values.dtype), KEPT)
-    log_total = checkpoint_name(largest + jnp.log(total), KEPT)
+    out = checkpoint_name(_heads_first(summed / total).astype(values.dtype), ATTENTION)
+    log_total = checkpoint_name(largest + jnp.log(total), ATTENTION)
     return out, (queries, keys, values, mask, out, log_total)
 
 
@@ -310,6 +310,6 @@ def splash_kernel(q: int, k: int, heads: int, interpret: bool = False):
         head_shards=1,
         q_seq_shards=1,
         block_sizes=sizes,
-        residual_checkpoint_name=KEPT,
+        residual_checkpoint_name=ATTENTION,
         interpret=interpret,
     )

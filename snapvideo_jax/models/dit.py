@@ -27,7 +27,7 @@ from snapvideo_jax.models.layers import (
     patchify,
     unpatchify,
 )
-from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.network import ResourceEstimate
 from snapvideo_jax.models.remat import REMAT, check_known
 from snapvideo_jax.parallel.sharding import constrain
 from snapvideo_jax.types import Context
@@ -195,8 +195,8 @@ class DiT(nn.Module):
         """See `flops.dit_forward`."""
         return flops.dit_forward(self, text_tokens, text_width)
 
-    def guess(self) -> Guess:
-        """See `guesses.dit`."""
+    def resource_estimate(self) -> ResourceEstimate:
+        """See `resource_estimates.dit`."""
         return resource_estimates.dit(self)
 
     @nn.compact

@@ -27,7 +27,7 @@ from snapvideo_jax.models.layers import (
     patchify,
     unpatchify,
 )
-from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.network import ResourceEstimate
 from snapvideo_jax.models.remat import REMAT, check_known
 from snapvideo_jax.parallel.sharding import constrain, devices_along, for_every_sample
 from snapvideo_jax.types import Context, Latents
@@ -272,8 +272,8 @@ class FIT(nn.Module):
         """See `flops.fit_forward`; making context tokens takes next to nothing."""
         return flops.fit_forward(self, text_tokens + self.context_numbers)
 
-    def guess(self) -> Guess:
-        """See `guesses.fit`."""
+    def resource_estimate(self) -> ResourceEstimate:
+        """See `resource_estimates.fit`."""
         return resource_estimates.fit(self)
 
     def no_latents(self, batch: int) -> Latents:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @dataclasses.dataclass(frozen=True)
-class Guess:
+class ResourceEstimate:
     """What a plan that compiles nothing goes by; all of one sample and one pass.
 
     Attributes:
@@ -62,5 +62,5 @@ class Network(Protocol):
     def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
         """FLOPs of one forward pass of one clip, by part of the network."""
 
-    def guess(self) -> Guess:
+    def resource_estimate(self) -> ResourceEstimate:
         """What a plan that compiles nothing goes by."""

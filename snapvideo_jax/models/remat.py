@@ -2,7 +2,7 @@
 
 import jax
 
-from snapvideo_jax.models.attention import KEPT
+from snapvideo_jax.models.attention import ATTENTION
 
 DTYPES = ("float32", "bfloat16")
 """What a network may be computed in."""
@@ -11,12 +11,12 @@ PRODUCT = "product"
 
 _DOTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(KEPT, PRODUCT),
+    jax.checkpoint_policies.save_only_these_names(ATTENTION, PRODUCT),
 )
 REMAT = {
     "none": None,
     "block": None,
-    "layer": jax.checkpoint_policies.save_only_these_names(KEPT),
+    "layer": jax.checkpoint_policies.save_only_these_names(ATTENTION),
     "latent_dots": _DOTS,
     "dots": _DOTS,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(

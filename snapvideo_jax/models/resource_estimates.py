@@ -3,10 +3,10 @@
 Guesses order what is worth compiling (`plan.estimate`), and are rough.
 """
 
-from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.network import ResourceEstimate
 
 
-def fit(model) -> Guess:
+def fit(model) -> ResourceEstimate:
     """That of a `FIT`."""
     narrow = model.groups * model.patches_per_group * model.patch_width
     wide = model.latents * model.latent_width
@@ -27,7 +27,7 @@ def fit(model) -> Guess:
     in_use = 80 * max(wide, narrow)
     if model.remat in ("block", "offload"):
         in_use += 2 * (inputs + products)
-    return Guess(
+    return ResourceEstimate(
         activations=size * (model.blocks * kept + in_use),
         exchanged=model.blocks * (layers + 3) * 2 * wide,
         narrowest=min(model.patch_width, model.latent_width),
@@ -35,7 +35,7 @@ def fit(model) -> Guess:
     )
 
 
-def dit(model) -> Guess:
+def dit(model) -> ResourceEstimate:
     """That of a `DiT`."""
     tokens = model.patches * model.patch_width
     size = _bytes(model)
@@ -52,7 +52,7 @@ def dit(model) -> Guess:
     in_use = 80 * tokens
     if model.remat in ("block", "offload"):
         in_use += 2 * (inputs + products)
-    return Guess(
+    return ResourceEstimate(
         activations=size * (model.blocks * kept + in_use),
         exchanged=3 * model.blocks * tokens,
         narrowest=model.patch_width,
@@ -60,7 +60,7 @@ def dit(model) -> Guess:
     )
 
 
-def unet(model) -> Guess:
+def unet(model) -> ResourceEstimate:
     """That of a `UNet`, whose norms and activations are float32 for a while."""
     size = _bytes(model)
     inputs = products = largest = attended = 0
@@ -78,7 +78,7 @@ def unet(model) -> Guess:
         "layer": inputs + attended / 2,
         "block": inputs,
     }[model.remat]
-    return Guess(
+    return ResourceEstimate(
         activations=size * (kept + 16 * largest),
         exchanged=attended,
         narrowest=model.channels,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.models import flops, resource_estimates
 from snapvideo_jax.models.context import NumbersVector, null_where_dropped
-from snapvideo_jax.models.network import Guess
+from snapvideo_jax.models.network import ResourceEstimate
 from snapvideo_jax.models.remat import REMAT, check_known
 from snapvideo_jax.models.unet_blocks import (
     TIMES,
@@ -204,8 +204,8 @@ class UNet(nn.Module):
         """See `flops.unet_forward`."""
         return flops.unet_forward(self, text_tokens, text_width)
 
-    def guess(self) -> Guess:
-        """See `guesses.unet`."""
+    def resource_estimate(self) -> ResourceEstimate:
+        """See `resource_estimates.unet`."""
         return resource_estimates.unet(self)
 
     @nn.compact

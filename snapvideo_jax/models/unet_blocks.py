@@ -15,7 +15,7 @@ from flax.typing import Initializer
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from snapvideo_jax.models.attention import KEPT, with_text
+from snapvideo_jax.models.attention import ATTENTION, with_text
 from snapvideo_jax.models.layers import Dense, drop, param_init, sinusoid
 from snapvideo_jax.models.remat import PRODUCT
 from snapvideo_jax.parallel.sharding import constrain, gathered
@@ -237,7 +237,7 @@ class TextAttention(nn.Module):
             project(tokens, n, ("batch", None, None)) for n in ("query", "key", "value")
         ]
         told = [project(text, n, ("batch", None)) for n in ("text_key", "text_value")]
-        seen = checkpoint_name(with_text(*own, *told, text_mask, bias), KEPT)
+        seen = checkpoint_name(with_text(*own, *told, text_mask, bias), ATTENTION)
         seen = rearrange(seen, "... a v -> ... (a v)")
         axes, zeros = ("from_heads", "to_embed"), nn.initializers.zeros
         out = Dense(width, axes, self.dtype, zeros, name="out")(seen)

@@ -135,9 +135,10 @@ class Estimator:
         state, count = _state(self._experiment, tuple(sizes.values()))
         shards = sizes["context"] * sizes["tensor"]
         samples = batch / (split * parts)
+        network = experiment.model.resource_estimate()
         return Estimate(
             state=state,
-            activations=experiment.model.guess().activations * samples / shards,
+            activations=network.activations * samples / shards,
             samples=samples,
             seconds=_seconds(experiment, target.chip, sizes, count),
         )
@@ -176,7 +177,7 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
     samples = experiment.data.batch / devices
     passes = train_factor(training.self_conditioned_share)
     again = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
-    text, guess = experiment.text, model.guess()
+    text, guess = experiment.text, model.resource_estimate()
     flops = (
         sum(model.forward_flops(text.tokens, text.width).values())
         * (passes + again.get(model.remat, 1.0))

@@ -52,7 +52,8 @@ def candidates(
     Args:
       fixed: fields of the config that stay as they are, as "mesh.fsdp".
     """
-    own, parts = Choice.of(config), configs.build(config).model.guess().parts
+    own = Choice.of(config)
+    parts = configs.build(config).model.resource_estimate().parts
     powers = [2**power for power in range((devices // target.slices).bit_length())]
     values = {
         "remat": REMATS,

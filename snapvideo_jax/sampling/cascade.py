@@ -301,7 +301,7 @@ def by_window(
         if clips is None:
             shape = (len(made), request.small.shape[1], *made.shape[2:])
             clips = np.zeros(shape, np.uint8)
-        clips[:, list(window.made)] = made[:, np.isin(frames, window.made)]
+        clips[:, list(window.new)] = made[:, np.isin(frames, window.new)]
     return Samples(clips)
 
 

@@ -9,7 +9,7 @@ import jax
 
 from snapvideo_jax import __version__
 from snapvideo_jax.diffusion import Sampler, sigma_schedule
-from snapvideo_jax.diffusion.trajectory import kept_steps
+from snapvideo_jax.diffusion.trajectory import recorded_steps
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.sampling.generator import Generator, Request, requests_of
 from snapvideo_jax.sampling.guidance_options import (
@@ -75,7 +75,7 @@ def strip_levels(arguments, experiment, sampler: Sampler, first: int = 0):
     if not arguments.save_trajectory:
         return []
     levels = sigma_schedule(experiment.diffusion, sampler.steps)
-    chosen = kept_steps(sampler.steps, arguments.save_trajectory, first)
+    chosen = recorded_steps(sampler.steps, arguments.save_trajectory, first)
     return [float(levels[step]) for step in chosen]
 
 

@@ -20,15 +20,15 @@ from snapvideo_jax.diffusion import (
     Reconstruction,
     Sampler,
     initial_noise,
+    interleave,
     noised,
-    pairs,
     reconstruct,
     sample,
     with_guidance,
 )
 from snapvideo_jax.diffusion.low_resolution import corrupted
-from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
-from snapvideo_jax.diffusion.trajectory import nothing_kept, recorded
+from snapvideo_jax.diffusion.noise import fold_in, normal, sample_keys
+from snapvideo_jax.diffusion.trajectory import empty_recording, recorded
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     constrain,
@@ -303,7 +303,7 @@ class SamplerProgram:
             clips, _ = sample(denoise, start, carry, keys, edm, sampler, first)
             return self.finish(clips)
         span = sampler.steps, self.trajectory, first
-        carry = (carry, nothing_kept(start, *span))
+        carry = (carry, empty_recording(start, *span))
         denoise = recorded(denoise, edm, *span)
         clips, (_, way) = sample(denoise, start, carry, keys, edm, sampler, first)
         return self.finish(clips), *map(as_bytes, way)
@@ -312,8 +312,7 @@ class SamplerProgram:
         """PRNG keys of the samples in a stream; stream 0 uses the samples' own keys."""
         keys = sample_keys(inputs.key, inputs.numbers)
         stream = 0 if inputs.stream is None else inputs.stream
-        fold_in = jax.vmap(jax.random.fold_in, (0, None))
-        return jnp.where(stream == 0, keys, fold_in(purpose(keys, CORRUPTION), stream))
+        return jnp.where(stream == 0, keys, fold_in(fold_in(keys, CORRUPTION), stream))
 
     def _start(self, keys, inputs: SamplerInputs):
         """Pure noise, or the initial clip with the noise of the first step."""
@@ -340,7 +339,7 @@ class SamplerProgram:
             carry = (carry, guide.model.no_latents(batch))
         if is_guided:
             other = context.replace(**inputs.negative or {"drop_text": ~keep})
-            context = pairs(context, other)
+            context = interleave(context, other)
         denoise = with_guidance(
             make_denoise(model, params, edm, context),
             experiment.guidance,
@@ -357,7 +356,7 @@ class SamplerProgram:
     def _with_small(self, context: Context, keys, inputs: SamplerInputs) -> Context:
         """The context with low-resolution conditioning."""
         model, small = self.experiment.model, pixels(inputs.small)
-        eps = normal(purpose(keys, CORRUPTION), small.shape[1:])
+        eps = normal(fold_in(keys, CORRUPTION), small.shape[1:])
         noise = 0.0 if inputs.small_noise is None else inputs.small_noise
         level = jnp.full(len(keys), noise, jnp.float32)
         size = model.frames, model.height, model.width

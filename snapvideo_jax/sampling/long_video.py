@@ -148,7 +148,7 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
         else:
             made = made_in(generator, params, request, window, place, video)
             parts.write(place, made, is_writer)
-        video[:, list(window.made)] = made
+        video[:, list(window.new)] = made
         if place == len(plan) - 1 and is_writer:
             whole = video[:, : arguments.frames]
             for number, clip in zip(request.numbers, whole, strict=True):
@@ -176,7 +176,7 @@ def made_in(
 ) -> UInt8[np.ndarray, "b t h w c"]:
     """The frames that one clip adds to some videos; the rest as of `asked`."""
     clips = generator(params, asked(request, window, place, video))
-    return clips[:, [window.frames.index(number) for number in window.made]]
+    return clips[:, [window.frames.index(number) for number in window.new]]
 
 
 def asked(request: Request, window: Window, place: int, video) -> Request:

@@ -19,7 +19,7 @@ from snapvideo_jax.data import make_joint_source, split_dataset
 from snapvideo_jax.data.config import DataConfig
 from snapvideo_jax.data.shapes import dataset
 from snapvideo_jax.diffusion.edm import broadcast
-from snapvideo_jax.diffusion.noise import normal, purpose, sample_keys
+from snapvideo_jax.diffusion.noise import fold_in, normal, sample_keys
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     laid_out,
@@ -133,7 +133,7 @@ def _losses(experiment, params, batch, sigma, key):
     """Loss of every sample at its noise level, without dropout."""
     model, edm = experiment.model, experiment.diffusion
     clip = pixels(batch["video"])
-    eps = normal(purpose(sample_keys(key, batch["sample"]), NOISE), clip.shape[1:])
+    eps = normal(fold_in(sample_keys(key, batch["sample"]), NOISE), clip.shape[1:])
     level = broadcast(sigma, clip)
     noisy = edm.c_in(level) * edm.corrupt(clip, eps, level)
     context = context_of(batch, jnp.zeros(sigma.shape, bool))
