@@ -81,9 +81,9 @@ def test_files_of_a_size_come_once_an_epoch_and_no_others(roots):
     joint = make_joint_source(buckets_of(roots), 0)
     rows = collections.defaultdict(list)
     for sample in range(8 * 60):
-        spot = joint.spot(sample)
-        name, file = spot.member.name, int(spot.files[spot.first])
-        rows[spot.kind, spot.bucket, name].append(file)
+        location = joint.location(sample)
+        name, file = location.member.name, int(location.files[location.first])
+        rows[location.kind, location.bucket, name].append(file)
     expected = {
         ("video", 0, "film"): 6, ("video", 0, "web"): 5, ("video", 1, "film"): 2,
         ("image", 0, "film"): 2, ("image", 0, "web"): 3,

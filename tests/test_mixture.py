@@ -56,11 +56,11 @@ def test_weights_that_never_come_out_even_are_refused():
 
 def spots(joint, kind, count):
     """Data set and file of the first samples of a kind."""
-    found = map(joint.spot, itertools.count())
-    of_kind = (spot for spot in found if spot.kind == kind)
+    found = map(joint.location, itertools.count())
+    of_kind = (location for location in found if location.kind == kind)
     return [
-        (spot.member.name, int(spot.files[spot.first]))
-        for spot in itertools.islice(of_kind, count)
+        (location.member.name, int(location.files[location.first]))
+        for location in itertools.islice(of_kind, count)
     ]
 
 
@@ -84,9 +84,9 @@ def test_every_data_set_has_its_own_rates(roots):
     joint = make_joint_source(config_of(roots), 0)
     rates = collections.defaultdict(set)
     for sample in range(64):
-        if joint.spot(sample).kind == "video":
+        if joint.location(sample).kind == "video":
             rate = 1 / joint[sample]["frame_interval"]
-            rates[joint.spot(sample).member.name].add(round(float(rate), 3))
+            rates[joint.location(sample).member.name].add(round(float(rate), 3))
     assert rates["web"] == {4.0}
     # The tall clips of film have 8 frames a second, and keep them.
     lowest, *others, highest = sorted(rates["film"])

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Spot:
+class SampleLocation:
     """Where in the data a sample is.
 
     kind: of the sample.
@@ -134,7 +134,7 @@ class JointSource:
         kind, rest = self._place_in_batch(position)
         return kind, step * getattr(self.config, f"{kind}s_per_batch") + rest
 
-    def spot(self, sample: int) -> Spot:
+    def location(self, sample: int) -> SampleLocation:
         """Where in the data a sample is."""
         step, position = divmod(sample, self.config.batch)
         kind, rest = self._place_in_batch(position)
@@ -148,7 +148,7 @@ class JointSource:
         words = len(KINDS) + KINDS.index(kind), *(extra if any(extra) else ())
         epoch, place = divmod(turn, len(files))
         first = int(self._epochs.order(words, len(files), epoch)[place])
-        return Spot(kind, step * each + rest, bucket, member, files, first)
+        return SampleLocation(kind, step * each + rest, bucket, member, files, first)
 
     def size_of_step(self, step: int) -> ClipSize:
         """Frames, height and width of a step's batch."""
@@ -171,8 +171,8 @@ class JointSource:
 
     def read(self, sample: int) -> Sample:
         """The file that a sample is taken from, if it can be used."""
-        spot = self.spot(sample)
-        return spot.member.source[int(spot.files[spot.first])]
+        at = self.location(sample)
+        return at.member.source[int(at.files[at.first])]
 
     def sample_caption(self, sample: int) -> tuple[str, str]:
         """Name of the file that a sample was taken from, and its caption."""
@@ -216,26 +216,26 @@ class JointSource:
 
     def _load(self, sample: int) -> tuple[str, dict[str, Any]]:
         """Name of the first usable file in a sample's place, and what it became."""
-        spot = self.spot(sample)
-        kind, member = spot.kind, spot.member
+        at = self.location(sample)
+        kind, member = at.kind, at.member
         total = sum(len(each.source) for each in self._sources[kind])
         filtered = 0
-        for further in range(len(spot.files)):
-            index = int(spot.files[(spot.first + further) % len(spot.files)])
+        for further in range(len(at.files)):
+            index = int(at.files[(at.first + further) % len(at.files)])
             # Each candidate begins with the same generator: what a sample is must
             # not depend on what was tried before it.
-            rng = np.random.default_rng([self._seed, KINDS.index(kind), spot.number])
+            rng = np.random.default_rng([self._seed, KINDS.index(kind), at.number])
             name = f"{kind} {index}"
-            key = (kind, member.name, spot.bucket, index)
+            key = (kind, member.name, at.bucket, index)
             try:
                 file, decoded = self._cache.get(key) or (member.source[index], None)
                 name = member.named(file.name)
                 self._skipped.refuse_slow(name)
-                caption = self._caption(file, spot)
+                caption = self._caption(file, at)
                 check_caption(caption)
                 if decoded is None and self._cache.has_room():
                     decoded = self._decode(key, file)
-                element = self._take(spot, file, decoded, rng)
+                element = self._take(at, file, decoded, rng)
             except FilteredOut:
                 filtered += 1
                 continue
@@ -250,38 +250,38 @@ class JointSource:
                 "moved": np.uint32(further),
             }
         raise ValueError(
-            f"none of the {len(spot.files)} {kind}s can be used; repair the files, or "
+            f"none of the {len(at.files)} {kind}s can be used; repair the files, or "
             f"use data.{kind}s_per_batch=0."
             + (f" Filters keep {filtered} out." if filtered else "")
         )
 
-    def _caption(self, file: Sample, spot: Spot) -> str:
+    def _caption(self, file: Sample, at: SampleLocation) -> str:
         """The caption of a sample: of several, one is drawn."""
         if not file.captions:
             return file.caption
-        words = [self._seed, 2 * len(KINDS) + KINDS.index(spot.kind), spot.number]
+        words = [self._seed, 2 * len(KINDS) + KINDS.index(at.kind), at.number]
         return file.captions[np.random.default_rng(words).integers(len(file.captions))]
 
     def _take(
         self,
-        spot: Spot,
+        at: SampleLocation,
         file: Sample,
         decoded: DecodedClip | None,
         rng: np.random.Generator,
     ) -> dict[str, Any]:
         """Frames in the size of a batch, and what is said of them."""
-        frames, *cover = self.config.sizes[spot.bucket]
-        if spot.kind == "image":
-            clip = decoded or self._decode_image(file, spot.bucket)
+        frames, *cover = self.config.sizes[at.bucket]
+        if at.kind == "image":
+            clip = decoded or self._decode_image(file, at.bucket)
             video, interval = clip.frames, 0.0
         else:
             opened = decoded and contextlib.nullcontext(decoded)
-            with opened or self._open(file, spot.bucket) as clip:
-                rates = spot.member.rates
+            with opened or self._open(file, at.bucket) as clip:
+                rates = at.member.rates
                 times, interval = frame_times(rng, clip.info, frames, *rates)
                 video = clip.frames_at(times)
         video = np.ascontiguousarray(random_crop(rng, video, *cover))
-        if spot.kind == "image":
+        if at.kind == "image":
             video = as_video(video[0], frames)
         return {
             "video": video,

@@ -194,14 +194,14 @@ def _each(call: Callable[[int], Any], samples: Sequence[int]) -> None:
 
 def _decode(joint: JointSource, sample: int) -> None:
     """Decodes the frames of a sample, without making anything of them."""
-    file, spot = joint.read(sample), joint.spot(sample)
-    frames, height, width = joint.config.sizes[spot.bucket]
-    if spot.kind == "image":
+    file, location = joint.read(sample), joint.location(sample)
+    frames, height, width = joint.config.sizes[location.bucket]
+    if location.kind == "image":
         decode_image(file.data, (height, width))
         return
-    rng = np.random.default_rng(spot.number)
+    rng = np.random.default_rng(location.number)
     with Clip(file.data) as clip:
-        times, _ = frame_times(rng, clip.info, frames, *spot.member.rates)
+        times, _ = frame_times(rng, clip.info, frames, *location.member.rates)
         for _ in clip.decode(clip.nearest_stamps(times)[0]):
             pass
 
