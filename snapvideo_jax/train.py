@@ -38,6 +38,7 @@ from snapvideo_jax.training.ledger import Ledger
 from snapvideo_jax.training.monitor import Monitor
 from snapvideo_jax.training.preemption import Stop
 from snapvideo_jax.training.prefetch import Feed
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.training.watchdog import Watchdog
 from snapvideo_jax.types import embedded
 
@@ -71,7 +72,7 @@ def train(
     run = experiment.run
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     over_batch = batch_sharding(mesh)
-    is_writer = jax.process_index() == 0
+    folder = RunFolder(workdir, is_writer=jax.process_index() == 0)
     with goodput.doing("restore"):
         checkpoints = Checkpoints(
             workdir,
@@ -82,12 +83,12 @@ def train(
             run.local_every_steps,
         )
     begun = checkpoints.latest is not None
-    first = checkpoints.latest or 0
-    last = experiment.optimizer.steps
+    first, last = checkpoints.latest or 0, experiment.optimizer.steps
+    folder = folder.at(first, last)
     shared = "--workdir has to be a folder that all processes share"
     coordinator.agree("The newest checkpoint", str(first), shared)
-    keep_config(config, workdir, begun=begun, is_writer=is_writer)
-    snapshots = Snapshots(experiment, workdir, first, is_writer)
+    save_config(config, folder, begun)
+    snapshots = Snapshots(experiment, folder)
     skipped_path = list_of(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
     experiment.text.check(joint.captions())
@@ -128,24 +129,24 @@ def train(
     key = put_key(experiment.seed, mesh)
     monitor = Monitor(
         experiment,
-        workdir,
+        folder,
         mesh,
-        first,
-        is_writer,
         joint,
         goodput,
-        SheetSampler(experiment, mesh, workdir, is_writer),
+        SheetSampler(experiment, mesh, folder),
     )
     watchdog = Watchdog(
         run.stall_minutes, run.stall_compile_minutes, run.stall_ends, goodput
     )
     feed = Feed(iterator, stop)
-    ledger = Ledger(workdir, experiment.data.batch, first, run.ledger_steps)
+    ledger = Ledger(folder, experiment.data.batch, run.ledger_steps)
     save = functools.partial(_save, checkpoints, snapshots, monitor, ledger, goodput)
 
     # --- The loop. A batch comes with the iterator's state after it, however far ahead
     # --- the iterator is; a state is saved only after its loss was looked at.
-    steps = progress(range(first, last), total=last, initial=first, is_writer=is_writer)
+    steps = progress(
+        range(first, last), total=last, initial=first, is_writer=folder.is_writer
+    )
     done, ended = first, "finished"
     stop.begin(first, run.grace_seconds)
     goodput.started()
@@ -188,7 +189,7 @@ def train(
             f"Told to stop; step {done} is saved. The same command goes on."
         )
     coordinator.barrier("trained")
-    if is_writer:
+    if folder.is_writer:
         gather(workdir)
 
 
@@ -216,22 +217,20 @@ def _finished(
             snapshots.close()
 
 
-def keep_config(
-    config: ConfigDict, workdir: Path, begun: bool, is_writer: bool
-) -> None:
+def save_config(config: ConfigDict, folder: RunFolder, begun: bool) -> None:
     """Writes the resolved config to the workdir; checks it where a run has begun there.
 
     Raises:
       ValueError: the workdir was begun with another config, or the processes of this
         run have different ones.
     """
-    path, text = workdir / "config.json", configs.to_json(config)
+    path, text = folder.config, configs.to_json(config)
     if begun and path.is_file():
-        configs.check_same(config, path.read_text(), workdir)
-    if is_writer:
-        forget_passing(workdir)
+        configs.check_same(config, path.read_text(), folder.path)
+    if folder.is_writer:
+        forget_passing(folder.path)
         write_whole(path, text.encode())
-        gather(workdir, forget=True)
+        gather(folder.path, forget=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"
     coordinator.agree("The digest of the config", digest, same)

@@ -22,6 +22,7 @@ from snapvideo_jax.planning.programs import train_step as planned
 from snapvideo_jax.state import GOOD, NON_FINITE, SPIKE, TrainState, judge, remember
 from snapvideo_jax.step import Training, train_step
 from snapvideo_jax.training.bad_steps import BadSteps, NonFiniteLoss, SpikingGradient
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import Latents
 
 KEY, BATCH = jax.random.key(7), 8
@@ -286,8 +287,8 @@ def test_a_run_skips_a_step_and_says_which(shapes_root, tmp_path, monkeypatch):
     for name in (8, 10, 12):
         (tmp_path / "checkpoints" / str(name)).rename(tmp_path / str(name))
     optimizer = configs.build(config).optimizer
-    assert BadSteps(optimizer, tmp_path, 5, True).count == 1
-    assert BadSteps(optimizer, tmp_path, 4, True).count == 0
+    assert BadSteps(optimizer, RunFolder(tmp_path).at(5)).count == 1
+    assert BadSteps(optimizer, RunFolder(tmp_path).at(4)).count == 0
     assert (tmp_path / "skipped_steps.jsonl").read_text() == ""
 
 
@@ -324,7 +325,7 @@ def test_a_run_stops_at_a_spike_before_it_is_saved(
 
 
 def test_a_gradient_that_is_no_number_stops_a_run(tmp_path):
-    bad = BadSteps(Optimizer(), tmp_path, 0, True)
+    bad = BadSteps(Optimizer(), RunFolder(tmp_path).at(0))
     metrics = {"loss": 1.0, "grad_norm": np.inf, "median_norm": 0.0, "verdict": 1}
     metrics["samples"] = {"loss": jnp.ones((1, 2)), "number": jnp.arange(2)[None]}
     with pytest.raises(NonFiniteLoss, match="The gradient of step 3 is inf. .*skip"):

@@ -17,6 +17,7 @@ from snapvideo_jax.state import TrainState
 from snapvideo_jax.training.checkpoints import folder as tier
 from snapvideo_jax.training.checkpoints import integrity
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.run_folder import RunFolder
 
 SIZE = 50_000
 """Numbers in each of the four parts of a state, of 4 bytes."""
@@ -297,3 +298,13 @@ def test_lists_say_how_many_processes_wrote_them(tmp_path):
     save(tmp_path, 1)
     content = json.loads((tmp_path / "checkpoints/1/manifest_0000.json").read_text())
     assert content["count"] == 1 and integrity.COMMITTED in content["files"]
+
+
+def test_asking_for_the_newest_step_reads_no_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.latest_step() is None
+    save(tmp_path, 1, 2)
+    for path in (tmp_path / "checkpoints" / "2").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert folder.latest_step() == 2 and folder.checkpoint_steps() == [1, 2]

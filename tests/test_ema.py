@@ -21,6 +21,7 @@ from snapvideo_jax.training.checkpoints.ema_snapshots import (
 from snapvideo_jax.training.checkpoints.posthoc_ema import Average
 from snapvideo_jax.training.checkpoints.restore import profile_of
 from snapvideo_jax.training.dry_run import describe
+from snapvideo_jax.training.run_folder import RunFolder
 
 STEPS, EVERY, DIRECT = 24, 2, 0.075
 TRACKED = ["optimizer.ema_widths=(0.05,0.1)", f"optimizer.ema_snapshot_steps={EVERY}"]
@@ -255,9 +256,9 @@ def test_a_resumed_run_makes_the_snapshots_that_a_kill_took(runs, tracked, shape
     shutil.rmtree(tracked / "ema" / "16")
     with SnapshotReader(experiment_of(runs[0]), runs[0]) as reader:
         expected = {s: by_name(reader.combine({s: {0.1: 1.0}})) for s in (16, 20, 24)}
-    lines = (tracked / ema_snapshots.LIST).read_text().splitlines(keepends=True)
+    lines = RunFolder(tracked).ema_list.read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["step"] != 16]
-    (tracked / ema_snapshots.LIST).write_text("".join(kept))
+    RunFolder(tracked).ema_list.write_text("".join(kept))
     train.train(config_of(shapes_root, *TRACKED), tracked)
     with SnapshotReader(experiment_of(tracked), tracked) as reader:
         assert reader.steps == reader.there() == list(range(EVERY, STEPS + 1, EVERY))
@@ -322,7 +323,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(runs, run, arguments, parts)
 
 def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_path):
     shutil.rmtree(tracked / "ema")
-    (tracked / ema_snapshots.LIST).unlink()
+    RunFolder(tracked).ema_list.unlink()
     for workdir, message in [
         (trained, "tracks no power-function averages; train with optimizer.ema_widths"),
         (tracked, "has no snapshot yet; the first is made after step 2"),

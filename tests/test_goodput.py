@@ -8,6 +8,7 @@ import pytest
 
 from snapvideo_jax.training import goodput
 from snapvideo_jax.training.goodput import PARTS, Goodput, Summary, process_seconds
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.training.watchdog import Watchdog
 
 
@@ -76,13 +77,13 @@ def run_steps(clock, summary, spent, steps, saves=()):
 def test_steps_that_are_done_again_are_lost(clock, tmp_path):
     spent = Goodput()
     spent.started()
-    summary = Summary(tmp_path, spent, first=0, steps=8)
+    summary = Summary(RunFolder(tmp_path).at(0, 8), spent)
     run_steps(clock, summary, spent, range(1, 6), saves=(2,))
     clock.now += 100  # killed, and started again later
     spent = Goodput()
     clock.now += 4
     spent.started()
-    summary = Summary(tmp_path, spent, first=2, steps=8)
+    summary = Summary(RunFolder(tmp_path).at(2, 8), spent)
     run_steps(clock, summary, spent, range(3, 9), saves=(8,))
     summary.write(8, "finished")
     found = json.loads((tmp_path / "summary.json").read_text())
@@ -101,7 +102,7 @@ def test_a_summary_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     spent = Goodput()
     clock.now += 1
-    summary = Summary(tmp_path, spent, first=2, steps=8)
+    summary = Summary(RunFolder(tmp_path).at(2, 8), spent)
     summary.write(3)
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == 1
 
@@ -110,7 +111,7 @@ def test_where_the_time_went_is_told(clock, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     spent = Goodput()
     clock.now += 1
-    summary = Summary(tmp_path, spent, first=0, steps=8)
+    summary = Summary(RunFolder(tmp_path).at(0, 8), spent)
     with spent.doing("step"):
         clock.now += 3
     summary.tell()

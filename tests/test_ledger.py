@@ -19,6 +19,7 @@ from snapvideo_jax.training.ledger import (
     read,
     sample_digests,
 )
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import RawBatch
 
 BATCH, STEPS = 8, 12
@@ -42,7 +43,7 @@ def batch_of(step, rows=range(BATCH), **changes):
 
 def write(workdir, steps, first=0, rows=range(BATCH), keep=100_000, **changes):
     """Lines of some steps, by a process that has some rows."""
-    written = Ledger(workdir, BATCH, first, keep)
+    written = Ledger(RunFolder(workdir).at(first), BATCH, keep)
     for step in steps:
         batch = batch_of(step, rows, **changes)
         moved = np.where(batch["sample"] % 5 == 0, 3, 0).astype(np.uint32)

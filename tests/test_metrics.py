@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.training import metrics
 from snapvideo_jax.training.metrics import MetricWriter
+from snapvideo_jax.training.run_folder import RunFolder
 
 
 def read_lines(workdir):
@@ -33,7 +34,7 @@ def read_events(workdir):
 
 
 def test_scalars_are_one_line_per_write(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(RunFolder(tmp_path)) as writer:
         writer.write(10, {"loss": np.float32(0.5), "train/rate": np.array(2)})
         writer.write(20, {"loss": 0.25})
     assert read_lines(tmp_path) == [
@@ -43,20 +44,20 @@ def test_scalars_are_one_line_per_write(tmp_path):
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(RunFolder(tmp_path)) as writer:
         writer.write(1, {"loss": 1})
         assert read_lines(tmp_path) == [{"step": 1, "loss": 1.0}]
 
 
 def test_scalars_that_json_cannot_hold_are_null_and_named(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(RunFolder(tmp_path)) as writer:
         writer.write(1, {"a": float("nan"), "b": 1.0, "c": float("inf")})
     line = {"step": 1, "a": None, "b": 1.0, "c": None, "nonfinite": ["a", "c"]}
     assert read_lines(tmp_path) == [line]
 
 
 def test_scalars_reach_tensorboard(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(RunFolder(tmp_path)) as writer:
         writer.write(7, {"loss": 0.5})
     found = [
         (e.step, v.tag, v.simple_value)
@@ -69,7 +70,7 @@ def test_scalars_reach_tensorboard(tmp_path):
 def test_a_clip_reaches_tensorboard_as_a_moving_gif(tmp_path):
     frames = np.zeros((4, 6, 8, 3), np.uint8)
     frames += np.arange(0, 200, 50, dtype=np.uint8)[:, None, None, None]
-    with MetricWriter(tmp_path) as writer:
+    with MetricWriter(RunFolder(tmp_path)) as writer:
         writer.write_video(3, "samples", frames, 8)
         writer.write_text(3, "captions", "a red circle")
     values = [v for e in read_events(tmp_path) for v in e.summary.value]
@@ -81,10 +82,10 @@ def test_a_clip_reaches_tensorboard_as_a_moving_gif(tmp_path):
 
 
 def test_a_resumed_run_removes_later_steps_only(tmp_path):
-    with MetricWriter(tmp_path, resume_step=0) as writer:
+    with MetricWriter(RunFolder(tmp_path).at(0)) as writer:
         for step in (10, 20, 30):
             writer.write(step, {"loss": step})
-    with MetricWriter(tmp_path, resume_step=20) as writer:
+    with MetricWriter(RunFolder(tmp_path).at(20)) as writer:
         writer.write(30, {"loss": -1})
     assert read_lines(tmp_path) == [
         {"step": 10, "loss": 10.0},
@@ -97,27 +98,27 @@ def test_a_resumed_run_removes_later_steps_only(tmp_path):
 
 def test_a_fresh_start_in_an_old_folder_removes_all_steps(tmp_path):
     for _ in range(2):
-        with MetricWriter(tmp_path, resume_step=0) as writer:
+        with MetricWriter(RunFolder(tmp_path).at(0)) as writer:
             writer.write(10, {"loss": 1})
     assert len(read_lines(tmp_path)) == 1
 
 
 def test_a_command_that_adds_to_a_run_keeps_its_lines(tmp_path):
     for step in (20, 10):
-        with MetricWriter(tmp_path) as writer:
+        with MetricWriter(RunFolder(tmp_path)) as writer:
             writer.write(step, {"loss": 1})
     assert [line["step"] for line in read_lines(tmp_path)] == [20, 10]
 
 
 def test_a_line_broken_by_a_crash_is_removed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
-    with MetricWriter(tmp_path, resume_step=5) as writer:
+    with MetricWriter(RunFolder(tmp_path).at(5)) as writer:
         writer.write(3, {"loss": 2})
     assert [line["step"] for line in read_lines(tmp_path)] == [1, 3]
 
 
 def test_only_the_writing_process_writes(tmp_path):
-    with MetricWriter(tmp_path / "run", is_writer=False, resume_step=0) as writer:
+    with MetricWriter(RunFolder(tmp_path / "run", is_writer=False).at(0)) as writer:
         writer.write(1, {"loss": 1})
         writer.write_video(1, "samples", np.zeros((1, 2, 2, 3), np.uint8), 8)
         writer.write_text(1, "captions", "text")
@@ -126,7 +127,7 @@ def test_only_the_writing_process_writes(tmp_path):
 
 def test_names_of_the_format_itself_are_refused(tmp_path):
     with (
-        MetricWriter(tmp_path) as writer,
+        MetricWriter(RunFolder(tmp_path)) as writer,
         pytest.raises(ValueError, match="'step', which metrics.jsonl uses"),
     ):
         writer.write(1, {"step": 1})

@@ -33,6 +33,7 @@ from snapvideo_jax.sampling import loading
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.bad_steps import NonFiniteLoss
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.run_folder import RunFolder
 
 STEPS, BATCH = 12, 8
 
@@ -255,9 +256,8 @@ def test_a_workdir_that_processes_do_not_share_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match="config.json, which process 0 wrote, is not there for process"
     ):
-        train.keep_config(
-            tiny_config("nowhere"), tmp_path, begun=False, is_writer=False
-        )
+        folder = RunFolder(tmp_path, is_writer=False)
+        train.save_config(tiny_config("nowhere"), folder, begun=False)
 
 
 def test_a_config_may_change_until_there_is_a_checkpoint(tmp_path):

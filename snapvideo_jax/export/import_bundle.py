@@ -13,7 +13,7 @@ from snapvideo_jax.io.files import write_json, write_whole
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh, state_shardings
 from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
-from snapvideo_jax.training.checkpoints.warm_start import IMPORTED
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -39,5 +39,6 @@ def begin(found: bundle.Bundle, workdir: Path) -> None:
         checkpoints.close()
     names = ("weights", "step", "library_version")
     about = {"bundle": found.folder.name} | {name: found.about[name] for name in names}
-    write_json(workdir / IMPORTED, about)
-    write_whole(workdir / "config.json", configs.to_json(found.config).encode())
+    folder = RunFolder(workdir)
+    write_json(folder.imported, about)
+    write_whole(folder.config, configs.to_json(found.config).encode())

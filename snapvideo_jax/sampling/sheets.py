@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,6 +10,7 @@ from snapvideo_jax.config import Experiment
 from snapvideo_jax.sampling.generator import Generator, Request
 from snapvideo_jax.sampling.options import resolution_of
 from snapvideo_jax.sampling.outputs import write_sheet
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +22,12 @@ class SheetSampler:
 
     Args:
       experiment, mesh: of the run.
-      workdir: of the run; sheets go to its folder ``sheets``.
-      is_writer: False on all processes but one.
+      folder: of the run; sheets go to its folder ``sheets``.
     """
 
-    def __init__(self, experiment: Experiment, mesh, workdir: Path, is_writer: bool):
+    def __init__(self, experiment: Experiment, mesh, folder: RunFolder):
         self._experiment, self._mesh = experiment, mesh
-        self._folder, self._is_writer = workdir / "sheets", is_writer
+        self._folder, self._is_writer = folder.path / "sheets", folder.is_writer
         self._generator = None
 
     def __call__(

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +10,9 @@ from snapvideo_jax.io.errors import Ending
 from snapvideo_jax.io.json_lines import cut_back, finite, read
 from snapvideo_jax.parallel.sharding import on_host
 from snapvideo_jax.state import GOOD, SPIKE
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-FILE = "skipped_steps.jsonl"
 
 
 class NonFiniteLoss(Ending):
@@ -32,22 +30,22 @@ class BadSteps:
 
     Skipped ones are listed in ``<workdir>/skipped_steps.jsonl``, a line for each: step,
     reason, loss, gradient norm, running median, and numbers of the samples without a
-    finite loss. Lines of steps after ``first`` are removed, as those of metrics are.
+    finite loss. Lines of steps after ``folder.first`` are removed, as in the metrics.
 
     Attributes:
       skips: whether bad steps are skipped; otherwise the first one ends the run.
       count: steps that were skipped so far, in process 0.
     """
 
-    def __init__(self, optimizer, workdir: Path, first: int, is_writer: bool):
+    def __init__(self, optimizer, folder: RunFolder):
         self.skips = optimizer.on_bad_step == "skip"
         self._factor = optimizer.spike_factor
-        self._path = workdir / FILE
-        self._is_writer = is_writer
-        self._seen = first
+        self._path = folder.path / "skipped_steps.jsonl"
+        self._is_writer = folder.is_writer
+        self._seen = folder.first or 0
         self.count = 0
-        if is_writer and self._path.exists():
-            cut_back(self._path, first)
+        if folder.is_writer and self._path.exists():
+            cut_back(self._path, folder.first)
             self.count = len(read(self._path))
 
     def look_at(self, step: int, metrics) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax.io.files import write_json
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +91,14 @@ class Summary:
     """``summary.json`` of a run: its time over all starts.
 
     Args:
-      workdir: of the run.
+      folder: of the run.
       goodput: of this start.
-      first: step that this start begins from.
     """
 
-    def __init__(self, workdir: Path, goodput: Goodput, first: int, steps: int):
-        self._path, self._goodput, self._steps = (
-            workdir / "summary.json",
-            goodput,
-            steps,
-        )
+    def __init__(self, folder: RunFolder, goodput: Goodput):
+        self._path = folder.path / "summary.json"
+        self._goodput, self._steps = goodput, folder.last
+        first = folder.first or 0
         now = time.time() - goodput.wall()
         past = _read(self._path) if first else {}
         self._runs = past.get("runs", 0) + 1

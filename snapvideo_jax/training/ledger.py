@@ -32,9 +32,9 @@ from jaxtyping import Shaped, UInt32
 
 from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import RawBatch
 
-FOLDER = "ledger"
 STEPS_A_FILE = 1000
 IN_FLIGHT = 4
 """Batches that may wait to be digested before the loop waits, too."""
@@ -73,19 +73,18 @@ class Ledger:
     loop for the loss.
 
     Args:
-      workdir: of the run.
+      folder: of the run.
       batch: samples in a global batch.
-      first: step that the run begins from; lines of later ones are removed.
       keep_steps: newest steps whose lines are kept, to a whole file; 0 writes none.
     """
 
-    def __init__(self, workdir: Path, batch: int, first: int, keep_steps: int):
-        self._folder, self._batch = workdir / FOLDER, batch
+    def __init__(self, folder: RunFolder, batch: int, keep_steps: int):
+        self._folder, self._batch = folder.ledger, batch
         self._keep = keep_steps
         self._index, self._count = jax.process_index(), jax.process_count()
         self._pending: list[concurrent.futures.Future] = []
         self._file = None
-        self._cut_back(first)
+        self._cut_back(folder.first)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "ledger")
 
     def add(
@@ -166,9 +165,9 @@ class Ledger:
             if index == self._index or (self._index == 0 and index >= self._count)
         ]
 
-    def _cut_back(self, first: int) -> None:
+    def _cut_back(self, first: int | None) -> None:
         for begin, path in self._ours():
-            if begin > first:
+            if first is not None and begin > first:
                 path.unlink()
             else:
                 cut_back(path, first)
@@ -198,7 +197,7 @@ def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Ent
 
     Steps of which no line was written are left out.
     """
-    folder = workdir / FOLDER
+    folder = RunFolder(workdir).ledger
     begins = sorted({begin for begin, _, _ in _files(folder)})
     for begin in begins:
         if begin + STEPS_A_FILE <= first or (last is not None and begin > last):

@@ -7,8 +7,6 @@ run resumes, so that a resumed run leaves the record of an uninterrupted one.
 
 import json
 import math
-import os
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +18,7 @@ from tensorboardX.proto import summary_pb2
 
 from snapvideo_jax.io import media
 from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.training.run_folder import RunFolder
 
 
 class MetricWriter:
@@ -30,30 +29,22 @@ class MetricWriter:
     listed under "nonfinite". TensorBoard reads ``<workdir>/tensorboard``.
 
     Args:
-        workdir: local folder of the run; made if needed.
-        is_writer: False on all processes but one; every method then does nothing.
-        resume_step: step the run continues from (0 for a fresh start); records of
-            later steps, left by a run that died after its last checkpoint, are
-            removed. None keeps all, for commands that only add to a finished run.
+        folder: of the run; made if needed. Where it is not of the process that
+            writes, every method does nothing. Records after the step that the run
+            resumes from are removed.
     """
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        is_writer: bool = True,
-        resume_step: int | None = None,
-    ):
+    def __init__(self, folder: RunFolder):
         self._lines = None
-        if not is_writer:
+        if not folder.is_writer:
             return
-        workdir = pathlib.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "metrics.jsonl"
-        cut_back(path, resume_step)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        path = folder.path / "metrics.jsonl"
+        cut_back(path, folder.first)
         self._lines = path.open("a", encoding="utf-8")
         self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=None if resume_step is None else resume_step + 1,
+            str(folder.path / "tensorboard"),
+            purge_step=None if folder.first is None else folder.first + 1,
             filename_suffix=f".{time.time_ns()}",
         )
 

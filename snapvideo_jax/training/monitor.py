@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from snapvideo_jax.step import BIN_EDGES
 from snapvideo_jax.training.bad_steps import BadSteps
 from snapvideo_jax.training.goodput import Goodput, Summary
 from snapvideo_jax.training.metrics import MetricWriter
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,7 @@ class Monitor:
     """What is written of a run while it trains: metrics and sample sheets.
 
     Args:
-      experiment, mesh: of the run.
-      workdir: of the run.
-      first: step that it begins from.
-      is_writer: False on all processes but one, which then write nothing.
+      experiment, mesh, folder: of the run.
       joint: the global sequence of samples.
       goodput: measures where the time goes.
       sheets: samples the sheets of a step, as `sampling.sheets.SheetSampler`.
@@ -40,24 +37,21 @@ class Monitor:
     def __init__(
         self,
         experiment,
-        workdir: Path,
+        folder: RunFolder,
         mesh,
-        first: int,
-        is_writer: bool,
         joint,
         goodput: Goodput,
         sheets: Sheets,
     ):
-        self._experiment, self._workdir, self._mesh = experiment, workdir, mesh
-        self._joint, self._goodput, self._done = joint, goodput, first
+        self._experiment, self._folder, self._mesh = experiment, folder, mesh
+        self._joint, self._goodput, self._done = joint, goodput, folder.first
         self._sheets = sheets
-        self._summary = Summary(workdir, goodput, first, experiment.optimizer.steps)
-        self._writer = MetricWriter(workdir, is_writer, resume_step=first)
-        self._is_writer = is_writer
+        self._summary = Summary(folder, goodput)
+        self._writer = MetricWriter(folder)
         self._flops = flops_per_sample(experiment)
         device = jax.devices()[0]
         self._peak = experiment.run.peak_tflops or peak_tflops(device.device_kind)
-        self._bad = BadSteps(experiment.optimizer, workdir, first, is_writer)
+        self._bad = BadSteps(experiment.optimizer, folder)
         self._pending: list = []
         self._begin()
 
@@ -70,7 +64,7 @@ class Monitor:
         self.check_finite()
         self._pending.append((done, metrics))
         self._done = done
-        last = done == self._experiment.optimizer.steps
+        last = done == self._folder.last
         if done % self._experiment.run.log_every_steps == 0 or last:
             self._log(done)
         every = self._experiment.sheets.every_steps
@@ -89,12 +83,12 @@ class Monitor:
     def saved(self, done: int) -> None:
         """A checkpoint is being written; from it the run would go on."""
         self._summary.saved(done)
-        if self._is_writer:
+        if self._folder.is_writer:
             self._summary.write(done)
 
     def ended(self, why: str) -> None:
         """Writes and tells where the time went."""
-        if self._is_writer:
+        if self._folder.is_writer:
             with contextlib.suppress(OSError):  # a full disk ends it, and is told of
                 self._summary.write(self._done, why)
             self._summary.tell()
@@ -129,14 +123,14 @@ class Monitor:
             values["mfu"] = rate / (self._peak * 1e12 * self._mesh.size)
         if self._joint.filtered:
             values["filtered_files"] = self._joint.filtered
-        if self._is_writer:
+        if self._folder.is_writer:
             self._summary.write(done)
-            skipped = gather(self._workdir)
+            skipped = gather(self._folder.path)
             values["skipped_files"] = len(skipped)
         self._writer.write(done, values)
-        if self._is_writer:
+        if self._folder.is_writer:
             share = self._experiment.data.max_skipped_share
-            check_share(skipped, share, list_of(self._workdir, 0))
+            check_share(skipped, share, list_of(self._folder.path, 0))
         logger.info(
             "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
             done,

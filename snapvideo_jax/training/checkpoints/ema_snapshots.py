@@ -24,10 +24,10 @@ from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.io.json_lines import cut_back
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import integrity
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-FOLDER, LIST = "ema", "ema_snapshots.jsonl"
 AT_ONCE = 2**30
 """Bytes of parameters, in float64, that are combined at a time."""
 
@@ -52,7 +52,7 @@ class Snapshots:
     that a run resumes at are taken off the list, and written over when it comes there.
     """
 
-    def __init__(self, experiment, workdir: Path, first: int, is_writer: bool):
+    def __init__(self, experiment, folder: RunFolder):
         optimizer = experiment.optimizer
         self._widths = optimizer.ema_widths
         self._steps = frozenset(optimizer.snapshots())
@@ -60,10 +60,10 @@ class Snapshots:
         self._unlisted: int | None = None
         if not self._widths:
             return
-        self._list, self._is_writer = workdir / LIST, is_writer
-        if is_writer:
-            cut_back(self._list, first)
-        self._folder = workdir / FOLDER
+        self._list, self._is_writer = folder.ema_list, folder.is_writer
+        if folder.is_writer:
+            cut_back(self._list, folder.first)
+        self._folder = folder.ema
         context = ocp.Context()
         stored = jnp.dtype(optimizer.ema_snapshot_dtype)
         context.array.saving.storage_options.dtype = stored
@@ -128,20 +128,20 @@ class SnapshotReader(contextlib.AbstractContextManager):
 
     def __init__(self, experiment, workdir: Path):
         self.widths = experiment.optimizer.ema_widths
-        path = workdir / LIST
+        folder = RunFolder(workdir)
         if not self.widths:
             raise ValueError(
                 f"--workdir={workdir} tracks no power-function averages; train with "
                 "optimizer.ema_widths=(0.05,0.1) and optimizer.ema_snapshot_steps."
             )
-        self.steps = sorted({line["step"] for line in json_lines.read(path)})
+        self.steps = sorted({line["step"] for line in json_lines.read(folder.ema_list)})
         if not self.steps:
             raise ValueError(
                 f"--workdir={workdir} has no snapshot yet; the first is made after "
                 f"step {experiment.optimizer.snapshots()[0]}."
             )
         self.shapes = nn.unbox(abstract_state(experiment)).params
-        self._folder = workdir / FOLDER
+        self._folder = folder.ema
         self._checkpointer = ocp.training.Checkpointer(self._folder.absolute())
 
     def __exit__(self, *exception: object) -> None:

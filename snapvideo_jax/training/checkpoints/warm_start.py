@@ -31,10 +31,6 @@ from snapvideo_jax.models.layers import patchify, unpatchify
 from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.training.checkpoints.restore import restored
 
-IMPORTED = "imported.json"
-"""In a workdir, what it was begun with."""
-
-
 logger = logging.getLogger(__name__)
 
 POSITIONS = "patch_position"

@@ -24,9 +24,9 @@ from snapvideo_jax.training.rehearse.runner import (
     Setting,
     Team,
     is_saving,
-    kept_steps,
     last_step,
 )
+from snapvideo_jax.training.run_folder import RunFolder
 
 GRACE_SECONDS = 60
 """What processes that are told to stop, or find their disk full, take to end."""
@@ -70,6 +70,10 @@ class Scene:
     seconds: list[float] = dataclasses.field(default_factory=list)
     kills_at: list[tuple[str, int, bool]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the committed checkpoints, in order."""
+        return RunFolder(self.workdir).checkpoint_steps()
 
     def start(self, count: int = 0, more: tuple[str, ...] = ()) -> Team:
         """The run's processes, started from wherever it is."""
@@ -164,11 +168,11 @@ def kill_often(scene: Scene, weights: dict[str, int]) -> None:
 def truncated(scene: Scene) -> None:
     """The newest checkpoint loses half of its largest file."""
     team = scene.start()
-    saved = lambda: len(kept_steps(scene.workdir)) >= 2  # noqa: E731
+    saved = lambda: len(scene.checkpoint_steps()) >= 2  # noqa: E731
     if not team.until(saved, "two checkpoints"):
         raise GaveUp("the run ended before it had two checkpoints")
     team.kill()
-    *_, before, newest = kept_steps(scene.workdir)
+    *_, before, newest = scene.checkpoint_steps()
     largest = _largest(scene.workdir / "checkpoints" / str(newest))
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
@@ -202,10 +206,10 @@ def full_disk(scene: Scene) -> None:
     """The disk takes no more from some step on, and later has room again."""
     with _small_disk(scene.workdir) as resize:
         team = scene.start()
-        saved = lambda: len(kept_steps(scene.workdir)) >= 1  # noqa: E731
+        saved = lambda: len(scene.checkpoint_steps()) >= 1  # noqa: E731
         if not team.until(saved, "a checkpoint"):
             raise GaveUp("the run ended before it had a checkpoint")
-        kept = scene.workdir / "checkpoints" / str(kept_steps(scene.workdir)[-1])
+        kept = scene.workdir / "checkpoints" / str(scene.checkpoint_steps()[-1])
         if resize:
             # It may be in the middle of a save, and no disk is smaller than its files.
             while not resize(shutil.disk_usage(scene.workdir).used + _used(kept) // 2):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from snapvideo_jax.training.ledger import FOLDER
+from snapvideo_jax.training.run_folder import RunFolder
 
 PATIENCE_SECONDS = 600
 """Without progress after which a run is given up."""
@@ -166,7 +166,7 @@ class Team:
 
 def last_step(workdir: Path) -> int:
     """The newest step that the ledger of process 0 has, 0 where it has none."""
-    files = sorted((workdir / FOLDER).glob("????????.jsonl"))
+    files = sorted(RunFolder(workdir).ledger.glob("????????.jsonl"))
     for path in reversed(files):
         try:
             lines = path.read_bytes().split(b"\n")[:-1]
@@ -180,13 +180,7 @@ def last_step(workdir: Path) -> int:
 
 def is_saving(workdir: Path) -> bool:
     """Whether a checkpoint is half written."""
-    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-
-
-def kept_steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints that are in place, in order."""
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return any(RunFolder(workdir).checkpoints.glob("*.orbax-checkpoint-tmp*"))
 
 
 def _environment(setting: Setting, count: int) -> dict[str, str]:

@@ -36,8 +36,8 @@ from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.training import ledger
 from snapvideo_jax.training.checkpoints import warm_start
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
-from snapvideo_jax.training.checkpoints.warm_start import IMPORTED
 from snapvideo_jax.training.ledger import Entry
+from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import Batch, RawBatch, embedded
 
 logger = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
             return state, begun_at, places
     finally:
         checkpoints.close()
-    if (workdir / IMPORTED).is_file():
+    if RunFolder(workdir).imported.is_file():
         raise ValueError(
             f"{workdir} was begun with weights that were imported, and its checkpoint "
             "of step 0 is gone; use a step after the oldest checkpoint that is there."
