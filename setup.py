@@ -15,7 +15,7 @@ DOCS = [  # mkdocs.yml
 NOTEBOOK = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]  # runs examples/*.ipynb
 BESIDE = {
     "snapvideo_jax.configs": "configs",
-    "snapvideo_jax.planning.kept": "docs/plans",
+    "snapvideo_jax.planning.golden": "docs/plans",
 }
 """Parts of the package that lie beside it in a checkout."""
 VERSION = re.search(
@@ -36,7 +36,7 @@ setup(
     package_dir=BESIDE,
     package_data={
         "snapvideo_jax.evaluation.pages": ["static/*"],
-        "snapvideo_jax.planning.kept": ["*.json"],
+        "snapvideo_jax.planning.golden": ["*.json"],
     },
     python_requires=">=3.11",
     install_requires=[

@@ -11,7 +11,7 @@ from PIL import Image
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data.records import encode_mp4, encode_png
-from snapvideo_jax.planning import compiler_flags, kept_plans
+from snapvideo_jax.planning import compiler_flags, golden_plans
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
@@ -83,16 +83,16 @@ def by_name(tree):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def kept_plan(name):
+def golden_plan(name):
     """What is kept of a golden plan; the test is skipped if not by this compiler."""
-    found = kept_plans.GOLDENS[name].read()
+    found = golden_plans.GOLDEN_PLANS[name].read()
     if found is None:
         pytest.skip(f"{name} was not generated yet")
     compiler_flags.set_flags()
-    if found["made_with"] != kept_plans.versions():
+    if found["made_with"] != golden_plans.versions():
         pytest.skip(
             f"{name} was made with {found['made_with']}, not with "
-            f"{kept_plans.versions()}"
+            f"{golden_plans.versions()}"
         )
     return found["plan"]
 

@@ -238,10 +238,10 @@ def test_skipping_sends_nothing_more_between_devices():
         experiment = configs.build(tiny_config("nowhere", "mesh.fsdp=4", *changes))
         mesh = make_mesh(MeshConfig(fsdp=4), batch=8)
         work = planned(experiment, mesh)
-        compiled = work.jitted.lower(*work.arguments).compile()
+        compiled = work.jitted.lower(*work.args).compile()
         found[name] = sorted(kinds.findall(compiled.as_text()))
         donated = compiled.memory_analysis().alias_size_in_bytes
-        state = jax.tree.leaves(nn.unbox(work.arguments[0]))
+        state = jax.tree.leaves(nn.unbox(work.args[0]))
         assert donated >= sum(leaf.size * leaf.dtype.itemsize for leaf in state) / 8
     assert found["stop"] and found["skip"] == found["stop"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import by_name, kept_plan, kept_steps, read_metrics, restore, tiny_config
+from helpers import by_name, golden_plan, kept_steps, read_metrics, restore, tiny_config
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.parallel.sharding import (
@@ -21,7 +21,7 @@ from snapvideo_jax.parallel.sharding import (
     state_shardings,
 )
 from snapvideo_jax.planning import Target
-from snapvideo_jax.planning.bench import models, parts
+from snapvideo_jax.planning.bench import models, networks
 from snapvideo_jax.planning.estimate import Choice, Estimator
 from snapvideo_jax.planning.programs import abstract_batch, sampler
 from snapvideo_jax.planning.search import candidates
@@ -194,10 +194,10 @@ def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkey
     """Tiny networks stand in, a DiT for the U-Net, which takes long to compile."""
     tiny = {"unet-284m": "tiny_config.py:model=dit", "fit-500m": "tiny_config.py"}
     rivals = {
-        name: parts.Rival(config, models.RIVALS[name].paper)
+        name: networks.Network(config, models.NETWORKS[name].paper)
         for name, config in tiny.items()
     }
-    monkeypatch.setattr(models, "RIVALS", rivals)
+    monkeypatch.setattr(models, "NETWORKS", rivals)
     monkeypatch.setattr(models.shipped, "FOLDER", pathlib.Path(__file__).parent)
     options = ("--divide", "1", "--batch", "8", "--steps", "2", "--json")
     code, out, err = run("bench", "models", *options)
@@ -225,7 +225,7 @@ def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkey
 def test_ratios_of_the_paper_are_those_that_it_claims():
     rows = {
         name: {"paper_milliseconds": rival.paper, "training": {}, "inference": {}}
-        for name, rival in models.RIVALS.items()
+        for name, rival in models.NETWORKS.items()
     }
     found = models.ratios(rows)
     assert found["fit-500m"]["training"]["paper"] == pytest.approx(3.31, abs=0.01)
@@ -234,9 +234,11 @@ def test_ratios_of_the_paper_are_those_that_it_claims():
     assert slower == pytest.approx(1.24, abs=0.005)
 
 
-@pytest.mark.parametrize("name", models.RIVALS)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_a_twin_has_the_tokens_and_heads_of_the_network_it_stands_for(name):
-    narrow, whole = (configs.build(models.twin(name, divide)) for divide in (8, 1))
+    narrow, whole = (
+        configs.build(models.scaled_config(name, divide)) for divide in (8, 1)
+    )
     assert narrow.model.tokens(128) == whole.model.tokens(128)
     for field in ("latent", "patch"):
         if hasattr(whole.model, f"{field}_width"):
@@ -267,8 +269,8 @@ def test_a_wrong_wish_ends_the_table_in_one_line(run, arguments, line):
 
 
 def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
-    def planned(question):
-        unit = "step" if question.clips is None else "batch"
+    def planned(request):
+        unit = "step" if request.clips is None else "batch"
         return {
             "fits": True, "devices": 128, "evaluations": 8, "traffic": 32e9,
             "seconds": {unit: 0.64, "by_cycles": 1.28}, "flops": {"program": 64e12},
@@ -276,8 +278,8 @@ def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
                                "flops": 32e12, "bytes": 16e9}},
         }  # fmt: skip
 
-    monkeypatch.setattr(models, "cached", planned)
-    found = models.forecast("unet-284m", Target("v5p:4x4x8"))
+    monkeypatch.setattr(models, "cached_plan", planned)
+    found = models.planned_costs("unet-284m", Target("v5p:4x4x8"))
     assert found["training"]["milliseconds"] == pytest.approx(20.0)
     assert found["inference"]["milliseconds"] == pytest.approx(2.5)
     assert found["inference"]["milliseconds_by_cycles"] == pytest.approx(5.0)
@@ -289,11 +291,11 @@ def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
 
 
 def test_plans_that_are_kept_are_shown_where_none_is_asked_for():
-    plan = kept_plan("fit-500m-v5p-4x4x8")
-    found = models.kept("fit-500m")
+    plan = golden_plan("fit-500m-v5p-4x4x8")
+    found = models.golden_plan_costs("fit-500m")
     of_clip = 1e3 * plan["seconds"]["step"] * 128 / 4096
     assert found["training"]["milliseconds"] == pytest.approx(of_clip)
-    assert models.kept("dit-flops") is None
+    assert models.golden_plan_costs("dit-flops") is None
 
 
 def test_the_work_by_part_adds_up_to_the_networks(run, nothing_compiles):
@@ -319,7 +321,7 @@ def test_the_work_by_part_adds_up_to_the_networks(run, nothing_compiles):
 def test_the_work_of_a_plan_is_printed_by_part():
     work = {"seconds": 0.002, "product_seconds": 0.001, "flops": 2e9, "bytes": 3e9}
     planned = {"training": {"parts": {"read": work}}, "inference": {"refusal": "no"}}
-    text = parts.describe({"fit-500m": parts.by_part("fit-500m", planned)})
+    text = networks.describe({"fit-500m": networks.by_part("fit-500m", planned)})
     assert "global" in text and " inference: no" in text
     assert text.splitlines()[-2].split() == [
         "read",

@@ -20,7 +20,7 @@ from snapvideo_jax.planning.bench import (
     programs,
     traces,
 )
-from snapvideo_jax.planning.forecast import parts
+from snapvideo_jax.planning.forecast import scopes
 
 
 @pytest.fixture
@@ -90,20 +90,20 @@ OF_UNET = "jit(train_step)/jvp(UNet)"
         ("jit(f)/DiT/while/body/blocks/text_attention/key/dot", "attention to text"),
         ("jit(f)/DiT/while/body/blocks/feed_forward/hidden/add", "feed-forward"),
         ("jit(f)/DiT/DiT._pixels/modulation/add", "patches and pixels"),
-        ("jit(train_step)/jvp()/random_bits", parts.OTHER),
-        ("", parts.UNNAMED),
+        ("jit(train_step)/jvp()/random_bits", scopes.OTHER),
+        ("", scopes.UNNAMED),
     ],
 )
 def test_an_instruction_belongs_to_the_part_that_its_scopes_name(op_name, part):
-    assert parts.part_of(op_name) == part
+    assert scopes.part_of(op_name) == part
 
 
 def test_passes_of_a_step_are_told_apart():
     passes = [
-        parts.pass_of(f"jit(train_step)/{scope}/mul")
+        scopes.pass_of(f"jit(train_step)/{scope}/mul")
         for scope in ("jvp(first_pass)/FIT", "jvp(FIT)", "transpose(jvp(FIT))", "x")
     ]
-    assert parts.pass_of("jit(train_step)/jvp(UNet)/mul") == "forward"
+    assert scopes.pass_of("jit(train_step)/jvp(UNet)/mul") == "forward"
     assert passes == ["self-conditioning", "forward", "backward", passes[-1]]
     assert len(set(passes)) == 4
 
@@ -192,7 +192,7 @@ def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
         "mfu": {"step": 0.25}, "bytes": {"peak": 3e9},
     }  # fmt: skip
     asked = []
-    monkeypatch.setattr(verb, "cached", lambda q: asked.append(q) or planned)
+    monkeypatch.setattr(verb, "cached_plan", lambda q: asked.append(q) or planned)
     code, out, _ = bench("--config", TINY_CONFIG, "--plan", "v5e:2x2")
     assert code == 0 and asked[0].target == Target("v5e:2x2")
     assert "2 s, median of 20 (quartiles 2 to 2)" in out

@@ -8,7 +8,7 @@ from helpers import TINY_CONFIG
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.io import shipped
-from snapvideo_jax.planning import kept_plans
+from snapvideo_jax.planning import golden_plans
 from snapvideo_jax.planning.bench import data
 
 
@@ -31,19 +31,19 @@ def test_stages_add_up_and_feed_a_pod(shapes_root, run):
     assert pod["cores"] == pytest.approx(32 * result["seconds_per_clip"])
 
 
-def test_a_kept_plan_tells_what_a_pod_takes_wherever_the_data_come_from():
+def test_a_golden_plan_gives_the_clips_a_pod_needs_whatever_the_data_source():
     name = "fit-500m-v6e-16x16"
-    file = shipped.FOLDER / kept_plans.GOLDENS[name].config
+    file = shipped.FOLDER / golden_plans.GOLDEN_PLANS[name].config
     arguments = argparse.Namespace(
         config=str(file), step_seconds=None, plan="v6e:16x16"
     )
     overrides = ["--config.data.source=folder", "--config.data.root=clips"]
     config = configs.load(arguments.config, overrides)
-    plan = kept_plans.GOLDENS[name].read()["plan"]
+    plan = golden_plans.GOLDEN_PLANS[name].read()["plan"]
     found = data.clips_needed(arguments, config)
     assert found == (name, plan["clips_per_second"], 256)
     other = configs.load(arguments.config, ["--config.data.frames=8"])
-    assert data._kept_plan(arguments, other) is None
+    assert data._golden_plan(arguments, other) is None
 
 
 def test_what_limits_is_the_stage_that_costs_most():

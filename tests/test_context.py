@@ -27,7 +27,7 @@ def activation_bytes(context):
     devices = jax.devices()[:context]
     mesh = make_mesh(MeshConfig(data=1, context=context), 8, devices)
     step = train_step(experiment, mesh)
-    compiled = step.jitted.lower(*step.arguments).compile()
+    compiled = step.jitted.lower(*step.args).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -43,7 +43,7 @@ STRIDED_TAPS = 3 * 8 - 1
     ],
 )
 def test_products_of_every_kind_are_counted(name, flops):
-    parts = of(reference("products")).parts
+    parts = of(reference("products")).instructions
     assert sum(part.flops for part in parts if f"/{name}/" in part.op_name) == flops
 
 
@@ -104,7 +104,7 @@ def test_a_dot_contracts_the_axes_it_names():
 
 
 def test_a_float32_product_passes_the_matrix_unit_six_times():
-    parts = of(reference("products")).parts
+    parts = of(reference("products")).instructions
     (exact,) = [part for part in parts if "/exact/" in part.op_name]
     assert exact.seconds == pytest.approx(6 * exact.flops / PEAK)
 
@@ -256,7 +256,7 @@ def test_a_copy_beside_the_rest_takes_time_only_where_memory_is_the_limit():
 
 
 def test_a_kernel_that_tells_its_cost_is_believed():
-    (part,) = of(reference("kernel")).parts
+    (part,) = of(reference("kernel")).instructions
     assert (part.name, part.flops, part.hbm_bytes) == ("double.1", 10**9, 4096)
     assert part.seconds == pytest.approx(10**9 / PEAK)
 
@@ -266,7 +266,7 @@ def test_splash_attention_makes_two_three_and_four_products():
     names = ("fwd", "dq", "dkv")
 
     def flops(**options):
-        parts = of(reference("attention"), **options).parts
+        parts = of(reference("attention"), **options).instructions
         return [
             sum(part.flops for part in parts if f"splash_mha_{name}" in part.name)
             for name in names

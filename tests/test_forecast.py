@@ -55,7 +55,7 @@ def test_seconds_of_the_scan(scan):
     assert scan.seconds == scan.compute_seconds + scan.exposed_seconds
     cycles = 3 * (5206 + 6336 + 12636) / 1.5e9
     assert scan.cycle_seconds == pytest.approx(cycles + scan.exposed_seconds)
-    first, second = scan.parts
+    first, second = scan.instructions
     assert (first.name, first.trips) == ("fusion.11", 3)
     assert first.seconds == pytest.approx(product)
     assert second.seconds == pytest.approx(weights)
@@ -83,7 +83,7 @@ def test_a_loop_counts_as_often_as_it_runs_or_is_said_to():
     text = loop(condition, body, carried="f32[100]")
     assert of(text).hbm_bytes == 7 * 800
     assert of(text).seconds == pytest.approx(7 * 800 / RATE)
-    assert [part.trips for part in of(text).parts] == [7]
+    assert [part.trips for part in of(text).instructions] == [7]
     assert of(text, trips={"loop": 3}).hbm_bytes == 3 * 800
 
 

@@ -9,16 +9,16 @@ import random
 import subprocess
 
 import pytest
-from helpers import kept_plan
+from helpers import golden_plan
 
 from snapvideo_jax import planning
-from snapvideo_jax.planning import compiler_flags, kept_plans
-from snapvideo_jax.planning.kept_plans import GOLDENS, drift
+from snapvideo_jax.planning import compiler_flags, golden_plans
+from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS, drift
 
 ROOT = pathlib.Path(__file__).parent.parent
 LARGE = "SNAPVIDEO_LARGE_PLANS"
 """The variable with which one large plan, or as many as it says, is compiled again."""
-SMALL = [each for each in GOLDENS.values() if each.is_small]
+SMALL = [each for each in GOLDEN_PLANS.values() if each.is_small]
 
 
 def drawn():
@@ -27,7 +27,7 @@ def drawn():
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     seed = f"{ran.stdout.strip()} {datetime.date.today()}"
-    large = [each.name for each in GOLDENS.values() if not each.is_small]
+    large = [each.name for each in GOLDEN_PLANS.values() if not each.is_small]
     count = min(int(os.environ.get(LARGE, "0")), len(large))
     return random.Random(seed).sample(large, count), seed
 
@@ -41,32 +41,34 @@ def test_large_plans_that_are_drawn_still_hold():
     if not names:
         pytest.skip(f"{LARGE}=1 compiles one, which takes minutes")
     for name in names:
-        found = drift(kept_plan(name), planning.answer(GOLDENS[name].question()))
+        found = drift(
+            golden_plan(name), planning.compile_plan(GOLDEN_PLANS[name].request())
+        )
         assert not found, f"{name}, drawn by {seed!r}: {found}"
 
 
-def test_every_kept_plan_answers_the_question_of_its_name():
-    files = {path.stem for path in kept_plans.FOLDER.glob("*.json")}
-    assert files and files <= set(GOLDENS)
+def test_every_golden_plan_has_the_command_and_topology_of_its_name():
+    files = {path.stem for path in golden_plans.FOLDER.glob("*.json")}
+    assert files and files <= set(GOLDEN_PLANS)
     for name in files:
-        found = GOLDENS[name].read()
-        assert found["command"] == GOLDENS[name].command, name
-        assert found["plan"]["topology"] == GOLDENS[name].topology
+        found = GOLDEN_PLANS[name].read()
+        assert found["command"] == GOLDEN_PLANS[name].command, name
+        assert found["plan"]["topology"] == GOLDEN_PLANS[name].topology
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize("name", GOLDEN_PLANS)
 def test_every_golden_has_a_config_that_is_there(name):
-    assert GOLDENS[name].question().target.chip.hbm_bytes
+    assert GOLDEN_PLANS[name].request().target.chip.hbm_bytes
 
 
 def test_the_page_of_plans_is_what_the_goldens_make():
     page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
-    assert page == kept_plans.page()
+    assert page == golden_plans.page()
 
 
 def test_the_page_says_what_is_not_there(monkeypatch):
-    monkeypatch.setattr(kept_plans, "FOLDER", ROOT / "nowhere")
-    page = kept_plans.page()
+    monkeypatch.setattr(golden_plans, "FOLDER", ROOT / "nowhere")
+    page = golden_plans.page()
     assert "Not generated yet: " in page and page.count("sample-demo-v5e-2x2") == 2
 
 
@@ -132,44 +134,44 @@ def test_a_program_that_stops_fitting_has_drifted():
 
 
 def test_another_compiler_is_a_reason_to_skip(monkeypatch):
-    monkeypatch.setattr(kept_plans, "versions", lambda: {"jax": "0.0.1"})
+    monkeypatch.setattr(golden_plans, "versions", lambda: {"jax": "0.0.1"})
     with pytest.raises(pytest.skip.Exception, match=r"not with \{'jax': '0.0.1'\}"):
-        kept_plan(SMALL[0].name)
+        golden_plan(SMALL[0].name)
 
 
 # --- Making them ---------------------------------------------------------------------
 
 
 def test_goldens_are_chosen_by_name():
-    assert [each.name for each in kept_plans.chosen("all")] == list(GOLDENS)
-    assert kept_plans.chosen("small") == SMALL
+    assert [each.name for each in golden_plans.chosen("all")] == list(GOLDEN_PLANS)
+    assert golden_plans.chosen("small") == SMALL
     names = "demo-v5e-2x2,fit-3p9b-v5p-4x4x8"
-    assert [each.name for each in kept_plans.chosen(names)] == names.split(",")
+    assert [each.name for each in golden_plans.chosen(names)] == names.split(",")
     with pytest.raises(ValueError, match="unknown; did you mean 'demo-v5e-2x2'"):
-        kept_plans.chosen("demo-v5e-2x3")
+        golden_plans.chosen("demo-v5e-2x3")
     with pytest.raises(ValueError, match="--golden=zzz is unknown; use small, all or"):
-        kept_plans.chosen("zzz")
+        golden_plans.chosen("zzz")
 
 
 def test_a_golden_is_written_with_its_compiler_and_the_page_anew(monkeypatch, tmp_path):
-    was = kept_plan("demo-v5e-2x2")
+    was = golden_plan("demo-v5e-2x2")
     result = was | {"compile_seconds": 7.0}
-    monkeypatch.setattr(kept_plans, "ROOT", ROOT)
-    monkeypatch.setattr(kept_plans, "FOLDER", tmp_path / "plans")
-    monkeypatch.setattr(kept_plans, "PAGE", tmp_path / "plans.md")
-    monkeypatch.setattr(kept_plans.cache, "cached", lambda question: result)
-    kept_plans.regenerate("demo-v5e-2x2")
+    monkeypatch.setattr(golden_plans, "ROOT", ROOT)
+    monkeypatch.setattr(golden_plans, "FOLDER", tmp_path / "plans")
+    monkeypatch.setattr(golden_plans, "PAGE", tmp_path / "plans.md")
+    monkeypatch.setattr(golden_plans.cache, "cached_plan", lambda request: result)
+    golden_plans.regenerate("demo-v5e-2x2")
     written = json.loads((tmp_path / "plans" / "demo-v5e-2x2.json").read_text())
     assert written["command"].startswith("snapvideo plan --config configs/demo.py")
-    assert written["made_with"] == kept_plans.versions()
+    assert written["made_with"] == golden_plans.versions()
     assert written["plan"] == was
     assert "| demo-v5e-2x2 |" in (tmp_path / "plans.md").read_text()
 
 
 def test_outside_of_a_checkout_no_golden_is_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(kept_plans, "ROOT", tmp_path)
+    monkeypatch.setattr(golden_plans, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="is no checkout of the repository"):
-        kept_plans.regenerate("small")
+        golden_plans.regenerate("small")
 
 
 # --- Flags and the launcher ----------------------------------------------------------

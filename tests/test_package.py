@@ -98,7 +98,7 @@ def test_the_wheel_has_the_configs_and_the_pages(wheel):
     assert any(
         name.startswith("snapvideo_jax/evaluation/pages/static/") for name in names
     )
-    assert "snapvideo_jax/planning/kept/demo-v5e-2x2.json" in names
+    assert "snapvideo_jax/planning/golden/demo-v5e-2x2.json" in names
     assert not [name for name in names if name.startswith(("tests", "configs", "docs"))]
 
 

@@ -7,11 +7,11 @@ import sys
 
 import jax
 import pytest
-from helpers import TINY_CONFIG, kept_plan, tiny_config
+from helpers import TINY_CONFIG, golden_plan, tiny_config
 
 from snapvideo_jax import __main__, planning
-from snapvideo_jax.planning import Question, Target, cache, compile, target
-from snapvideo_jax.planning.kept_plans import GOLDENS, drift
+from snapvideo_jax.planning import PlanRequest, Target, cache, compile, target
+from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS, drift
 
 SMALL = Target("v5e:2x2")
 
@@ -19,7 +19,7 @@ SMALL = Target("v5e:2x2")
 @functools.cache
 def compiled(name):
     """A golden plan, by this code."""
-    return planning.answer(GOLDENS[name].question())
+    return planning.compile_plan(GOLDEN_PLANS[name].request())
 
 
 def small_plan():
@@ -41,7 +41,7 @@ def kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["demo-v5e-2x2", "sample-demo-v5e-2x2"])
 def test_small_plans_that_are_kept_still_hold(name):
-    found = drift(kept_plan(name), compiled(name))
+    found = drift(golden_plan(name), compiled(name))
     assert not found, f"{found}; if it is meant: snapvideo plan --golden {name}"
 
 
@@ -148,29 +148,35 @@ def test_the_compilers_refusal_tells_the_memory():
 
 def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
     calls = []
-    monkeypatch.setattr(cache, "answer", lambda asked: calls.append(asked) or {"n": 1})
-    question = Question(tiny_config("nowhere"), SMALL)
-    assert not cache.is_cached(question)
-    assert planning.cached(question) == planning.cached(question) == {"n": 1}
-    assert cache.is_cached(question)
+    monkeypatch.setattr(
+        cache, "compile_plan", lambda asked: calls.append(asked) or {"n": 1}
+    )
+    request = PlanRequest(tiny_config("nowhere"), SMALL)
+    assert not cache.is_cached(request)
+    assert planning.cached_plan(request) == planning.cached_plan(request) == {"n": 1}
+    assert cache.is_cached(request)
     assert len(calls) == 1 and len(list(kept.iterdir())) == 1
-    planning.cached(Question(tiny_config("nowhere", "model.dropout=0.2"), SMALL))
-    planning.cached(Question(tiny_config("nowhere"), Target("v5e:2x2", slices=2)))
-    planning.cached(Question(tiny_config("nowhere"), SMALL, clips=8))
+    planning.cached_plan(
+        PlanRequest(tiny_config("nowhere", "model.dropout=0.2"), SMALL)
+    )
+    planning.cached_plan(
+        PlanRequest(tiny_config("nowhere"), Target("v5e:2x2", slices=2))
+    )
+    planning.cached_plan(PlanRequest(tiny_config("nowhere"), SMALL, clips=8))
     assert len(calls) == 4
 
 
 def test_a_refusal_of_the_compiler_is_kept_too(kept, monkeypatch):
     calls = []
 
-    def answer(question):
-        calls.append(question)
+    def compile_plan(request):
+        calls.append(request)
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic cannot\nmore of it")
 
-    monkeypatch.setattr(cache, "answer", answer)
+    monkeypatch.setattr(cache, "compile_plan", compile_plan)
     for _ in range(2):
         with pytest.raises(ValueError, match="refuses the program: .* cannot$"):
-            planning.cached(Question(tiny_config("nowhere"), SMALL))
+            planning.cached_plan(PlanRequest(tiny_config("nowhere"), SMALL))
     assert len(calls) == 1
 
 
@@ -227,7 +233,7 @@ def test_an_upsampler_has_no_sampler_to_plan():
     changes = ("model.in_channels=6", "training.low_resolution=(7,8)")
     config = tiny_config("nowhere", *changes)
     with pytest.raises(ValueError, match="enlarges clips and makes none"):
-        planning.answer(Question(config, SMALL, clips=4))
+        planning.compile_plan(PlanRequest(config, SMALL, clips=4))
 
 
 def test_a_layout_needs_no_compilation(kept, monkeypatch, capsys):
@@ -242,15 +248,15 @@ def test_what_does_not_fit_tells_what_would(kept, monkeypatch, capsys):
     """Through the command line; compilations are played."""
     asked = []
 
-    def answer(question):
-        asked.append(question)
+    def compile_plan(request):
+        asked.append(request)
         fits = len(asked) > 1
         return small_plan() | {
             "fits": fits,
             "bytes": small_plan()["bytes"] | {"peak": 9e9 if fits else 17e9},
         }
 
-    monkeypatch.setattr(cache, "answer", answer)
+    monkeypatch.setattr(cache, "compile_plan", compile_plan)
     monkeypatch.setattr(sys, "argv", ["snapvideo", "plan", *OF_V5E])
     __main__.main()
     out = capsys.readouterr().out

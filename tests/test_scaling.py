@@ -11,9 +11,9 @@ from helpers import TINY_CONFIG, assert_one_line, tiny_config
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import EDM
 from snapvideo_jax.models.flops import flops_per_sample
-from snapvideo_jax.scaling import forecast, law, runs, sweep
+from snapvideo_jax.scaling import extrapolate, law, runs, sweep
 from snapvideo_jax.scaling.law import Law
-from snapvideo_jax.scaling.validation import binned, levels
+from snapvideo_jax.scaling.validate import losses_by_noise_bin, noise_levels
 
 ROOT = pathlib.Path(__file__).parent.parent
 KNOWN = Law(0.08, 0.05, 0.07, 0.45, 0.3, 1e9, 1e6)
@@ -72,10 +72,10 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_a_parabola_has_its_least_within_the_sizes_or_none():
     flops = np.geomspace(1e8, 1e10, 5)
     losses = 0.2 + 0.01 * np.log(flops / 2e9) ** 2
-    assert law.minimum(flops, losses) == pytest.approx((2e9, 0.2))
-    assert law.minimum(flops, -losses) is None
-    assert law.minimum(flops, 0.1 * np.log(flops / 1e7) ** 2) is None
-    assert law.minimum(flops[:2], losses[:2]) is None
+    assert law.parabola_minimum(flops, losses) == pytest.approx((2e9, 0.2))
+    assert law.parabola_minimum(flops, -losses) is None
+    assert law.parabola_minimum(flops, 0.1 * np.log(flops / 1e7) ** 2) is None
+    assert law.parabola_minimum(flops[:2], losses[:2]) is None
 
 
 @pytest.mark.parametrize(
@@ -144,18 +144,18 @@ def test_sweeps_that_make_no_sense_are_refused(tmp_path):
 
 def test_noise_levels_of_the_validation_are_those_of_training():
     edm = EDM(p_mean=-0.5, p_std=1.5)
-    found = np.log(levels(edm, np.arange(4000)))
+    found = np.log(noise_levels(edm, np.arange(4000)))
     assert found.mean() == pytest.approx(-0.5, abs=0.01)
     assert found.std() == pytest.approx(1.5, rel=0.01)
     # Any stretch of them is spread as well as all.
-    assert np.log(levels(edm, np.arange(1000, 1100))).mean() == pytest.approx(
+    assert np.log(noise_levels(edm, np.arange(1000, 1100))).mean() == pytest.approx(
         -0.5, abs=0.1
     )
 
 
 def test_losses_are_told_by_noise_bin():
     losses, sigma = np.array([1.0, 2.0, 3.0, 5.0]), np.array([0.01, 0.3, 0.4, 9.0])
-    found = binned(losses, sigma, np.array([False, False, False, True]))
+    found = losses_by_noise_bin(losses, sigma, np.array([False, False, False, True]))
     assert found == {
         "video/sigma_0_to_0.02": 1.0,
         "video/sigma_0.1_to_0.5": 2.5,
@@ -206,7 +206,7 @@ def finished(tmp_path):
         for factor, flops in ((0.5, 3e8), (1.0, 1e9), (2.0, 4e9)):
             samples = round(budget / flops)
             axis = "base" if factor == 1 else "width"
-            one = sweep.Planned(
+            one = sweep.SweepRun(
                 f"{budget:g}-{factor}", axis, factor, budget, samples // 8, samples,
                 flops, int(flops / 1e3), {},
             )  # fmt: skip
@@ -232,7 +232,7 @@ def test_fits_forecasts_and_plots_by_the_command_line(run, finished):
     (row,) = kept["ahead"]
     assert row["flops"] == pytest.approx(KNOWN.best_flops(1e18), rel=0.05)
     assert row["parameters"] == pytest.approx(row["flops"] / 1e3, rel=1e-3)
-    hours = 1e18 / forecast.flops_per_chip_hour(plan)
+    hours = 1e18 / extrapolate.flops_per_chip_hour(plan)
     assert row["chip_hours"] == pytest.approx(hours)
     # A v5p makes some 300 TFLOP/s of the model's operations.
     assert 0.5 < hours < 2

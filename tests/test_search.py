@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_config
 
 from snapvideo_jax.models.remat import REMAT
-from snapvideo_jax.planning import Question, Target, cache, nearest, search
+from snapvideo_jax.planning import PlanRequest, Target, cache, nearest, search
 from snapvideo_jax.planning.estimate import REMATS, Choice, Estimator
 
 TARGET = Target("v5e:2x2")
@@ -44,14 +44,14 @@ def compiled(monkeypatch):
     asked, kept = [], {}
 
     def play(seconds=lambda chosen: 1.0, gigabytes=lambda chosen: 1.0):
-        def key_of(question):
-            return Choice.of(question.config), question.target, question.clips
+        def key_of(request):
+            return Choice.of(request.config), request.target, request.clips
 
-        def cached(question):
-            key = key_of(question)
+        def cached_plan(request):
+            key = key_of(request)
             if key not in kept:
-                asked.append(question)
-                chosen = Choice.of(question.config)
+                asked.append(request)
+                chosen = Choice.of(request.config)
                 peak = 1e9 * gigabytes(chosen)
                 kept[key] = {
                     "bytes": {"peak": peak, "limit": LIMIT},
@@ -61,7 +61,7 @@ def compiled(monkeypatch):
                 }
             return kept[key]
 
-        monkeypatch.setattr(cache, "cached", cached)
+        monkeypatch.setattr(cache, "cached_plan", cached_plan)
         monkeypatch.setattr(cache, "is_cached", lambda q: key_of(q) in kept)
         return asked
 
@@ -131,7 +131,7 @@ def test_a_search_finds_the_fastest_that_fits(compiled):
 def test_the_configs_own_choice_is_the_first(compiled):
     asked = compiled()
     found = search.search(config("model.remat=layer"), TARGET, limit=1)
-    assert [Choice.of(question.config) for question in asked] == [Choice("layer")]
+    assert [Choice.of(request.config) for request in asked] == [Choice("layer")]
     assert [row["is_own"] for row in found["rows"]] == [True]
     assert found["not_tried"] > 10
     assert "(the config's own)" in search.describe(found)
@@ -150,7 +150,7 @@ def test_a_second_search_goes_on_where_the_first_stopped(compiled, caplog):
 def test_what_is_too_large_spares_what_needs_no_less(compiled):
     asked = compiled(gigabytes=lambda chosen: 99.0)
     found = search.search(config("model.remat=layer"), TARGET, limit=1000)
-    seen = [Choice.of(question.config) for question in asked]
+    seen = [Choice.of(request.config) for request in asked]
     assert not {Choice("none"), Choice("dots")} & set(seen)
     assert {Choice("layer"), Choice("dots", 2)} <= set(seen)
     assert found["left_out"][search.NO_LESS] == 2
@@ -159,11 +159,11 @@ def test_what_is_too_large_spares_what_needs_no_less(compiled):
 
 
 def test_what_does_not_compile_is_a_row_with_its_reason(monkeypatch):
-    def cached(question):
+    def cached_plan(request):
         raise ValueError("Mosaic cannot do this\nand more")
 
-    monkeypatch.setattr(cache, "cached", cached)
-    monkeypatch.setattr(cache, "is_cached", lambda question: False)
+    monkeypatch.setattr(cache, "cached_plan", cached_plan)
+    monkeypatch.setattr(cache, "is_cached", lambda request: False)
     found = search.search(config(), TARGET, limit=2)
     assert [row["reason"] for row in found["rows"]] == ["Mosaic cannot do this"] * 2
 
@@ -186,7 +186,7 @@ def test_batches_and_sizes_that_do_not_divide_are_counted():
 # --- What would fit ------------------------------------------------------------------
 
 
-def too_large(question, gigabytes=20.0):
+def too_large(request, gigabytes=20.0):
     """The plan of a program that does not fit."""
     memory = {"parameters": 1e8, "peak": 1e9 * gigabytes, "limit": LIMIT}
     return {"devices": 4, "bytes": memory, "fits": False}
@@ -194,8 +194,8 @@ def too_large(question, gigabytes=20.0):
 
 def test_the_nearest_that_fits_changes_one_thing(compiled):
     compiled(gigabytes=lambda chosen: 20.0 / chosen.microbatches)
-    question = Question(config(), TARGET)
-    found = nearest.nearest(question, too_large(question))
+    request = PlanRequest(config(), TARGET)
+    found = nearest.nearest(request, too_large(request))
     assert found["verified"] and found["peak"] == 10e9
     assert found["changes"] == ["--config.training.microbatches=2"]
     text = nearest.describe(found, LIMIT)
@@ -204,8 +204,8 @@ def test_the_nearest_that_fits_changes_one_thing(compiled):
 
 def test_what_was_not_compiled_is_called_a_guess(compiled):
     asked = compiled(gigabytes=lambda chosen: 15.6)
-    question = Question(config(), TARGET)
-    found = nearest.nearest(question, too_large(question))
+    request = PlanRequest(config(), TARGET)
+    found = nearest.nearest(request, too_large(request))
     assert len(asked) == found["tried"] == nearest.TRIES
     assert not found["verified"] and found["peak"] <= LIMIT
     assert "(a guess, not compiled)" in nearest.describe(found, LIMIT)
@@ -213,8 +213,8 @@ def test_what_was_not_compiled_is_called_a_guess(compiled):
 
 def test_a_guess_that_was_too_low_corrects_the_others(compiled):
     asked = compiled(gigabytes=lambda chosen: 1e6)
-    question = Question(config(), TARGET)
-    found = nearest.nearest(question, too_large(question))
+    request = PlanRequest(config(), TARGET)
+    found = nearest.nearest(request, too_large(request))
     assert len(asked) == found["tried"] == 1 and found["changes"] is None
     assert "nothing that is known; 1 other was compiled" in nearest.describe(
         found, LIMIT
@@ -223,31 +223,31 @@ def test_a_guess_that_was_too_low_corrects_the_others(compiled):
 
 def test_far_too_large_wants_a_larger_topology(compiled):
     compiled(gigabytes=lambda chosen: 5.0)
-    question = Question(config("model.remat=layer"), TARGET)
-    found = nearest.nearest(question, too_large(question, 300.0))
+    request = PlanRequest(config("model.remat=layer"), TARGET)
+    found = nearest.nearest(request, too_large(request, 300.0))
     assert found["changes"][0].startswith("--topology=v5e:")
 
 
 def test_where_nothing_would_do_it_says_so(compiled):
     compiled()
-    question = Question(config(), TARGET)
-    found = nearest.nearest(question, too_large(question, 1e9))
+    request = PlanRequest(config(), TARGET)
+    found = nearest.nearest(request, too_large(request, 1e9))
     assert found["changes"] is None
     assert "nothing that is known" in nearest.describe(found, LIMIT)
 
 
 def test_a_sampler_that_does_not_fit_makes_fewer_clips(compiled):
     asked = compiled(gigabytes=lambda chosen: 11.0)
-    question = Question(config(), TARGET, clips=64)
-    found = nearest.nearest(question, too_large(question))
+    request = PlanRequest(config(), TARGET, clips=64)
+    found = nearest.nearest(request, too_large(request))
     assert found["changes"] == ["--batch=32"]
     assert [each.clips for each in asked] == [32]
 
 
 def test_a_sampler_whose_parameters_are_too_large_divides_them(compiled):
     compiled()
-    question = Question(config(), TARGET, clips=4)
-    result = too_large(question)
+    request = PlanRequest(config(), TARGET, clips=4)
+    result = too_large(request)
     result["bytes"]["parameters"] = 18e9
-    found = nearest.nearest(question, result)
+    found = nearest.nearest(request, result)
     assert found["changes"] == ["--config.mesh.fsdp=2", "--config.mesh.data=-1"]

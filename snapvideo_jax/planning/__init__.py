@@ -7,18 +7,18 @@ gathers what they need, `cache` remembers it and `report` prints it. `estimate`,
 plans that docs/plans.md shows; `flags` are the compiler's.
 """
 
-from snapvideo_jax.planning.cache import cached
-from snapvideo_jax.planning.compile import Question, answer
+from snapvideo_jax.planning.cache import cached_plan
+from snapvideo_jax.planning.compile import PlanRequest, compile_plan
 from snapvideo_jax.planning.compiler_flags import LIBTPU_FLAGS
 from snapvideo_jax.planning.report import describe
 from snapvideo_jax.planning.target import Target, topology_devices
 
 __all__ = [
     "LIBTPU_FLAGS",
-    "Question",
+    "PlanRequest",
     "Target",
-    "answer",
-    "cached",
+    "compile_plan",
+    "cached_plan",
     "describe",
     "topology_devices",
 ]

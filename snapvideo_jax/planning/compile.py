@@ -29,8 +29,8 @@ from snapvideo_jax.planning.forecast import (
     forecast,
     splash_kernels,
 )
-from snapvideo_jax.planning.forecast.parts import part_of
-from snapvideo_jax.planning.programs import Work, sampler, train_step
+from snapvideo_jax.planning.forecast.scopes import part_of
+from snapvideo_jax.planning.programs import PlannedProgram, sampler, train_step
 from snapvideo_jax.planning.target import Target, topology_devices
 from snapvideo_jax.state import abstract_state
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class PlanRequest:
     """What a plan is asked for.
 
     Attributes:
@@ -52,7 +52,7 @@ class Question:
     clips: int | None = None
 
 
-def answer(question: Question) -> dict[str, Any]:
+def compile_plan(request: PlanRequest) -> dict[str, Any]:
     """Compiles what is asked for, and tells what it needs.
 
     Returns:
@@ -64,21 +64,21 @@ def answer(question: Question) -> dict[str, Any]:
     Raises:
       ValueError: the config, the topology or the mesh cannot be used.
     """
-    target = question.target
-    experiment, chip = configs.build(question.config), target.chip
-    work, mesh = _prepared(question, experiment, topology_devices(target))
+    target = request.target
+    experiment, chip = configs.build(request.config), target.chip
+    program, mesh = _prepared(request, experiment, topology_devices(target))
     about = {
-        "program": "train step" if question.clips is None else "sampler",
+        "program": "train step" if request.clips is None else "sampler",
         "topology": target.topology,
         "slices": target.slices,
         "devices": mesh.size,
         "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1},
-        **work.about,
+        **program.settings,
     }
-    memory = {**work.held, "limit": chip.hbm_bytes}
+    memory = {**program.argument_bytes, "limit": chip.hbm_bytes}
     logger.info("Compiling for %s, which takes minutes.", target.topology)
     began = time.monotonic()
-    lowered = work.jitted.lower(*work.arguments, **work.options)
+    lowered = program.jitted.lower(*program.args)
     try:
         with _without_compile_cache():
             compiled = lowered.compile()
@@ -103,7 +103,7 @@ def answer(question: Question) -> dict[str, Any]:
         "collectives": _collectives(timed),
         "traffic": timed.hbm_bytes,
         "parts": _by_part(timed),
-        **_costs(work, timed, chip, mesh.size),
+        **_costs(program, timed, chip, mesh.size),
     }
 
 
@@ -120,14 +120,14 @@ def placements_of(config: ConfigDict, target: Target):
     return boxed.params, checked_shardings(boxed, mesh).params
 
 
-def _prepared(question: Question, experiment: configs.Experiment, devices):
+def _prepared(request: PlanRequest, experiment: configs.Experiment, devices):
     """The program that is asked for, not compiled yet, and its mesh."""
-    if question.clips is None:
+    if request.clips is None:
         mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
         return train_step(experiment, mesh), mesh
     # The sampler fills its batch up to a multiple of the devices.
     mesh = make_mesh(experiment.mesh, len(devices), devices)
-    return sampler(experiment, mesh, question.clips), mesh
+    return sampler(experiment, mesh, request.clips), mesh
 
 
 @contextlib.contextmanager
@@ -176,7 +176,7 @@ def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
     ``product_seconds`` are of instructions that hold matrix products.
     """
     rows: dict[str, collections.Counter] = {}
-    for one in timed.parts:
+    for one in timed.instructions:
         rows.setdefault(part_of(one.op_name), collections.Counter()).update(
             seconds=one.seconds,
             product_seconds=one.seconds if one.flops else 0.0,
@@ -187,25 +187,28 @@ def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
     return {part: dict(row) for part, row in longest}
 
 
-def _costs(work: Work, timed: Forecast, chip: Chip, devices: int) -> dict[str, Any]:
+def _costs(
+    program: PlannedProgram, timed: Forecast, chip: Chip, devices: int
+) -> dict[str, Any]:
     """Operations, the forecast of the time, and what follows from both."""
-    model = sum(work.forward.values()) * work.passes * work.samples / devices
+    forward = sum(program.forward_flops.values())
+    model = forward * program.passes * program.samples / devices
     seconds = {
         "compute": timed.compute_seconds,
         "exposed": timed.exposed_seconds,
         "hidden": timed.hidden_seconds,
-        work.unit: timed.seconds,
+        program.unit: timed.seconds,
         "by_cycles": timed.cycle_seconds,
     }
     likely = timed.seconds
     # What calibrates was measured on train steps; a sampler's is not known.
-    if chip.name in CALIBRATIONS and work.unit == "step":
+    if chip.name in CALIBRATIONS and program.unit == "step":
         likely = seconds["calibrated"] = calibrated(chip, timed)
     peak = chip.peak_tflops * 1e12
     return {
         "flops": {
-            "forward_per_sample": dict(work.forward),
-            "passes": work.passes,
+            "forward_per_sample": dict(program.forward_flops),
+            "passes": program.passes,
             "model": model,
             "program": timed.flops,
             "program_over_model": timed.flops / model,
@@ -213,8 +216,8 @@ def _costs(work: Work, timed: Forecast, chip: Chip, devices: int) -> dict[str, A
         "seconds": seconds,
         "mfu": {
             name: model / (peak * seconds[name])
-            for name in (work.unit, "by_cycles", "calibrated")
+            for name in (program.unit, "by_cycles", "calibrated")
             if name in seconds
         },
-        **work.consequences(likely, devices),
+        **program.throughput(likely, devices),
     }

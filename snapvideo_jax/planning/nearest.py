@@ -10,7 +10,7 @@ from typing import Any
 
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.planning import cache
-from snapvideo_jax.planning.compile import Question
+from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.estimate import Choice, Estimator
 from snapvideo_jax.planning.search import candidates
 
@@ -25,19 +25,19 @@ class Remedy:
     """A change after which a program may fit.
 
     Attributes:
-      question: the changed one.
+      request: the changed one.
       changes: what the command line needs for it.
       peak: bytes of one device, guessed.
       distance: how unwelcome the change is; only an order.
     """
 
-    question: Question
+    request: PlanRequest
     changes: list[str]
     peak: float
     distance: tuple
 
 
-def nearest(question: Question, result: dict[str, Any]) -> dict[str, Any]:
+def nearest(request: PlanRequest, result: dict[str, Any]) -> dict[str, Any]:
     """The smallest change with which a program fits that did not.
 
     Returns:
@@ -45,9 +45,9 @@ def nearest(question: Question, result: dict[str, Any]) -> dict[str, Any]:
       a device in bytes, compiled if ``verified``, else guessed; and ``tried``, how many
       were compiled.
     """
-    make = _of_step if question.clips is None else _of_sampler
+    make = _of_step if request.clips is None else _of_sampler
     limit = result["bytes"]["limit"]
-    waiting = [each for each in make(question, result) if each.peak <= limit]
+    waiting = [each for each in make(request, result) if each.peak <= limit]
     waiting.sort(key=lambda remedy: remedy.distance)
     tried = 0
     while waiting and tried < TRIES:
@@ -55,7 +55,7 @@ def nearest(question: Question, result: dict[str, Any]) -> dict[str, Any]:
         tried += 1
         logger.info("Does it fit with %s?", " ".join(remedy.changes))
         try:
-            memory = cache.cached(remedy.question)["bytes"]
+            memory = cache.cached_plan(remedy.request)["bytes"]
         except ValueError as error:
             logger.info("It cannot be compiled: %s", first_line(error))
             continue
@@ -88,15 +88,15 @@ def describe(found: dict[str, Any], limit: float) -> str:
     )
 
 
-def _of_step(question: Question, result: dict[str, Any]) -> list[Remedy]:
+def _of_step(request: PlanRequest, result: dict[str, Any]) -> list[Remedy]:
     """Other choices on the same topology, then the same choice on larger ones."""
-    config, target, devices = question.config, question.target, result["devices"]
+    config, target, devices = request.config, request.target, result["devices"]
     estimator, own = Estimator(config), Choice.of(config)
     known = estimator(own, target, devices)
     scale = max(result["bytes"]["peak"] - known.state, 0.0) / known.activations
     remedies = [
         Remedy(
-            question=dataclasses.replace(question, config=choice.applied(config)),
+            request=dataclasses.replace(request, config=choice.applied(config)),
             changes=choice.overrides(own),
             peak=guess.state + scale * guess.activations,
             distance=(0, len(choice.changed(own)), guess.seconds),
@@ -111,7 +111,7 @@ def _of_step(question: Question, result: dict[str, Any]) -> list[Remedy]:
             continue
         remedies.append(
             Remedy(
-                question=dataclasses.replace(question, target=larger),
+                request=dataclasses.replace(request, target=larger),
                 changes=[f"--topology={larger.topology}"],
                 peak=guess.state + scale * guess.activations,
                 distance=(power,),
@@ -120,16 +120,16 @@ def _of_step(question: Question, result: dict[str, Any]) -> list[Remedy]:
     return remedies
 
 
-def _of_sampler(question: Question, result: dict[str, Any]) -> list[Remedy]:
+def _of_sampler(request: PlanRequest, result: dict[str, Any]) -> list[Remedy]:
     """Fewer clips at once, parameters divided, or a larger topology."""
-    config, target, devices = question.config, question.target, result["devices"]
+    config, target, devices = request.config, request.target, result["devices"]
     memory = result["bytes"]
     rest = max(memory["peak"] - memory["parameters"], 0.0)
-    remedies, clips = [], question.clips
+    remedies, clips = [], request.clips
     while (clips := clips // 2) >= devices:
-        changed = dataclasses.replace(question, clips=clips)
-        peak = memory["parameters"] + rest * clips / question.clips
-        distance = (0, question.clips // clips)
+        changed = dataclasses.replace(request, clips=clips)
+        peak = memory["parameters"] + rest * clips / request.clips
+        distance = (0, request.clips // clips)
         remedies.append(Remedy(changed, [f"--batch={clips}"], peak, distance))
     fsdp = config.mesh.fsdp
     while (fsdp := 2 * fsdp) <= devices // target.slices:
@@ -138,7 +138,7 @@ def _of_sampler(question: Question, result: dict[str, Any]) -> list[Remedy]:
         peak = memory["parameters"] * config.mesh.fsdp / fsdp + rest
         remedies.append(
             Remedy(
-                question=dataclasses.replace(question, config=divided),
+                request=dataclasses.replace(request, config=divided),
                 changes=[f"--config.mesh.fsdp={fsdp}", "--config.mesh.data=-1"],
                 peak=peak,
                 distance=(1, fsdp),
@@ -147,7 +147,7 @@ def _of_sampler(question: Question, result: dict[str, Any]) -> list[Remedy]:
     for power, larger in enumerate(target.larger(), start=1):
         remedies.append(
             Remedy(
-                question=dataclasses.replace(question, target=larger),
+                request=dataclasses.replace(request, target=larger),
                 changes=[f"--topology={larger.topology}"],
                 peak=memory["parameters"] + rest / 2**power,
                 distance=(2, power),

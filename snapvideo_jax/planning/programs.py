@@ -28,61 +28,58 @@ from snapvideo_jax.step import jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class PlannedProgram:
     """A program, and what is known of it before it is compiled.
 
     Attributes:
       unit: what one run of it makes: a "step" or a "batch" of clips.
-      jitted, arguments, options: the function, the shapes and places of what it takes,
-        and what it takes by name.
-      about: what makes it this program.
-      held: bytes of its arguments in one device, by kind.
-      forward: FLOPs of the network for one sample, by part.
+      jitted, args: the function, and the shapes and shardings of its arguments.
+      settings: what makes it this program.
+      argument_bytes: bytes of its arguments in one device, by kind.
+      forward_flops: FLOPs of the network for one sample, by part.
       passes: forward passes that one run is worth for a sample.
       samples: of one run, in all devices.
-      consequences: from seconds of one run and the number of devices, what follows for
+      throughput: from seconds of one run and the number of devices, what follows for
         people.
     """
 
     unit: str
     jitted: Callable
-    arguments: tuple
-    options: Mapping[str, Any]
-    about: Mapping[str, Any]
-    held: Mapping[str, int]
-    forward: Mapping[str, float]
+    args: tuple
+    settings: Mapping[str, Any]
+    argument_bytes: Mapping[str, int]
+    forward_flops: Mapping[str, float]
     passes: float
     samples: int
-    consequences: Callable[[float, int], dict[str, float]]
+    throughput: Callable[[float, int], dict[str, float]]
 
 
-def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
+def train_step(experiment: configs.Experiment, mesh: Mesh) -> PlannedProgram:
     """The step that `snapvideo train` runs."""
     state, places = _state(experiment, mesh)
     batch = _placed_over_batch(abstract_batch(experiment), mesh)
     training, steps = experiment.training, experiment.optimizer.steps
     size = experiment.data.batch
-    return Work(
+    return PlannedProgram(
         unit="step",
         jitted=jit_train_step(experiment, mesh, places),
-        arguments=(state, batch, _key(mesh)),
-        options={},
-        about={
+        args=(state, batch, _key(mesh)),
+        settings={
             "remat": experiment.model.remat,
             "microbatches": training.microbatches,
             "batch": size,
             "parameters": _count(state.params),
         },
-        held={
-            "parameters": held(state.params),
-            "optimizer": held(state.opt_state),
-            "ema": held((state.ema, state.powers)),
-            "batch": held(batch),
+        argument_bytes={
+            "parameters": bytes_held(state.params),
+            "optimizer": bytes_held(state.opt_state),
+            "ema": bytes_held((state.ema, state.powers)),
+            "batch": bytes_held(batch),
         },
-        forward=_forward(experiment),
+        forward_flops=_forward_flops(experiment),
         passes=train_factor(training.self_conditioned_share),
         samples=size,
-        consequences=lambda seconds, devices: {
+        throughput=lambda seconds, devices: {
             "steps_per_day": 86400 / seconds,
             "days": seconds * steps / 86400,
             "chip_hours": seconds * steps * devices / 3600,
@@ -91,7 +88,7 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> Work:
     )
 
 
-def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
+def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedProgram:
     """The program by which `snapvideo sample` makes so many clips at once."""
     state, _ = _state(experiment, mesh)
     settings = experiment.sampler
@@ -101,15 +98,14 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
     fields.pop("video")
     inputs, numbers = _placed_over_batch((fields, numbers), mesh)
     guidance = experiment.sheets.guidance
-    return Work(
+    return PlannedProgram(
         unit="batch",
         jitted=jit_sampler(SamplerProgram(experiment, settings), mesh),
-        arguments=(
+        args=(
             state.params,
             SamplerInputs(inputs, numbers, _key(mesh), guidance or None),
         ),
-        options={},
-        about={
+        settings={
             "batch": clips,
             "steps": settings.steps,
             "solver": settings.solver,
@@ -117,11 +113,14 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> Work:
             "evaluations": settings.calls,
             "parameters": _count(state.params),
         },
-        held={"parameters": held(state.params), "batch": held((inputs, numbers))},
-        forward=_forward(experiment),
+        argument_bytes={
+            "parameters": bytes_held(state.params),
+            "batch": bytes_held((inputs, numbers)),
+        },
+        forward_flops=_forward_flops(experiment),
         passes=settings.calls * (2 if guidance else 1),  # guided: on every clip twice
         samples=filled,
-        consequences=lambda seconds, devices: {
+        throughput=lambda seconds, devices: {
             "seconds_per_clip": seconds / clips,
             "chip_seconds_per_clip": seconds * devices / clips,
             "clips_per_second": clips / seconds,
@@ -148,7 +147,7 @@ def abstract_batch(
     }
 
 
-def held(tree) -> int:
+def bytes_held(tree) -> int:
     """Bytes of a tree of placed shapes that one device holds."""
     return bytes_per_device(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
 
@@ -171,7 +170,7 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
 
 
-def _forward(experiment: configs.Experiment) -> dict[str, float]:
+def _forward_flops(experiment: configs.Experiment) -> dict[str, float]:
     text = experiment.text
     return experiment.model.forward_flops(text.tokens, text.width)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.planning import cache
-from snapvideo_jax.planning.compile import Question
+from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.estimate import FIELDS, REMATS, Choice, Estimate, Estimator
 from snapvideo_jax.planning.target import Target, topology_devices
 
@@ -106,12 +106,12 @@ def search(
     compiled = 0
     while waiting:
         choice = waiting[0]
-        question = Question(choice.applied(config), target)
-        is_known = cache.is_cached(question)
+        request = PlanRequest(choice.applied(config), target)
+        is_known = cache.is_cached(request)
         if compiled == limit and not is_known:
             break
         compiled += not is_known
-        row = _row(choice, own, question)
+        row = _row(choice, own, request)
         rows.append(row)
         waiting = waiting[1:]
         logger.info("%d of %d: %s: %s", compiled, limit, choice, outcome(row))
@@ -132,7 +132,7 @@ def search(
     }
 
 
-def _row(choice: Choice, own: Choice, question: Question) -> dict[str, Any]:
+def _row(choice: Choice, own: Choice, request: PlanRequest) -> dict[str, Any]:
     """What became of a choice."""
     row = {
         "choice": dataclasses.asdict(choice),
@@ -141,7 +141,7 @@ def _row(choice: Choice, own: Choice, question: Question) -> dict[str, Any]:
         "overrides": choice.overrides(own),
     }
     try:
-        result = cache.cached(question)
+        result = cache.cached_plan(request)
     except ValueError as error:
         return row | {"reason": first_line(error)}
     memory = result["bytes"]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy.optimize import least_squares
 
 Runs = Float[np.ndarray, "n"]
-LEAST_RUNS = 6
+MIN_RUNS = 6
 """One more than the law has numbers."""
 HUBER = 0.01
 """Relative error of a loss from which on it counts less than by its square."""
@@ -115,7 +115,7 @@ def interval(values, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def minimum(flops: Runs, losses: Runs) -> tuple[float, float] | None:
+def parabola_minimum(flops: Runs, losses: Runs) -> tuple[float, float] | None:
     """The least of a parabola in ln FLOPs through runs of one budget (approach 2).
 
     Returns:
@@ -167,10 +167,10 @@ def _fit(flops, samples, losses, starts) -> Law:
 
 
 def _check(flops, samples, losses) -> None:
-    if len(losses) < LEAST_RUNS:
+    if len(losses) < MIN_RUNS:
         raise ValueError(
             f"{len(losses)} runs are too few for a law of five numbers; finish "
-            f"{LEAST_RUNS} or more."
+            f"{MIN_RUNS} or more."
         )
     if not (np.isfinite(losses).all() and (losses > 0).all()):
         raise ValueError("A run has a loss that is no positive number; leave it out.")

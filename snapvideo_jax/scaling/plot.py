@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from snapvideo_jax.io.files import write_whole
-from snapvideo_jax.scaling.forecast import Found, law_of
+from snapvideo_jax.scaling.extrapolate import FinishedRuns, law_from_json
 from snapvideo_jax.scaling.sweep import AXES
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = dict(zip(("base", *AXES), "os^Dv", strict=True))
 
 
-def write_table(found: Found, path: Path) -> None:
+def write_table(found: FinishedRuns, path: Path) -> None:
     """Every run with its loss, and its loss in each noise bin."""
     bins = list(dict.fromkeys(name for _, result in found for name in result["bins"]))
     names = ["name", "axis", "value", "budget", "steps", "samples", "flops"]
@@ -31,7 +31,7 @@ def write_table(found: Found, path: Path) -> None:
     write_whole(path, buffer.getvalue().encode())
 
 
-def draw(found: Found, fit: dict[str, Any], path: Path) -> None:
+def draw(found: FinishedRuns, fit: dict[str, Any], path: Path) -> None:
     """Losses by size at each budget with the law, the best sizes, and losses by noise.
 
     Raises:
@@ -57,8 +57,8 @@ def draw(found: Found, fit: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _by_size(axes, found: Found, fit) -> None:
-    law = law_of(fit["law"])
+def _by_size(axes, found: FinishedRuns, fit) -> None:
+    law = law_from_json(fit["law"])
     for number, row in enumerate(fit["budgets"]):
         colour, budget = COLOURS[number % len(COLOURS)], row["budget"]
         runs = [pair for pair in found if pair[0].budget == budget]
@@ -80,7 +80,8 @@ def _by_size(axes, found: Found, fit) -> None:
 
 
 def _best(axes, fit) -> None:
-    law, drawn = law_of(fit["law"]), [law_of(each) for each in fit["drawn"]]
+    law = law_from_json(fit["law"])
+    drawn = [law_from_json(each) for each in fit["drawn"]]
     budgets = [row["budget"] for row in fit["budgets"]]
     line = np.geomspace(min(budgets) / 2, 10 * max(budgets), 50)
     each = np.array([one.best_flops(line) for one in drawn])
@@ -102,7 +103,7 @@ def _best(axes, fit) -> None:
     axes.set_ylabel("best FLOPs of a sample")
 
 
-def _by_noise(axes, found: Found, fit) -> None:
+def _by_noise(axes, found: FinishedRuns, fit) -> None:
     """Of the best run at each budget, for videos."""
     for number, row in enumerate(fit["budgets"]):
         runs = [pair for pair in found if pair[0].budget == row["budget"]]

@@ -12,8 +12,8 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.scaling import sweep
-from snapvideo_jax.scaling.sweep import Planned
-from snapvideo_jax.scaling.validation import validate
+from snapvideo_jax.scaling.sweep import SweepRun
+from snapvideo_jax.scaling.validate import validate
 from snapvideo_jax.train import train
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def run_all(out: Path, part: int, parts: int, samples: int) -> None:
         logger.info("%s: loss %.4f, %.0f s", run.name, found["loss"], trained)
 
 
-def results(out: Path) -> list[tuple[Planned, dict[str, Any]]]:
+def results(out: Path) -> list[tuple[SweepRun, dict[str, Any]]]:
     """Runs that are finished, with what came out."""
     planned, _ = sweep.read(out)
     return [
@@ -57,5 +57,5 @@ def results(out: Path) -> list[tuple[Planned, dict[str, Any]]]:
     ]
 
 
-def _result(out: Path, run: Planned) -> Path:
+def _result(out: Path, run: SweepRun) -> Path:
     return out / "results" / f"{run.name}.json"

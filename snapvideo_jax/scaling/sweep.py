@@ -16,14 +16,14 @@ from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.state import abstract_state
 
 FILE = "sweep.json"
-LEAST_STEPS = 20
+MIN_STEPS = 20
 """Fewer teach nothing."""
 WIDTHS = ("patch_width", "latent_width", "context_width")
 AXES = ("width", "blocks", "latents", "patch")
 
 
 @dataclasses.dataclass(frozen=True)
-class Planned:
+class SweepRun:
     """A run of a sweep.
 
     Attributes:
@@ -50,7 +50,7 @@ class Planned:
 
 def plan_sweep(
     base: ConfigDict, axes: Mapping[str, Sequence[float]], budgets: Sequence[float]
-) -> list[Planned]:
+) -> list[SweepRun]:
     """All runs of a sweep, each axis varied alone, every size at every budget.
 
     Args:
@@ -78,16 +78,16 @@ def plan_sweep(
         parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         for budget in budgets:
             steps = round(budget / (flops * batch))
-            if steps < LEAST_STEPS:
+            if steps < MIN_STEPS:
                 raise ValueError(
                     f"--budgets={budget:g} are {steps} steps of {axis}={value:g}, "
-                    f"fewer than {LEAST_STEPS}; use "
-                    f"{LEAST_STEPS * flops * batch:.2g} or more."
+                    f"fewer than {MIN_STEPS}; use "
+                    f"{MIN_STEPS * flops * batch:.2g} or more."
                 )
             own = json.loads(configs.to_json(_timed(config, steps)))
             name = f"{budget:.3g}-{axis}-{value:g}"
             runs.append(
-                Planned(
+                SweepRun(
                     *(name, axis, value, budget, steps, steps * batch),
                     *(flops, parameters, own),
                 )
@@ -95,7 +95,7 @@ def plan_sweep(
     return runs
 
 
-def write(out: Path, runs: Sequence[Planned], validation: str) -> None:
+def write(out: Path, runs: Sequence[SweepRun], validation: str) -> None:
     """Keeps a sweep in its folder.
 
     Raises:
@@ -109,7 +109,7 @@ def write(out: Path, runs: Sequence[Planned], validation: str) -> None:
     write_whole(path, text.encode())
 
 
-def read(out: Path) -> tuple[list[Planned], str]:
+def read(out: Path) -> tuple[list[SweepRun], str]:
     """The runs of a sweep, and the folder of its validation clips.
 
     Raises:
@@ -117,14 +117,14 @@ def read(out: Path) -> tuple[list[Planned], str]:
     """
     try:
         sweep = json.loads((out / FILE).read_text())
-        return [Planned(**run) for run in sweep["runs"]], sweep["validation"]
+        return [SweepRun(**run) for run in sweep["runs"]], sweep["validation"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--out={out} has no sweep of snapvideo scaling generate ({error})."
         ) from error
 
 
-def describe(runs: Sequence[Planned]) -> str:
+def describe(runs: Sequence[SweepRun]) -> str:
     """A line for every run."""
     lines = [
         f"{'run':<28}{'parameters':>12}{'GFLOP a sample':>16}{'steps':>12}{'PFLOP':>12}"

@@ -8,7 +8,7 @@ import jax
 from snapvideo_jax import config as configs
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
-from snapvideo_jax.planning import Question, Target, cached
+from snapvideo_jax.planning import PlanRequest, Target, cached_plan
 from snapvideo_jax.planning.bench import data, models
 from snapvideo_jax.planning.bench.measure import bench
 from snapvideo_jax.planning.bench.report import describe
@@ -31,7 +31,7 @@ def run(arguments) -> None:
         what = tuple(name for name in asked if asked[name]) or ("train step",)
         profile = arguments.profile and Path(arguments.profile)
         # The plan goes first: what is wrong with it shows before minutes of measuring.
-        planned = target and cached(Question(config, target))
+        planned = target and cached_plan(PlanRequest(config, target))
         result = bench(config, what, arguments.steps, profile)
         result["plan"] = planned
     if jax.process_index() == 0:

@@ -8,12 +8,12 @@ from snapvideo_jax.parallel import layout_report
 from snapvideo_jax.planning import (
     cache,
     compiler_flags,
-    kept_plans,
+    golden_plans,
     nearest,
     report,
     search,
 )
-from snapvideo_jax.planning.compile import Question, placements_of
+from snapvideo_jax.planning.compile import PlanRequest, placements_of
 from snapvideo_jax.planning.target import Target
 from snapvideo_jax.sampling.options import BATCH
 
@@ -27,7 +27,7 @@ def run(arguments) -> None:
     if arguments.flags:
         compiler_flags.write(Path(arguments.flags))
     if arguments.golden:
-        kept_plans.regenerate(arguments.golden)
+        golden_plans.regenerate(arguments.golden)
     if not arguments.config:
         return
     result, text = _answer(arguments)
@@ -79,10 +79,10 @@ def _answer(arguments) -> tuple[dict, str]:
         found = search.search(config, target, limit, fixed)
         return found, search.describe(found)
     clips = (arguments.batch or BATCH) if arguments.sampler else None
-    question = Question(config, target, clips)
-    result = cache.cached(question)
+    request = PlanRequest(config, target, clips)
+    result = cache.cached_plan(request)
     if not result["fits"]:
-        result["nearest"] = nearest.nearest(question, result)
+        result["nearest"] = nearest.nearest(request, result)
     return result, report.describe(result)
 
 

@@ -8,9 +8,9 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.options import check_least, part_of
 from snapvideo_jax.parallel import processes
-from snapvideo_jax.scaling import forecast, plot, sweep
+from snapvideo_jax.scaling import extrapolate, plot, sweep
 from snapvideo_jax.scaling.runs import results, run_all
-from snapvideo_jax.scaling.validation import data_of, held_out_shapes
+from snapvideo_jax.scaling.validate import held_out_shapes, validation_data
 
 LAW = "law.json"
 
@@ -37,7 +37,7 @@ def _generate(arguments) -> None:
     out = Path(arguments.out)
     if arguments.validation:
         folder = Path(arguments.validation)
-        data_of(configs.build(config).data, folder)
+        validation_data(configs.build(config).data, folder)
     elif config.data.source == "shapes":
         folder = held_out_shapes(out / "validation")
     else:
@@ -50,12 +50,12 @@ def _generate(arguments) -> None:
 
 def _fit(arguments) -> None:
     out = Path(arguments.out)
-    fit = forecast.fitted(results(out), arguments.draws, arguments.seed)
+    fit = extrapolate.fit_runs(results(out), arguments.draws, arguments.seed)
     plan = Path(arguments.plan) if arguments.plan else None
-    rows = forecast.ahead(fit, arguments.flops, plan)
+    rows = extrapolate.extrapolate(fit, arguments.flops, plan)
     kept = fit | {"ahead": rows, "plan": arguments.plan}
     write_json(out / LAW, kept)
-    print(json.dumps(kept) if arguments.json else forecast.describe(fit, rows))
+    print(json.dumps(kept) if arguments.json else extrapolate.describe(fit, rows))
 
 
 def _plot(arguments) -> None:

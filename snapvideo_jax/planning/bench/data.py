@@ -28,8 +28,8 @@ from snapvideo_jax.data.sequence import JointSource
 from snapvideo_jax.data.transforms import frame_times
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.io.options import check_step_seconds
-from snapvideo_jax.planning import Question, Target, cached
-from snapvideo_jax.planning.kept_plans import GOLDENS
+from snapvideo_jax.planning import PlanRequest, Target, cached_plan
+from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS
 
 BATCH = 16
 """Samples of a batch that are read, if it has more; a stage costs the same a clip."""
@@ -117,16 +117,16 @@ def clips_needed(arguments, config: ConfigDict) -> tuple[str, float, int | None]
         return "--step_seconds", batch / arguments.step_seconds, None
     if not arguments.plan:
         return None
-    plan = _kept_plan(arguments, config)
+    plan = _golden_plan(arguments, config)
     if plan:
         return plan
-    plan = cached(Question(config, Target(arguments.plan)))
+    plan = cached_plan(PlanRequest(config, Target(arguments.plan)))
     if not plan["fits"]:
         raise ValueError(f"the config does not fit --plan={arguments.plan}.")
     return arguments.plan, plan["clips_per_second"], plan["devices"]
 
 
-def _kept_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
+def _golden_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
     """What `clips_needed` gives, from docs/plans; None where it has no such plan."""
 
     def asked(settings: ConfigDict) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _kept_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
         sizes += ("videos_per_batch", "images_per_batch")
         return settings.to_dict() | {"data": [data[name] for name in sizes]}
 
-    for golden in GOLDENS.values():
+    for golden in GOLDEN_PLANS.values():
         same_name = golden.config == Path(arguments.config).name
         if not same_name or golden.topology != arguments.plan or golden.clips:
             continue

@@ -18,23 +18,23 @@ from snapvideo_jax.io import shipped
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel.sharding import make_mesh
-from snapvideo_jax.planning import Question, Target, cached
-from snapvideo_jax.planning.bench import parts
+from snapvideo_jax.planning import PlanRequest, Target, cached_plan
+from snapvideo_jax.planning.bench import networks
 from snapvideo_jax.planning.bench.measure import interleaved
-from snapvideo_jax.planning.bench.parts import RIVALS
+from snapvideo_jax.planning.bench.networks import NETWORKS
 from snapvideo_jax.planning.bench.programs import PROGRAMS
-from snapvideo_jax.planning.kept_plans import GOLDENS
+from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS
 
 logger = logging.getLogger(__name__)
 
-DIVIDE = 8
+CPU_DIVIDE = 8
 """What widths are divided by on a CPU."""
 BATCH = 32
 """Clips of a device at once; on a CPU, 2 of them all."""
 PROGRAM_NAMES = {"training": "train step", "inference": "forward pass"}
 BASELINE = "unet-284m"
 """What ratios are over."""
-KEPT = "v5p-4x4x8"
+GOLDEN_TOPOLOGY = "v5p-4x4x8"
 """Topology of the plans in docs/plans that are shown where none is asked for."""
 
 
@@ -42,15 +42,17 @@ def run(arguments) -> None:
     """`snapvideo bench models`."""
     names = _names(arguments)
     on_cpu = jax.default_backend() == "cpu"
-    divide = arguments.divide or (DIVIDE if on_cpu else 1)
+    divide = arguments.divide or (CPU_DIVIDE if on_cpu else 1)
     batch = arguments.batch or (2 if on_cpu else BATCH * jax.device_count())
     target = arguments.plan and Target(arguments.plan)
     if target:
         _ = target.chip  # refuses an unknown one
-    planned = {n: forecast(n, target) if target else kept(n) for n in names}
+    planned = {
+        n: planned_costs(n, target) if target else golden_plan_costs(n) for n in names
+    }
     if arguments.by_part:
-        found = {name: parts.by_part(name, planned[name]) for name in names}
-        print(json.dumps(found) if arguments.json else parts.describe(found))
+        found = {name: networks.by_part(name, planned[name]) for name in names}
+        print(json.dumps(found) if arguments.json else networks.describe(found))
         return
     result = measure(names, divide, batch, arguments.steps)
     for name, row in result["models"].items():
@@ -71,14 +73,14 @@ def _names(arguments) -> list[str]:
             "bench models has configs of its own; leave out --config, or leave out "
             "models."
         )
-    names = arguments.only.split(",") if arguments.only else list(RIVALS)
+    names = arguments.only.split(",") if arguments.only else list(NETWORKS)
     for name in names:
-        if name not in RIVALS:
-            raise ValueError(f"--only={name} is unknown; use some of {list(RIVALS)}.")
+        if name not in NETWORKS:
+            raise ValueError(f"--only={name} is unknown; use some of {list(NETWORKS)}.")
     return names
 
 
-def twin(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
+def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
     """The config of a rival, narrower by ``divide``, with a batch of its own.
 
     Heads stay as many and tokens too, so products with weights shrink by the square of
@@ -87,7 +89,7 @@ def twin(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
     Raises:
       ValueError: a width does not divide.
     """
-    config = configs.load(str(shipped.FOLDER / RIVALS[name].config), [])
+    config = configs.load(str(shipped.FOLDER / NETWORKS[name].config), [])
     model = config.model
     for field, value in model.items():
         if not (field.endswith("_width") or field in ("channels", "norm_groups")):
@@ -121,10 +123,10 @@ def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, 
     """
     calls, rows = {}, {}
     for name in names:
-        experiment = configs.build(twin(name, divide, batch))
+        experiment = configs.build(scaled_config(name, divide, batch))
         mesh = make_mesh(experiment.mesh, batch)
         share = experiment.training.self_conditioned_share
-        rows[name] = {"config": RIVALS[name].config, "self_conditioned": share}
+        rows[name] = {"config": NETWORKS[name].config, "self_conditioned": share}
         for use, program_name in PROGRAM_NAMES.items():
             logger.info("Compiling the %s of %s.", program_name, name)
             try:
@@ -155,7 +157,7 @@ def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, 
             "upper_quartile": 1e3 * high / batch,
         }
     for name, row in rows.items():
-        row["paper_milliseconds"] = dict(RIVALS[name].paper)
+        row["paper_milliseconds"] = dict(NETWORKS[name].paper)
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
@@ -173,29 +175,29 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
     """
-    path = str(shipped.FOLDER / RIVALS[name].config)
+    path = str(shipped.FOLDER / NETWORKS[name].config)
     config = configs.load(f"{path},pod={target.topology}", [])
     config.sampler.update(solver="euler", steps=8)
     config.sheets.guidance = 0.0
     clips, found = config.data.videos_per_batch + config.data.images_per_batch, {}
     for use, count in (("training", None), ("inference", clips)):
-        plan = cached(Question(config, target, count))
+        plan = cached_plan(PlanRequest(config, target, count))
         if not plan["fits"]:
             found[use] = {"refusal": f"does not fit on {target.topology}"}
             continue
         runs = 1 if count is None else plan["evaluations"]
-        found[use] = _of_one_clip(plan, clips * runs)
+        found[use] = _per_clip(plan, clips * runs)
     return found
 
 
-def kept(name: str) -> dict[str, Any] | None:
+def golden_plan_costs(name: str) -> dict[str, Any] | None:
     """What a plan in docs/plans tells of training, as `forecast`; None without one."""
-    golden = GOLDENS.get(f"{name}-{KEPT}")
+    golden = GOLDEN_PLANS.get(f"{name}-{GOLDEN_TOPOLOGY}")
     plan = golden and golden.read()
-    return plan and {"training": _of_one_clip(plan["plan"], plan["plan"]["batch"])}
+    return plan and {"training": _per_clip(plan["plan"], plan["plan"]["batch"])}
 
 
-def _of_one_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
+def _per_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
     """A plan's numbers of a clip, on one chip; plans of old tell no traffic."""
     share, seconds = plan["devices"] / clips, plan["seconds"]
     unit = "step" if "step" in seconds else "batch"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax.planning.forecast import hlo
-from snapvideo_jax.planning.forecast.parts import part_of, pass_of
+from snapvideo_jax.planning.forecast.scopes import part_of, pass_of
 
 MATRIX, COLLECTIVE, MEMORY = "matrix products", "collectives", "copies and layout"
 RANDOM, KERNEL, REST = "random bits", "kernels", "elementwise and sums"
@@ -32,7 +32,7 @@ _CONTAINERS = frozenset("while call conditional async-start async-done".split())
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class InstructionKind:
     """What a compiled program tells of one of its instructions.
 
     Attributes:
@@ -46,7 +46,7 @@ class Known:
     category: str
 
 
-def instructions(text: str) -> dict[str, Known]:
+def instructions(text: str) -> dict[str, InstructionKind]:
     """What the instructions of a program are, by name; without those that only call.
 
     Args:
@@ -68,7 +68,9 @@ def instructions(text: str) -> dict[str, Known]:
                 for inner in program.computations[name]
             ]
             kind = category(one.opcode, one.op_name, inside, one.rest)
-            found[one.name] = Known(part_of(one.op_name), pass_of(one.op_name), kind)
+            found[one.name] = InstructionKind(
+                part_of(one.op_name), pass_of(one.op_name), kind
+            )
     return found
 
 

@@ -7,14 +7,18 @@ from snapvideo_jax.planning.forecast.calibration import (
 )
 from snapvideo_jax.planning.forecast.collectives import Collective
 from snapvideo_jax.planning.forecast.costs import splash_kernels
-from snapvideo_jax.planning.forecast.roofline import Forecast, Part, forecast
+from snapvideo_jax.planning.forecast.roofline import (
+    Forecast,
+    TimedInstruction,
+    forecast,
+)
 
 __all__ = [
     "CALIBRATIONS",
     "Calibration",
     "Collective",
     "Forecast",
-    "Part",
+    "TimedInstruction",
     "calibrated",
     "forecast",
     "splash_kernels",

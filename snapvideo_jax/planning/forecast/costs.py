@@ -32,7 +32,7 @@ _WINDOW_KEYS = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Cost:
     """What an instruction asks of a chip.
 
     Attributes:
@@ -70,9 +70,9 @@ def splash_kernels(density: float = 1.0, fused_backward: bool = False) -> Kernel
     return {name.format(at): kernel(n) for name in names for at, n in products.items()}
 
 
-def work(
+def instruction_cost(
     program: Program, computation: Computation, item: Instruction, kernels: Kernels
-) -> Work:
+) -> Cost:
     """What one run of an instruction asks of a chip.
 
     Args:
@@ -91,12 +91,12 @@ def work(
         passes += count * _passes(inner, product)
     size = _read(program, computation, item) + _written(program, computation, item)
     if item.opcode != "custom-call":
-        return Work(flops, passes, size)
+        return Cost(flops, passes, size)
     if item.attribute("custom_call_target") != '"tpu_custom_call"':
-        return Work(bytes=size)
+        return Cost(bytes=size)
     flops = _kernel_flops(computation, item, kernels)
     size = item.number("bytes_accessed") or size
-    return Work(flops, flops, size)
+    return Cost(flops, flops, size)
 
 
 def _kernel_flops(

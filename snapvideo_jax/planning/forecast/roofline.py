@@ -21,7 +21,11 @@ from snapvideo_jax.planning.forecast.collectives import (
     Network,
     groups_of,
 )
-from snapvideo_jax.planning.forecast.costs import Kernels, splash_kernels, work
+from snapvideo_jax.planning.forecast.costs import (
+    Kernels,
+    instruction_cost,
+    splash_kernels,
+)
 from snapvideo_jax.planning.forecast.hlo import Instruction, Program, arrays, parse
 from snapvideo_jax.planning.forecast.loops import Scope, trip_count
 
@@ -56,7 +60,7 @@ _FREE_CALLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class TimedInstruction:
     """One instruction of a program, with all its runs in a step.
 
     Attributes:
@@ -78,7 +82,7 @@ class Part:
     hbm_bytes: float = 0.0
     collective: Collective | None = None
 
-    def times(self, trips: int) -> "Part":
+    def times(self, trips: int) -> "TimedInstruction":
         """This part of a loop that runs ``trips`` times."""
         sent = self.collective
         return dataclasses.replace(
@@ -107,7 +111,7 @@ class Forecast:
       flops: of matrix products, as often as the program makes them.
       hbm_bytes: read and written.
       collectives: those that take longest first.
-      parts: instructions that compute, those that take longest first.
+      instructions: those that compute, those that take longest first.
     """
 
     compute_seconds: float
@@ -117,7 +121,7 @@ class Forecast:
     flops: float
     hbm_bytes: float
     collectives: tuple[Collective, ...]
-    parts: tuple[Part, ...]
+    instructions: tuple[TimedInstruction, ...]
 
     @property
     def seconds(self) -> float:
@@ -180,7 +184,7 @@ def forecast(
         flops=sum(part.flops for part in parts),
         hbm_bytes=sum(part.hbm_bytes for part in parts),
         collectives=tuple(sorted(sent, key=lambda each: -each.seconds)),
-        parts=tuple(
+        instructions=tuple(
             sorted(
                 (part for part in parts if part.seconds), key=lambda part: -part.seconds
             )
@@ -198,7 +202,7 @@ class _Walk:
     kernels: Kernels
     trips: Mapping[str, int]
 
-    def computation(self, scope: Scope) -> list[Part]:
+    def computation(self, scope: Scope) -> list[TimedInstruction]:
         """All parts of one run of a computation."""
         parts = _whole(
             part for item in scope.computation for part in self.parts(item, scope)
@@ -210,10 +214,10 @@ class _Walk:
             name = f"copies beside {scope.computation.name}"
             cycles = sum(part.cycle_seconds for part in parts)
             behind = max(0.0, late + _compute(parts) - cycles)
-            parts.append(Part(name, "", seconds=late, cycle_seconds=behind))
+            parts.append(TimedInstruction(name, "", seconds=late, cycle_seconds=behind))
         return parts
 
-    def parts(self, item: Instruction, scope: Scope) -> list[Part]:
+    def parts(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
         """The parts that one run of an instruction is made of."""
         opcode, base = item.opcode, item.opcode.removesuffix("-start")
         if base in OPS:
@@ -245,9 +249,9 @@ class _Walk:
                 return []
         return self.compute(item, scope)
 
-    def compute(self, item: Instruction, scope: Scope) -> list[Part]:
+    def compute(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
         """An instruction that computes or copies, with a collective fused into it."""
-        done = work(self.program, scope.computation, item, self.kernels)
+        done = instruction_cost(self.program, scope.computation, item, self.kernels)
         seconds = max(
             done.passes / (MATMUL_SHARE * self.chip.peak_tflops * 1e12),
             done.bytes / (HBM_SHARE * self.chip.hbm_gbps * 1e9),
@@ -256,7 +260,7 @@ class _Walk:
         by_cycles = seconds if cycles is None else cycles / (self.chip.clock_ghz * 1e9)
         if item.opcode == "custom-call" and not done.flops:
             seconds = max(seconds, by_cycles)
-        part = Part(
+        part = TimedInstruction(
             item.name, item.op_name, 1, seconds, by_cycles, done.flops, done.bytes
         )
         if item.opcode.endswith("-start"):
@@ -285,7 +289,7 @@ class _Walk:
 
     def collective(
         self, item: Instruction, sender: Instruction, scope: Scope, overlapped: bool
-    ) -> Part:
+    ) -> TimedInstruction:
         """A collective; ``sender`` is ``item`` or what is fused into it."""
         op = sender.opcode.removesuffix("-start")
         sizes = [
@@ -317,9 +321,9 @@ class _Walk:
             op_name=item.op_name,
             channel=channel and int(channel),
         )
-        return Part(item.name, item.op_name, collective=sent)
+        return TimedInstruction(item.name, item.op_name, collective=sent)
 
-    def between_slices(self, item: Instruction, scope: Scope) -> list[Part]:
+    def between_slices(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
         """What the host sends to the other slices, in a program that is for one slice.
 
         Raises:
@@ -353,16 +357,16 @@ class _Walk:
             name=item.name,
             op_name=item.op_name,
         )
-        return [Part(item.name, item.op_name, collective=collective)]
+        return [TimedInstruction(item.name, item.op_name, collective=collective)]
 
 
-def _whole(parts: Iterable[Part]) -> list[Part]:
+def _whole(parts: Iterable[TimedInstruction]) -> list[TimedInstruction]:
     """The parts of a computation, fusions that carry on one transfer taken together.
 
     An asynchronous collective fusion writes a transfer as a start, computations that it
     goes on beside, and an end; each holds the collective, all with its channel.
     """
-    kept: list[Part] = []
+    kept: list[TimedInstruction] = []
     places: dict[tuple[int | None, str], int] = {}
     for part in parts:
         sent = part.collective
@@ -376,16 +380,16 @@ def _whole(parts: Iterable[Part]) -> list[Part]:
     return kept
 
 
-def _overlapped(part: Part) -> Part:
+def _overlapped(part: TimedInstruction) -> TimedInstruction:
     """A part that runs beside others: its traffic stays, its time is theirs."""
     sent = part.collective and dataclasses.replace(part.collective, overlapped=True)
     return dataclasses.replace(part, seconds=0.0, cycle_seconds=0.0, collective=sent)
 
 
-def _compute(parts: Iterable[Part]) -> float:
+def _compute(parts: Iterable[TimedInstruction]) -> float:
     return sum(part.seconds for part in parts)
 
 
-def _all_seconds(parts: list[Part]) -> float:
+def _all_seconds(parts: list[TimedInstruction]) -> float:
     sent = [part.collective for part in parts if part.collective]
     return _compute(parts) + sum(each.seconds for each in sent if not each.overlapped)

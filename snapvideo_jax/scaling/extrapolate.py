@@ -10,12 +10,12 @@ import numpy as np
 from snapvideo_jax.planning.target import Target
 from snapvideo_jax.scaling import law as laws
 from snapvideo_jax.scaling.law import Law
-from snapvideo_jax.scaling.sweep import Planned
+from snapvideo_jax.scaling.sweep import SweepRun
 
-Found = Sequence[tuple[Planned, dict[str, Any]]]
+FinishedRuns = Sequence[tuple[SweepRun, dict[str, Any]]]
 
 
-def fitted(found: Found, draws: int, seed: int) -> dict[str, Any]:
+def fit_runs(found: FinishedRuns, draws: int, seed: int) -> dict[str, Any]:
     """The law of finished runs, with intervals, and what each budget's best size is.
 
     Args:
@@ -33,7 +33,7 @@ def fitted(found: Found, draws: int, seed: int) -> dict[str, Any]:
     minima = []
     for budget in budgets:
         chosen = np.array([run.budget == budget for run, _ in found])
-        least = laws.minimum(flops[chosen], losses[chosen])
+        least = laws.parabola_minimum(flops[chosen], losses[chosen])
         minima.append(
             {
                 "budget": budget,
@@ -57,27 +57,28 @@ def fitted(found: Found, draws: int, seed: int) -> dict[str, Any]:
     }
 
 
-def columns(found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def columns(found: FinishedRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """FLOPs a sample, samples, and losses of runs."""
     rows = [(run.flops, run.samples, result["loss"]) for run, result in found]
     flops, samples, losses = np.array(rows, float).reshape(-1, 3).T
     return flops, samples, losses
 
 
-def ahead(
+def extrapolate(
     fit: dict[str, Any], budgets: Sequence[float], plan: Path | None
 ) -> list[dict[str, Any]]:
     """The best size at budgets that were not run, and what it costs.
 
     Args:
-      fit: as from `fitted`.
+      fit: as from `fit_runs`.
       budgets: of training FLOPs.
       plan: a file of docs/plans, whose MFU is taken; None leaves chip-hours out.
 
     Raises:
       ValueError: the plan cannot be read, or is none of a train step.
     """
-    law, drawn = law_of(fit["law"]), [law_of(each) for each in fit["drawn"]]
+    law = law_from_json(fit["law"])
+    drawn = [law_from_json(each) for each in fit["drawn"]]
     rate = flops_per_chip_hour(plan) if plan else None
     scale, power = fit["parameters"]
     rows = []
@@ -98,7 +99,7 @@ def flops_per_chip_hour(plan: Path) -> float:
     """Model FLOPs of a chip in an hour, as a plan forecasts them.
 
     Raises:
-      ValueError: as `ahead`.
+      ValueError: as `extrapolate`.
     """
     try:
         kept = json.loads(plan.read_text())["plan"]
@@ -165,12 +166,12 @@ def _best(law: Law, drawn: Sequence[Law], budget: float) -> dict[str, Any]:
     }
 
 
-def law_of(numbers: dict[str, float]) -> Law:
-    """A law as `fitted` keeps it."""
+def law_from_json(numbers: dict[str, float]) -> Law:
+    """A law as `fit_runs` keeps it."""
     return Law(**{name: v for name, v in numbers.items() if name != "exponent"})
 
 
-def _parameters(found: Found) -> tuple[float, float]:
+def _parameters(found: FinishedRuns) -> tuple[float, float]:
     """Scale and power of the parameters by FLOPs, as widths vary; or zeros."""
     sizes = {(r.flops, r.parameters) for r, _ in found if r.axis in ("width", "base")}
     if len(sizes) < 2:

@@ -32,7 +32,7 @@ from snapvideo_jax.sampling import loading
 from snapvideo_jax.step import BIN_EDGES, NOISE, first_pass
 from snapvideo_jax.types import context_of, embedded, pixels
 
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Multiples of it lie evenly between whole numbers, however many there are."""
 
 
@@ -41,7 +41,7 @@ def held_out_shapes(root: Path) -> Path:
     return dataset.build(root, seed=1, videos=256, images=128)
 
 
-def data_of(data: DataConfig, folder: Path) -> DataConfig:
+def validation_data(data: DataConfig, folder: Path) -> DataConfig:
     """The data section of a run, of the clips in a folder.
 
     Raises:
@@ -73,10 +73,10 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
       loss by kind and noise bin in ``bins``, named as in metrics.jsonl.
 
     Raises:
-      ValueError: as `data_of`, or the run has no checkpoint.
+      ValueError: as `validation_data`, or the run has no checkpoint.
     """
     experiment, params, _, mesh = loading.load(workdir)
-    data, over_batch = data_of(experiment.data, folder), batch_sharding(mesh)
+    data, over_batch = validation_data(experiment.data, folder), batch_sharding(mesh)
     joint = make_joint_source(data, seed=0)
     batches = split_dataset(
         joint,
@@ -92,7 +92,7 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
     for number, (rows, _) in enumerate(itertools.islice(iter(batches), count)):
         batch = embedded(put_batch(rows, over_batch), embed)
         places = np.arange(number * data.batch, (number + 1) * data.batch)
-        sigma = levels(experiment.diffusion, places)
+        sigma = noise_levels(experiment.diffusion, places)
         found = program(params, batch, jnp.asarray(sigma, jnp.float32), key)
         is_image = on_host(batch["frame_interval"]) == 0
         for column, part in zip(
@@ -104,18 +104,18 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
         "loss": float(losses.mean()),
         "error": float(losses.std(ddof=1) / len(losses) ** 0.5),
         "samples": len(losses),
-        "bins": binned(losses, sigma, is_image),
+        "bins": losses_by_noise_bin(losses, sigma, is_image),
     }
 
 
-def levels(edm, places: np.ndarray) -> np.ndarray:
+def noise_levels(edm, places: np.ndarray) -> np.ndarray:
     """Noise levels at places of an even spread over those of training."""
     spread = statistics.NormalDist(edm.p_mean, edm.p_std)
-    shares = (0.5 + GOLDEN * np.asarray(places)) % 1
+    shares = (0.5 + GOLDEN_RATIO * np.asarray(places)) % 1
     return np.exp([spread.inv_cdf(share) for share in np.clip(shares, 1e-6, 1 - 1e-6)])
 
 
-def binned(losses, sigma, is_image) -> dict[str, float]:
+def losses_by_noise_bin(losses, sigma, is_image) -> dict[str, float]:
     """Mean loss by kind and noise bin; bins without a sample are left out."""
     edges = ("0", *map(str, BIN_EDGES), "inf")
     names = [f"sigma_{low}_to_{high}" for low, high in itertools.pairwise(edges)]

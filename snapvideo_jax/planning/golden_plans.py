@@ -17,7 +17,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.io import shipped
 from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.planning import cache, compiler_flags, tables
-from snapvideo_jax.planning.compile import Question
+from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.target import Target
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ MORE_BYTES = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
-class Golden:
+class GoldenPlan:
     """A plan that is kept.
 
     Attributes:
@@ -64,7 +64,7 @@ class Golden:
         parts += [f"--sampler --batch {self.clips}"] if self.clips else []
         return " ".join([*parts, *(f"--config.{item}" for item in self.overrides)])
 
-    def question(self) -> Question:
+    def request(self) -> PlanRequest:
         """What is asked to make it.
 
         Raises:
@@ -72,7 +72,7 @@ class Golden:
         """
         overrides = [f"--config.{item}" for item in self.overrides]
         config = configs.load(str(shipped.FOLDER / self.config), overrides)
-        return Question(config, Target(self.topology, self.slices), self.clips)
+        return PlanRequest(config, Target(self.topology, self.slices), self.clips)
 
     def read(self) -> dict[str, Any] | None:
         """What is kept of it; None where it was not generated yet."""
@@ -81,16 +81,16 @@ class Golden:
         return json.loads(self.file.read_text(encoding="utf-8"))
 
 
-def _pod(name: str, config: str, topology: str, **options) -> Golden:
+def _pod(name: str, config: str, topology: str, **options) -> GoldenPlan:
     """The plan of a config with the settings it has for a topology."""
     also = "," if ":" in config else ":"
-    return Golden(name, f"{config}{also}pod={topology}", topology, **options)
+    return GoldenPlan(name, f"{config}{also}pod={topology}", topology, **options)
 
 
 AS_ON_PODS = ("model.dtype=bfloat16", "model.remat=layer", "model.unroll=1")
 """What the demo, made for CPUs, has in common with the large configs then."""
 
-GOLDENS = {
+GOLDEN_PLANS = {
     golden.name: golden
     for golden in (
         _pod("fit-3p9b-v5p-4x4x8", "fit.py:size=3p9b", "v5p:4x4x8"),
@@ -107,9 +107,9 @@ GOLDENS = {
         _pod("fit-500m-v6e-16x16", "fit.py:size=500m", "v6e:16x16"),
         _pod("fit-upsampler-v5p-4x4x8", "fit_upsampler.py", "v5p:4x4x8"),
         _pod("fit-upsampler-v6e-16x16", "fit_upsampler.py", "v6e:16x16"),
-        Golden("sample-3p9b-v6e-2x2", "fit.py:size=3p9b", "v6e:2x2", clips=16),
-        Golden("sample-500m-v6e-2x2", "fit.py:size=500m", "v6e:2x2", clips=16),
-        Golden(
+        GoldenPlan("sample-3p9b-v6e-2x2", "fit.py:size=3p9b", "v6e:2x2", clips=16),
+        GoldenPlan("sample-500m-v6e-2x2", "fit.py:size=500m", "v6e:2x2", clips=16),
+        GoldenPlan(
             "fit-500m-v5e-4x4",
             "fit.py:size=500m",
             "v5e:4x4",
@@ -119,14 +119,14 @@ GOLDENS = {
                 "mesh.fsdp=16",
             ),
         ),
-        Golden(
+        GoldenPlan(
             "demo-v5e-2x2",
             "demo.py",
             "v5e:2x2",
             overrides=(*AS_ON_PODS, "optimizer.name=lamb", "mesh.fsdp=4"),
             is_small=True,
         ),
-        Golden(
+        GoldenPlan(
             "sample-demo-v5e-2x2",
             "demo.py",
             "v5e:2x2",
@@ -138,22 +138,22 @@ GOLDENS = {
 }
 
 
-def chosen(names: str) -> list[Golden]:
+def chosen(names: str) -> list[GoldenPlan]:
     """The goldens of a list of names, or of "all" or "small".
 
     Raises:
       ValueError: a name is unknown.
     """
     if names == "all":
-        return list(GOLDENS.values())
+        return list(GOLDEN_PLANS.values())
     if names == "small":
-        return [golden for golden in GOLDENS.values() if golden.is_small]
+        return [golden for golden in GOLDEN_PLANS.values() if golden.is_small]
     for name in names.split(","):
-        if name not in GOLDENS:
-            known = f"use small, all or some of {[*GOLDENS]}."
-            hint = did_you_mean(name, GOLDENS, known)
+        if name not in GOLDEN_PLANS:
+            known = f"use small, all or some of {[*GOLDEN_PLANS]}."
+            hint = did_you_mean(name, GOLDEN_PLANS, known)
             raise ValueError(f"--golden={name} is unknown; {hint}")
-    return [GOLDENS[name] for name in names.split(",")]
+    return [GOLDEN_PLANS[name] for name in names.split(",")]
 
 
 def regenerate(names: str) -> None:
@@ -172,15 +172,15 @@ def regenerate(names: str) -> None:
     for golden in goldens:
         logger.info("%s", golden.command)
         kept = {"command": golden.command, "made_with": versions()}
-        kept["plan"] = _rounded(cache.cached(golden.question()))
+        kept["plan"] = _rounded(cache.cached_plan(golden.request()))
         golden.file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(), encoding="utf-8")
 
 
 def page() -> str:
     """docs/plans.md, from what is kept."""
-    kept = {name: golden.read() for name, golden in GOLDENS.items()}
-    commands = {name: golden.command for name, golden in GOLDENS.items()}
+    kept = {name: golden.read() for name, golden in GOLDEN_PLANS.items()}
+    commands = {name: golden.command for name, golden in GOLDEN_PLANS.items()}
     return tables.page(
         {name: each["plan"] for name, each in kept.items() if each},
         commands,
@@ -199,7 +199,7 @@ def drift(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What became different enough to look at; nothing if nothing did.
 
     Args:
-      was, now: plans of the same question.
+      was, now: plans of the same request.
     """
     found = []
     for name, field in (

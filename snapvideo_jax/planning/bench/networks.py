@@ -15,7 +15,7 @@ from snapvideo_jax.models.flops import train_factor
 
 
 @dataclasses.dataclass(frozen=True)
-class Rival:
+class Network:
     """A network of the table.
 
     Attributes:
@@ -27,13 +27,13 @@ class Rival:
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-RIVALS = {
-    "unet-85m": Rival("unet.py:size=85m", dict(training=133.2, inference=49.6)),
-    "unet-284m": Rival("unet.py:size=284m", dict(training=230.3, inference=105.1)),
-    "dit-flops": Rival("dit.py:match=flops"),
-    "dit-parameters": Rival("dit.py:match=parameters"),
-    "fit-500m": Rival("fit.py:size=500m", dict(training=69.5, inference=23.4)),
-    "fit-3p9b": Rival("fit.py:size=3p9b", dict(training=526.0, inference=130.4)),
+NETWORKS = {
+    "unet-85m": Network("unet.py:size=85m", dict(training=133.2, inference=49.6)),
+    "unet-284m": Network("unet.py:size=284m", dict(training=230.3, inference=105.1)),
+    "dit-flops": Network("dit.py:match=flops"),
+    "dit-parameters": Network("dit.py:match=parameters"),
+    "fit-500m": Network("fit.py:size=500m", dict(training=69.5, inference=23.4)),
+    "fit-3p9b": Network("fit.py:size=3p9b", dict(training=526.0, inference=130.4)),
 }
 
 
@@ -41,10 +41,10 @@ def by_part(name: str, planned: Mapping[str, Any] | None) -> dict[str, Any]:
     """The work of one clip: of a forward pass, and of what was planned.
 
     Args:
-      name: of `RIVALS`.
-      planned: as from `models.forecast`; None without a plan.
+      name: of `NETWORKS`.
+      planned: as from `models.planned_costs`; None without a plan.
     """
-    path = str(shipped.FOLDER / RIVALS[name].config)
+    path = str(shipped.FOLDER / NETWORKS[name].config)
     experiment = configs.build(configs.load(path, []))
     model, text = experiment.model, experiment.text
     forward = model.forward_flops(text.tokens, text.width)
