@@ -70,9 +70,7 @@ def test_guided_samples_have_the_size_of_the_data(model):
     settings = experiment(model)
     mesh = make_mesh(MeshConfig(), batch=8)
     work = sampler(settings, mesh, clips=8)
-    clips = jax.eval_shape(
-        lambda *arguments: work.jitted(*arguments, **work.options), *work.arguments
-    )
+    clips = jax.eval_shape(work.jitted, *work.args)
     assert work.options == {"guided": True}
     assert (clips.shape, clips.dtype) == ((8, 2, 14, 16, 3), jnp.uint8)
 
