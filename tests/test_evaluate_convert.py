@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import serialization
+from flax.traverse_util import flatten_dict, unflatten_dict
 from metric_files import foreign
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -21,8 +22,6 @@ from snapvideo_jax.evaluation.nets import (
     NETWORKS,
     CLIPSizes,
     c3d,
-    flat,
-    nested,
 )
 from snapvideo_jax.evaluation.weights.convert import convert, load, random_weights
 from snapvideo_jax.io import files
@@ -52,7 +51,7 @@ def write(path, tensors):
     elif path.suffix == ".safetensors":
         save_file(tensors, path)
     else:
-        tree = {"params": nested(tensors)}
+        tree = {"params": unflatten_dict(tensors, sep="/")}
         path.write_bytes(serialization.msgpack_serialize(tree))
     return path
 
@@ -60,7 +59,7 @@ def write(path, tensors):
 def converted(network, path, **options):
     out = path.parent / f"out-{network}.safetensors"
     header = convert(network, path, out, **options)
-    return header, flat(load(out, network).params)
+    return header, flatten_dict(load(out, network).params, sep="/")
 
 
 # --- Sizes --------------------------------------------------------------------------

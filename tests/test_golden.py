@@ -110,7 +110,7 @@ def changed(*path, to):
         (
             ("collectives", 1, "overlapped"),
             False,
-            "synchronous all-reduce of f32 over fsdp is new: 9e+03 MB",
+            "synchronous all-reduce of f32 over fsdp is new: 9 GB",
         ),
         (("collectives", 0, "dtype"), "f32", "all-gather of f32 over fsdp is new"),
     ],

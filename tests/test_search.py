@@ -124,7 +124,7 @@ def test_a_search_finds_the_fastest_that_fits(compiled):
     }
     assert found["overrides"] == best["overrides"] and found["not_tried"] == 0
     text = search.describe(found)
-    assert "does not fit by 83.50 GB a device" in text
+    assert "does not fit by 83.5 GB a device" in text
     assert "fastest       --config.model.remat=dots --config.mesh.fsdp=4" in text
 
 
@@ -199,7 +199,7 @@ def test_the_nearest_that_fits_changes_one_thing(compiled):
     assert found["verified"] and found["peak"] == 10e9
     assert found["changes"] == ["--config.training.microbatches=2"]
     text = nearest.describe(found, LIMIT)
-    assert "microbatches=2: 10.00 of 15.50 GB a device (compiled)" in text
+    assert "microbatches=2: 10 GB of 15.5 GB a device (compiled)" in text
 
 
 def test_what_was_not_compiled_is_called_a_guess(compiled):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exporting import exported
+from flax.traverse_util import flatten_dict
 
 from snapvideo_jax.diffusion import initial_noise
 from snapvideo_jax.diffusion.noise import sample_keys
@@ -55,7 +56,7 @@ def test_the_reader_imports_torch_and_safetensors_alone():
 def test_denoised_clips_and_latents_are_ours_to_1e_4(read):
     ours, theirs, inputs = read
     call = jax.jit(programs.denoiser(ours.experiment).function)
-    weights, model = bundle.flat(ours.params()), ours.experiment.model
+    weights, model = flatten_dict(ours.params(), sep="/"), ours.experiment.model
     rng = np.random.default_rng(0)
     size = (1, model.frames, model.height, model.width, 3)
     about = {name: inputs[name] for name in programs.TEXT}

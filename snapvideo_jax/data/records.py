@@ -26,6 +26,8 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image
 
+from snapvideo_jax.io.mp4 import Mp4Writer
+
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -159,20 +161,14 @@ def encode_mp4(
             f"frames are {height}x{width}, wanted an even height and width for "
             "yuv420p; crop or resize the odd side by one pixel."
         )
-    file = io.BytesIO()
     # One converter for all frames: a new one each costs more than the encoding.
     converter = VideoReformatter()
-    with av.open(file, "w", format="mp4") as container:
-        options = {"crf": str(crf), "g": str(gop), "preset": preset}
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.thread_count = 1
-        for rgb in frames:
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            yuv = converter.reformat(frame, format="yuv420p", threads=1)
-            container.mux(stream.encode(yuv))
-        container.mux(stream.encode())
-    return file.getvalue()
+    options = {"crf": str(crf), "g": str(gop), "preset": preset}
+    writer = Mp4Writer(height, width, fps, options, threads=1)
+    for rgb in frames:
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        writer.add(converter.reformat(frame, format="yuv420p", threads=1))
+    return writer.close()
 
 
 def encode_png(frame: UInt8[np.ndarray, "h w c"]) -> bytes:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import ml_dtypes
 import numpy as np
-from flax import traverse_util
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save_file
@@ -66,25 +67,14 @@ class Bundle:
             raise ValueError(
                 f"{self.folder}: the weights are not those of {CONFIG}: {differing}."
             )
-        return nested({n: leaf.astype(np.float32) for n, leaf in leaves.items()})
+        leaves = {name: leaf.astype(np.float32) for name, leaf in leaves.items()}
+        return unflatten_dict(leaves, sep="/")
 
     def orbax_params(self) -> Any:
         """The same, from the Orbax checkpoint that lies beside."""
         path = (self.folder / ORBAX).absolute()
         loaded = ocp.load_checkpointables(path)["params"]
-        return nested(
-            {name: np.asarray(leaf, np.float32) for name, leaf in flat(loaded).items()}
-        )
-
-
-def flat(params: Any) -> dict[str, Any]:
-    """The leaves of a network's parameters by name, as blocks/read/norm/scale."""
-    return traverse_util.flatten_dict(params, sep="/")
-
-
-def nested(leaves: Mapping[str, Any]) -> Any:
-    """The inverse of `flat`."""
-    return traverse_util.unflatten_dict(dict(leaves), sep="/")
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), loaded)
 
 
 def different(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
@@ -99,7 +89,7 @@ def different(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
 def shapes_of(experiment: "configs.Experiment") -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of an experiment, by name."""
     params = nn.unbox(abstract_state(experiment)).params
-    return {name: leaf.shape for name, leaf in flat(params).items()}
+    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
 
 
 def check_out(out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler
@@ -142,13 +143,13 @@ def export(
     dtype = bundle.DTYPES[about["dtype"]]
     leaves = {
         name: np.asarray(leaf).astype(dtype)
-        for name, leaf in bundle.flat(params).items()
+        for name, leaf in flatten_dict(params, sep="/").items()
     }
     out.mkdir(parents=True, exist_ok=True)
     if {"bundle", "stablehlo"} & set(about["formats"]):
         bundle.write_weights(out, leaves, round(arguments.shard_gb * 1e9))
     if "orbax" in about["formats"]:
-        bundle.write_orbax(out, bundle.nested(leaves))
+        bundle.write_orbax(out, unflatten_dict(leaves, sep="/"))
     prompts = list(arguments.prompt or ())
     if not prompts and not config.text.path:  # the stand-in, which costs nothing
         prompts = list(experiment.sheets.prompts[:FEW])

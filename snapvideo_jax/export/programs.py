@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax import export
 
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import standalone
-from snapvideo_jax.export.bundle import nested
 from snapvideo_jax.io.files import write_json, write_whole
 from snapvideo_jax.sampling.cascade import STREAM
 from snapvideo_jax.sampling.generator import SamplerInputs, SamplerProgram, as_bytes
@@ -227,7 +227,8 @@ def _text_inputs(text) -> dict[str, tuple[tuple, Any]]:
 
 def _params(weights) -> Any:
     """The tree of a network, in float32, whatever the weights are stored in."""
-    return nested({name: leaf.astype(jnp.float32) for name, leaf in weights.items()})
+    leaves = {name: leaf.astype(jnp.float32) for name, leaf in weights.items()}
+    return unflatten_dict(leaves, sep="/")
 
 
 def _told(shapes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from snapvideo_jax import config as configs
@@ -44,15 +45,15 @@ def verify(
     _check_same_model(found, workdir)
     name, step = weights or _weights(found, workdir), found.about["step"]
     _, params, _ = load(workdir, name, step)
-    exact = {name: np.asarray(leaf) for name, leaf in bundle.flat(params).items()}
+    exact = jax.tree.map(np.asarray, flatten_dict(params, sep="/"))
     dtype = bundle.DTYPES[found.about["dtype"]]
-    ours = {name: leaf.astype(dtype) for name, leaf in exact.items()}
-    theirs = {
-        name: leaf.astype(dtype) for name, leaf in bundle.flat(found.params()).items()
-    }
+    ours, theirs = (
+        {name: leaf.astype(dtype) for name, leaf in leaves.items()}
+        for leaves in (exact, flatten_dict(found.params(), sep="/"))
+    )
     yield "weights", _largest(ours, theirs)
     if "orbax" in found.about["formats"]:
-        yield "orbax", _largest(ours, bundle.flat(found.orbax_params()))
+        yield "orbax", _largest(ours, flatten_dict(found.orbax_params(), sep="/"))
 
     signature = _signature(found)
     told = signature.get("sampler", {})

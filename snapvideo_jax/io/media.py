@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.mp4 import Mp4Writer
 
 FORMATS = ("mp4", "gif", "png")
 
@@ -82,18 +83,11 @@ def write_mp4(
     _check_clip(frames, fps)
     _, height, width, _ = frames.shape
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        rate = fractions.Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = even.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for frame in even:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    write_whole(path, buffer.getvalue())
+    rate = fractions.Fraction(fps).limit_denominator(1001)
+    writer = Mp4Writer(*even.shape[1:3], rate, {"crf": "18"})
+    for frame in even:
+        writer.add(av.VideoFrame.from_ndarray(frame, format="rgb24"))
+    write_whole(path, writer.close())
 
 
 def write_gif(

@@ -19,12 +19,14 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise or f"use one of {', '.join(known)}."
 
 
-def formatted_bytes(size: float, digits: int = 3) -> str:
-    """A number of bytes with a decimal unit, for example "12.3 MB" or "1.25 GB".
+def human_bytes(size: float, digits: int = 3) -> str:
+    """A number of bytes in MB, GB or TB, for example "12.3 MB"; 1 MB is 1e6 bytes.
 
     Args:
       size: bytes.
       digits: significant digits.
     """
-    unit, name = (1e6, "MB") if abs(size) < 1e9 else (1e9, "GB")
-    return f"{size / unit:,.{digits}g} {name}"
+    for unit, name in ((1e6, "MB"), (1e9, "GB")):
+        if abs(size) < 999.5 * unit:
+            return f"{size / unit:.{digits}g} {name}"
+    return f"{size / 1e12:,.{digits}g} TB"

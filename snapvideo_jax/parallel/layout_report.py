@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.parallel.sharding import Rules, mesh_axes, state_shardings
 
 REPLICATED_SHARE = 0.02
@@ -190,16 +191,16 @@ def describe(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{row['name']}{row['layout']}  {' x '.join(map(str, row['shape']))}"
         + (f"  {row['count']} times" if row["count"] > 1 else "")
-        + f"  {_size(row['bytes_per_device'])}"
+        + f"  {human_bytes(row['bytes_per_device'])}"
         for row in shown
     ]
     small = rows[len(shown) :]
     if small:
         rest = sum(row["bytes_per_device"] for row in small)
         count = sum(row["count"] for row in small)
-        lines.append(f"{count} smaller ones  {_size(rest)}")
+        lines.append(f"{count} smaller ones  {human_bytes(rest)}")
     count = sum(row["count"] for row in rows)
-    return "\n".join([*lines, f"{count} parameters  {_size(total)} in a device"])
+    return "\n".join([*lines, f"{count} parameters  {human_bytes(total)} in a device"])
 
 
 def _boxes(tree) -> Iterator[tuple[str, nn.LogicallyPartitioned]]:
@@ -217,7 +218,7 @@ def _named(params: list[Placed]) -> str:
             (
                 each.bytes,
                 f"{each.name}{each.layout} of {' x '.join(map(str, each.shape))} "
-                f"({_size(each.bytes)})",
+                f"({human_bytes(each.bytes)})",
             )
             for each in params
         ]
@@ -227,7 +228,3 @@ def _named(params: list[Placed]) -> str:
 def _largest(sized: list[tuple[int, str]]) -> str:
     """The five largest of (bytes, text)."""
     return ", ".join(text for _, text in sorted(sized, reverse=True)[:5])
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"

@@ -15,7 +15,7 @@ from typing import Any
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.io import shipped
-from snapvideo_jax.io.messages import did_you_mean
+from snapvideo_jax.io.messages import did_you_mean, human_bytes
 from snapvideo_jax.planning import cache, compiler_flags, tables
 from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.target import Target
@@ -216,10 +216,10 @@ def drift(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
         op, axis, dtype = key
         named = f"synchronous {op} of {dtype} over {axis or 'nothing'}"
         if key not in before:
-            found.append(f"{named} is new: {size / 1e6:.3g} MB")
+            found.append(f"{named} is new: {human_bytes(size)}")
         elif size > before[key] + MORE_BYTES:
             found.append(
-                f"{named} was {before[key] / 1e6:.3g} MB, is {size / 1e6:.3g} MB"
+                f"{named} was {human_bytes(before[key])}, is {human_bytes(size)}"
             )
     return found
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.planning import nearest
 
 
@@ -15,10 +16,10 @@ def describe(result: dict[str, Any]) -> str:
         _program(result),
         f"parameters    {result['parameters']:,}",
         "memory        "
-        + ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items()),
+        + ", ".join(f"{name} {human_bytes(size, 4)}" for name, size in memory.items()),
     ]
     if not result["fits"]:
-        short = _bytes(memory["peak"] - memory["limit"])
+        short = human_bytes(memory["peak"] - memory["limit"], 4)
         lines.append(f"does NOT fit  by {short} a device")
     if "nearest" in result:
         lines.append(nearest.describe(result["nearest"], memory["limit"]))
@@ -73,13 +74,10 @@ def _collective(row: dict[str, Any]) -> str:
     how = "overlapped" if row["overlapped"] else "EXPOSED"
     return (
         f"  {row['op']} {row['dtype']} over {row['axis'] or 'nothing'}: "
-        f"{row['count']} x, {_bytes(row['bytes'])}, largest {_bytes(row['largest'])}, "
+        f"{row['count']} x, {human_bytes(row['bytes'], 4)}, "
+        f"largest {human_bytes(row['largest'], 4)}, "
         f"{_seconds(row['seconds'])} {how}"
     )
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if abs(size) >= 1e7 else f"{size / 1e6:.3g} MB"
 
 
 def _seconds(seconds: float) -> str:

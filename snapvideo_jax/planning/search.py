@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.planning import cache
 from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.estimate import FIELDS, REMATS, Choice, Estimate, Estimator
@@ -147,8 +148,8 @@ def _row(choice: Choice, own: Choice, request: PlanRequest) -> dict[str, Any]:
     memory = result["bytes"]
     row |= {"peak": memory["peak"], "limit": memory["limit"]}
     if not result["fits"]:
-        short = (memory["peak"] - memory["limit"]) / 1e9
-        return row | {"reason": f"does not fit by {short:.2f} GB a device"}
+        short = human_bytes(memory["peak"] - memory["limit"], 4)
+        return row | {"reason": f"does not fit by {short} a device"}
     return row | {"seconds": result["seconds"]["step"], "mfu": result["mfu"]["step"]}
 
 
@@ -158,7 +159,7 @@ def outcome(row: dict[str, Any]) -> str:
         return row["reason"]
     return (
         f"{row['seconds']:.4g} s a step, MFU {row['mfu']:.3f}, "
-        f"{row['peak'] / 1e9:.1f} of {row['limit'] / 1e9:.1f} GB a device"
+        f"{human_bytes(row['peak'])} of {human_bytes(row['limit'])} a device"
     )
 
 

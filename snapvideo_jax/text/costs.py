@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.models.t5 import T5Sizes, encoder_flops, encoder_parameters
 from snapvideo_jax.text.cache import BFLOAT16, KEY_BYTES
 
@@ -62,12 +63,12 @@ class TextPlan:
             [
                 f"captions         {self.captions:,} of {self.mean_tokens:g} tokens",
                 f"encoder          {found['encoder_parameters']:,} parameters, "
-                f"{found['encoder_bytes'] / 1e9:.3g} GB in bfloat16",
+                f"{human_bytes(found['encoder_bytes'])} in bfloat16",
                 f"online           {found['online_flops_per_step']:.3g} FLOPs a step "
                 f"of {self.batch:,} samples of {self.tokens} tokens, "
                 f"{100 * found['online_share_of_step']:.3g} % of the step's own",
-                f"cached           {found['cache_bytes'] / 1e9:.3g} GB of files, "
-                f"{found['index_bytes_in_memory'] / 1e9:.3g} GB of memory in every "
+                f"cached           {human_bytes(found['cache_bytes'])} of files, "
+                f"{human_bytes(found['index_bytes_in_memory'])} of memory in every "
                 "process",
                 f"  to read        {found['read_gb_per_second']:.3g} GB/s in all, at "
                 f"{self.step_seconds:g} s a step",

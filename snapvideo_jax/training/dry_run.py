@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.models.flops import flops_forward
 from snapvideo_jax.parallel import layout_report
 from snapvideo_jax.parallel.layout_report import checked_shardings
@@ -67,7 +68,7 @@ def print_description(description: dict, as_json: bool) -> None:
     )
     print(
         "state per device  "
-        + ", ".join(f"{name} {size / 1e9:.3g} GB" for name, size in memory.items())
+        + ", ".join(f"{name} {human_bytes(size)}" for name, size in memory.items())
     )
     if description["ema_snapshots"]["snapshots"]:
         print(f"EMA snapshots     {describe_budget(description['ema_snapshots'])}")

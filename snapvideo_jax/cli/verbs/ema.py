@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
     SnapshotReader,
     describe_budget,
@@ -62,7 +63,7 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         return
     print(f"snapshots   {describe_budget(found['disk'])}")
     if "bytes_there" in found:
-        print(f"there now   {found['bytes_there'] / 1e9:.4g} GB")
+        print(f"there now   {human_bytes(found['bytes_there'], 4)}")
     print(f"What they give at step {found['step']:,}:")
     print("length   half-life in steps   error of the profile   rounding comes x")
     for row in found["lengths"]:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from snapvideo_jax.export.export import _export_run, _export_stages, check
+from snapvideo_jax.io.messages import human_bytes
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -16,4 +17,4 @@ def run(arguments: argparse.Namespace) -> None:
         _export_run(workdir, out, arguments)
     files = [path for path in out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
-    print(f"{len(files)} files, {size / 1e6:,.4g} MB: {out}")
+    print(f"{len(files)} files, {human_bytes(size, 4)}: {out}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data.prepare.config import _absolute, build
+from snapvideo_jax.io.messages import human_bytes
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _described(kind: str, sums: dict[str, Any]) -> str:
-    size = f"{sums['bytes'] / 1e6:.1f} MB"
+    size = human_bytes(sums["bytes"])
     if kind == "image":
         return f"{sums['records']} images, {size}"
     return f"{sums['records']} clips, {sums['hours']:.3f} hours, {size}"

@@ -5,7 +5,6 @@ it nor the container writes dates or versions that it need not. Other versions o
 may still bring another encoder, so a folder notes which one it was made with.
 """
 
-import io
 from fractions import Fraction
 
 import av
@@ -16,6 +15,7 @@ from jaxtyping import UInt8
 from snapvideo_jax.data.prepare.config import Stage
 from snapvideo_jax.data.rescale import EXACT
 from snapvideo_jax.data.transforms import resize
+from snapvideo_jax.io.mp4 import Mp4Writer
 
 
 def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
@@ -68,14 +68,11 @@ class ClipWriter:
         # One converter a direction: a new one each frame costs more than encoding.
         self._to_rgb, self._to_yuv = VideoReformatter(), VideoReformatter()
         self._size = (width, height) if rotation % 2 else (height, width)
-        self._file = io.BytesIO()
-        self._container = av.open(
-            self._file, "w", format="mp4", options={"fflags": "+bitexact"}
-        )
-        self._stream = self._container.add_stream(
-            "libx264",
-            rate=max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001)),
-            options={
+        self._writer = Mp4Writer(
+            height,
+            width,
+            max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001)),
+            {
                 "preset": "veryfast",
                 "crf": str(stage.crf),
                 "g": str(stage.gop),
@@ -84,10 +81,10 @@ class ClipWriter:
                 "flags": "+bitexact",
                 "x264-params": "cpu-independent=1",
             },
+            threads=1,
+            time_base=time_base,
+            bitexact=True,
         )
-        self._stream.height, self._stream.width = height, width
-        self._stream.pix_fmt, self._stream.thread_count = "yuv420p", 1
-        self._stream.time_base = self._stream.codec_context.time_base = time_base
 
     def add(self, frame: av.VideoFrame) -> None:
         """Appends a frame, at its presentation stamp."""
@@ -110,10 +107,8 @@ class ClipWriter:
         if self._first is None:
             self._first = frame.pts
         yuv.pts, yuv.time_base = frame.pts - self._first, self._time_base
-        self._container.mux(self._stream.encode(yuv))
+        self._writer.add(yuv)
 
     def close(self) -> bytes:
         """The content of the MP4 file."""
-        self._container.mux(self._stream.encode())
-        self._container.close()
-        return self._file.getvalue()
+        return self._writer.close()

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from snapvideo_jax.evaluation.nets.c3d import C3D
 from snapvideo_jax.evaluation.nets.clip import CLIP, CLIPSizes
@@ -43,7 +44,8 @@ class Network:
 def _shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
     examples = [jax.ShapeDtypeStruct(*each) for each in network.inputs]
     tree = jax.eval_shape(network.module().init, jax.random.key(0), *examples)
-    return tuple((path, leaf.shape) for path, leaf in flat(tree["params"]).items())
+    leaves = flatten_dict(tree["params"], sep="/")
+    return tuple((path, leaf.shape) for path, leaf in leaves.items())
 
 
 NETWORKS = {
@@ -62,29 +64,6 @@ NETWORKS = {
 }
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dictionaries by their keys, joined with slashes."""
-    found = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        found |= (
-            flat(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-        )
-    return found
-
-
-def nested(leaves: Mapping[str, Any]) -> Params:
-    """The inverse of `flat`."""
-    tree: Params = {}
-    for path, value in leaves.items():
-        *parents, name = path.split("/")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[name] = value
-    return tree
-
-
 def random_params(network: str, seed: int) -> Params:
     """Random weights and random norms, for trying out everything without weights.
 
@@ -95,7 +74,7 @@ def random_params(network: str, seed: int) -> Params:
     for path, shape in NETWORKS[network].shapes().items():
         noise = rng.standard_normal(shape, np.float32)
         leaves[path] = _drawn(path.rpartition("/")[2], noise)
-    return nested(leaves)
+    return unflatten_dict(leaves, sep="/")
 
 
 def _drawn(name: str, noise: np.ndarray) -> np.ndarray:

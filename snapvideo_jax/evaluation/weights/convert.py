@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from snapvideo_jax import __version__
-from snapvideo_jax.evaluation.nets import NETWORKS, Params, nested, random_params
+from snapvideo_jax.evaluation.nets import NETWORKS, Params, random_params
 from snapvideo_jax.evaluation.weights import files
 from snapvideo_jax.evaluation.weights.files import Checkpoint
 from snapvideo_jax.evaluation.weights.layouts import LAYOUTS, Layout, Source
@@ -116,7 +117,9 @@ def load(path: Path, network: str) -> Weights:
     shapes = NETWORKS[network].shapes()
     layout = Layout("ours", Source)
     _check(network, path, layout, leaves, shapes)
-    return Weights(nested(leaves), header["source_sha256"], header["source"])
+    return Weights(
+        unflatten_dict(leaves, sep="/"), header["source_sha256"], header["source"]
+    )
 
 
 def random_weights(network: str, seed: int) -> Weights:

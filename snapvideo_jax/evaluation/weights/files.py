@@ -15,9 +15,9 @@ import ml_dtypes
 import msgpack
 import numpy as np
 from flax import serialization
+from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 
-from snapvideo_jax.evaluation.nets import flat
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.io.npz import opened
 
@@ -83,8 +83,8 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 def _flax(path: Path) -> dict[str, np.ndarray]:
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
-        leaves = flat(tree)
-    except (ValueError, AttributeError, msgpack.UnpackException) as error:
+        leaves = flatten_dict(tree, sep="/")
+    except (ValueError, TypeError, AssertionError, msgpack.UnpackException) as error:
         raise ValueError(f"{path} is not Flax's msgpack ({error}).") from error
     return {
         name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves.items()
@@ -144,8 +144,7 @@ def _torchscript(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
         raise ValueError(f"{path} cannot be read safely ({error}).") from error
     code = [name for name in archive.namelist() if name.endswith(".py")]
     has_gelu = any(b"torch.gelu(" in archive.read(name) for name in code)
-    tensors = flat(_members(root))
-    tensors = {name.replace("/", "."): tensor for name, tensor in tensors.items()}
+    tensors = flatten_dict(_members(root), sep=".")
     return Checkpoint(tensors, "torchscript", has_gelu)
 
 
@@ -166,9 +165,9 @@ def _members(module: Any) -> dict[str, Any]:
     found = {}
     for name, value in members.items():
         if isinstance(value, np.ndarray):
-            found[name] = value
+            found[str(name)] = value
         elif isinstance(value, _Module):
-            found[name] = _members(value)
+            found[str(name)] = _members(value)
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion.noise import sample_keys
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.models.flops import flops_forward, flops_per_sample
 from snapvideo_jax.parallel import host_memory
 from snapvideo_jax.parallel.layout_report import checked_shardings
@@ -174,6 +175,7 @@ def _compile(jitted, *arguments):
         )
         if free is not None and needed >= free:
             raise jax.errors.JaxRuntimeError(
-                f"RESOURCE_EXHAUSTED: {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free"
+                f"RESOURCE_EXHAUSTED: {human_bytes(needed)} needed, "
+                f"{human_bytes(free)} free"
             )
     return compiled, seconds

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.planning.bench import traces
 
 
@@ -38,7 +39,7 @@ def _lines(name: str, row: dict[str, Any]) -> list[str]:
         + (f", MFU {mfu:.3f}" if mfu else ""),
     ]
     if row["bytes"]:
-        sizes = (f"{key} {size / 1e9:.3g} GB" for key, size in row["bytes"].items())
+        sizes = (f"{key} {human_bytes(size)}" for key, size in row["bytes"].items())
         lines.append("  memory      " + ", ".join(sizes))
     return lines + traces.describe(row.get("profile") or {})
 
@@ -52,7 +53,7 @@ def _plan_lines(planned: dict[str, Any], result: dict[str, Any]) -> list[str]:
     return [
         f"plan          {planned['topology']}, {planned['devices']} devices: "
         f"{seconds:.4g} s, MFU {planned['mfu']['step']:.3f}, peak "
-        f"{planned['bytes']['peak'] / 1e9:.3g} GB a device",
+        f"{human_bytes(planned['bytes']['peak'])} a device",
         f"              measured / forecast = {measured / seconds:.3g}, on "
         f"{result['devices']} devices here",
     ]

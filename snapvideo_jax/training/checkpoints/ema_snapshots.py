@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import integrity
 from snapvideo_jax.training.run_folder import RunFolder
@@ -232,8 +233,8 @@ def budget(experiment) -> dict[str, Any]:
 def describe_budget(found: Mapping[str, Any]) -> str:
     """The budget in a line, for people."""
     widths = ", ".join(map(str, found["widths"]))
-    each, disk = (found[name] / 1e9 for name in ("bytes_each", "bytes"))
     return (
-        f"{found['snapshots']:,} of the widths {widths}, {each:.3g} GB each: "
-        f"{disk:.4g} GB of disk"
+        f"{found['snapshots']:,} of the widths {widths}, "
+        f"{human_bytes(found['bytes_each'])} each: "
+        f"{human_bytes(found['bytes'], 4)} of disk"
     )

@@ -14,6 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax.io.errors import SaveFailed, first_line, is_full
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.parallel import coordinator, host_memory
 from snapvideo_jax.state import TrainState
 from snapvideo_jax.training.checkpoints import integrity
@@ -126,8 +127,8 @@ class Tier:
         there = [path for path in self._folder.iterdir() if path.name.isdigit()]
         wanted = max(states * size - integrity.total(there), size)
         told = (
-            f"{setting}: {self._folder} has {_size(free)} free, and {states} "
-            f"checkpoints of {_size(size)} need {_size(wanted)} more"
+            f"{setting}: {self._folder} has {human_bytes(free)} free, and {states} "
+            f"checkpoints of {human_bytes(size)} need {human_bytes(wanted)} more"
         )
         if free < size:
             raise ValueError(f"{told}; make room, or use another folder.")
@@ -219,7 +220,8 @@ class Tier:
             free = shutil.disk_usage(self._folder).free
             why = (
                 f"the disk takes no more ({first_line(error)}); it needs "
-                f"{_size(size)}, and {self._folder} has {_size(free)} free"
+                f"{human_bytes(size)}, and {self._folder} has "
+                f"{human_bytes(free)} free"
             )
             cure = "Make room there"
         return SaveFailed(
@@ -251,7 +253,3 @@ class _Saving(threading.Thread):
 def state_bytes(state: TrainState) -> int:
     """Bytes of all arrays of a state, or of its shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
