@@ -32,12 +32,12 @@ from snapvideo_jax.state import abstract_state
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.training.checkpoints import warm_start
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
-from snapvideo_jax.training.checkpoints.ema_snapshots import Snapshots
+from snapvideo_jax.training.checkpoints.ema_snapshots import EmaSnapshots
 from snapvideo_jax.training.goodput import Goodput
 from snapvideo_jax.training.ledger import Ledger
 from snapvideo_jax.training.monitor import Monitor
-from snapvideo_jax.training.preemption import Stop
-from snapvideo_jax.training.prefetch import Feed
+from snapvideo_jax.training.preemption import Preemption
+from snapvideo_jax.training.prefetch import Prefetch
 from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.training.watchdog import Watchdog
 from snapvideo_jax.types import embedded
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 def train(
     config: ConfigDict,
     workdir: Path,
-    stop: Stop | None = None,
+    preemption: Preemption | None = None,
     goodput: Goodput | None = None,
 ) -> None:
     """Trains to the last step, from the newest checkpoint where there is one.
@@ -67,13 +67,13 @@ def train(
       Preempted: the run was told to stop; all that was done is saved.
     """
     # --- Config, mesh, data -------------------------------------------------------
-    stop, goodput = stop or Stop(), goodput or Goodput()
+    preemption, goodput = preemption or Preemption(), goodput or Goodput()
     experiment = configs.build(config)
     run = experiment.run
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     over_batch = batch_sharding(mesh)
     folder = RunFolder(workdir, is_writer=jax.process_index() == 0)
-    with goodput.doing("restore"):
+    with goodput.timing("restore"):
         checkpoints = Checkpoints(
             workdir,
             run.checkpoint_every_steps,
@@ -88,7 +88,7 @@ def train(
     shared = "--workdir has to be a folder that all processes share"
     coordinator.agree("The newest checkpoint", str(first), shared)
     save_config(config, folder, begun)
-    snapshots = Snapshots(experiment, folder)
+    snapshots = EmaSnapshots(experiment, folder)
     skipped_path = list_of(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
     experiment.text.check(joint.captions())
@@ -113,14 +113,14 @@ def train(
     if first < last:
         checkpoints.check_room(nn.unbox(boxed))
     if begun:
-        with goodput.doing("restore"):
+        with goodput.timing("restore"):
             state = checkpoints.restore(placed(nn.unbox(boxed), places))
             seek(iterator, first)  # for any number of processes, unlike a kept state
         logger.info("Resuming %s at step %d.", workdir, first)
-        snapshots.catch_up(first, state)
+        snapshots.save_missing(first, state)
     else:
-        with goodput.doing("compile"):
-            state = warm_start.begin(experiment, mesh, places, workdir)
+        with goodput.timing("compile"):
+            state = warm_start.initial_state(experiment, mesh, places, workdir)
         logger.info("Beginning %s at step 0.", workdir)
 
     # --- The step, compiled --------------------------------------------------------
@@ -138,7 +138,7 @@ def train(
     watchdog = Watchdog(
         run.stall_minutes, run.stall_compile_minutes, run.stall_ends, goodput
     )
-    feed = Feed(iterator, stop)
+    prefetch = Prefetch(iterator, preemption)
     ledger = Ledger(folder, experiment.data.batch, run.ledger_steps)
     save = functools.partial(_save, checkpoints, snapshots, monitor, ledger, goodput)
 
@@ -148,33 +148,33 @@ def train(
         range(first, last), total=last, initial=first, is_writer=folder.is_writer
     )
     done, ended = first, "finished"
-    stop.begin(first, run.grace_seconds)
+    preemption.start(first, run.grace_seconds)
     goodput.started()
-    with closing(ledger), closing(monitor), closing(watchdog), closing(feed):
+    with closing(ledger), closing(monitor), closing(watchdog), closing(prefetch):
         try:
             with _finished(checkpoints, snapshots, goodput):
                 for step in steps:
-                    with goodput.doing("data"):
-                        fetched = feed.next(step)
+                    with goodput.timing("data"):
+                        fetched = prefetch.next(step)
                     if fetched is None:
                         ended = Preempted.__name__
                         break
                     (rows, moved), data_state = fetched
                     batch = embedded(put_batch(rows, over_batch), embed)
-                    with goodput.doing("compile" if step == first else "step"):
+                    with goodput.timing("compile" if step == first else "step"):
                         state, metrics = update(state, batch, key)
-                    stop.compiled()
+                    preemption.compiled()
                     done = step + 1
-                    ledger.add(done, rows, moved, metrics)
+                    ledger.record(done, rows, moved, metrics)
                     monitor.after_step(done, state, metrics)
-                    watchdog.finished(done)
+                    watchdog.step_finished(done)
                     checkpoints.check_saves()
                     ending = done == last
                     if ending or checkpoints.due(done):
                         save(done, state, data_state, force=ending)
                     if snapshots.due(done):
                         monitor.check_finite()
-                        with goodput.doing("save"):
+                        with goodput.timing("save"):
                             snapshots.save(done, state)
                 if first < done < last:
                     save(done, state, data_state, force=True)
@@ -198,22 +198,22 @@ def _save(
 ) -> None:
     """Saves a state whose loss is finite."""
     monitor.check_finite()
-    with goodput.doing("save"):
+    with goodput.timing("save"):
         ledger.flush()
         snapshots.wait()  # a run that resumes here makes none of them again
         checkpoints.save(done, *kept, force=force)
-    monitor.saved(done)
+    monitor.checkpoint_saved(done)
 
 
 @contextmanager
 def _finished(
-    checkpoints: Checkpoints, snapshots: Snapshots, goodput: Goodput
+    checkpoints: Checkpoints, snapshots: EmaSnapshots, goodput: Goodput
 ) -> Iterator[None]:
     """Waits at the end for what is being written."""
     try:
         yield
     finally:
-        with goodput.doing("save"), closing(checkpoints):
+        with goodput.timing("save"), closing(checkpoints):
             snapshots.close()
 
 

@@ -329,7 +329,7 @@ def test_a_gradient_that_is_no_number_stops_a_run(tmp_path):
     metrics = {"loss": 1.0, "grad_norm": np.inf, "median_norm": 0.0, "verdict": 1}
     metrics["samples"] = {"loss": jnp.ones((1, 2)), "number": jnp.arange(2)[None]}
     with pytest.raises(NonFiniteLoss, match="The gradient of step 3 is inf. .*skip"):
-        bad.look_at(3, metrics)
+        bad.check(3, metrics)
     assert not list(tmp_path.iterdir())
 
 

@@ -140,7 +140,7 @@ def test_a_checkpoint_whose_files_were_not_listed_is_read_to_see(like, tmp_path)
     newest = tmp_path / "checkpoints" / "2"
     (newest / "manifest_0000.json").unlink()
     check_restores(tmp_path, like, 2, every_steps=1)
-    assert integrity.is_listed(newest), "from now on it is listed"
+    assert integrity.has_manifest(newest), "from now on it is listed"
     (newest / "manifest_0000.json").unlink()
     path = largest(newest)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -150,15 +150,15 @@ def test_a_checkpoint_whose_files_were_not_listed_is_read_to_see(like, tmp_path)
 def test_processes_share_the_lists_and_the_checks(tmp_path):
     save(tmp_path, 1)
     folder = tmp_path / "checkpoints" / "1"
-    whole = dict(integrity.read(folder))
+    whole = dict(integrity.read_manifest(folder))
     (folder / "manifest_0000.json").unlink()
     for index in range(3):
-        assert integrity.read(folder) is None
-        integrity.write(folder, index, 3)
-    assert dict(integrity.read(folder)) == whole
-    assert [integrity.problem(folder, index, 2) for index in range(2)] == ["", ""]
+        assert integrity.read_manifest(folder) is None
+        integrity.write_manifest(folder, index, 3)
+    assert dict(integrity.read_manifest(folder)) == whole
+    assert [integrity.find_damage(folder, index, 2) for index in range(2)] == ["", ""]
     flip(largest(folder))
-    found = [integrity.problem(folder, index, 2) for index in range(2)]
+    found = [integrity.find_damage(folder, index, 2) for index in range(2)]
     assert sorted(map(bool, found)) == [False, True]
 
 

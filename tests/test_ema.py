@@ -15,11 +15,11 @@ from snapvideo_jax.parallel.sharding import placed
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import ema_snapshots, posthoc_ema
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
-    SnapshotReader,
+    EmaSnapshotReader,
     UnreadableSnapshot,
 )
 from snapvideo_jax.training.checkpoints.posthoc_ema import Average
-from snapvideo_jax.training.checkpoints.restore import profile_of
+from snapvideo_jax.training.checkpoints.restore import restore_ema_profile
 from snapvideo_jax.training.dry_run import describe
 from snapvideo_jax.training.run_folder import RunFolder
 
@@ -69,7 +69,7 @@ def average_in(folder, workdir):
     shapes = ema_snapshots.nn.unbox(abstract_state(experiment)).params
     host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = placed(shapes, jax.tree.map(lambda _: host, shapes))
-    params, step = profile_of(folder, like)
+    params, step = restore_ema_profile(folder, like)
     return by_name(params), step
 
 
@@ -106,8 +106,9 @@ def test_a_track_weighs_every_step_by_the_integral_of_its_profile(runs):
 
 def test_the_last_snapshot_is_the_track_of_the_last_checkpoint(runs):
     tracked, _, _ = runs
-    with SnapshotReader(experiment_of(tracked), tracked) as reader:
-        assert reader.steps == reader.there() == list(range(EVERY, STEPS + 1, EVERY))
+    with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
+        every = list(range(EVERY, STEPS + 1, EVERY))
+        assert reader.steps == reader.existing_steps() == every
         for number, width in enumerate(reader.widths):
             read = by_name(reader.combine({STEPS: {width: 1.0}}))
             for name, value in powers(tracked, number).items():
@@ -132,7 +133,7 @@ def test_a_made_average_is_the_tracked_one_within_the_predicted_error(runs, run)
     # The prediction: off by no more than the profile's error (its norm over time)
     # times the norm of how the parameters moved.
     aim = Average(DIRECT, STEPS)
-    norm = posthoc_ema.products([aim], [aim]).item() ** 0.5
+    norm = posthoc_ema.inner_products([aim], [aim]).item() ** 0.5
     share = np.diff((np.arange(STEPS + 1) / STEPS) ** (gamma(DIRECT) + 1))
     assert 1e-4 < about["error"] < 0.02
     off, size = 0.0, 0.0
@@ -156,9 +157,9 @@ def test_a_made_average_is_the_tracked_one_within_the_predicted_error(runs, run)
 def test_parts_of_any_size_give_the_same(runs, monkeypatch):
     tracked, _, _ = runs
     weights = {STEPS: {0.05: 0.7, 0.1: 0.4}, 10: {0.05: -0.1}}
-    with SnapshotReader(experiment_of(tracked), tracked) as reader:
+    with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
         whole = by_name(reader.combine(weights))
-        monkeypatch.setattr(ema_snapshots, "AT_ONCE", 20_000)
+        monkeypatch.setattr(ema_snapshots, "CHUNK_BYTES", 20_000)
         leaves = jax.tree.leaves(reader.shapes)
         parts = list(ema_snapshots._parts(leaves))
         assert sum(parts, []) == list(range(len(leaves))) and len(parts) > 1
@@ -179,7 +180,7 @@ def test_half_lives_and_several_lengths_at_an_earlier_step(runs, run, tmp_path):
     assert out.count("error of the profile") == 3
     made, step = average_in(tmp_path / "0.05-at-16", tracked)
     assert step == 16
-    with SnapshotReader(experiment_of(tracked), tracked) as reader:
+    with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
         for name, value in by_name(reader.combine({16: {0.05: 1.0}})).items():
             np.testing.assert_allclose(made[name], value, rtol=1e-5, atol=1e-7)
 
@@ -254,14 +255,15 @@ def test_a_resumed_run_makes_the_snapshots_that_a_kill_took(runs, tracked, shape
     """Killed after the checkpoint of 16 was in place, but not the snapshot of it."""
     shutil.rmtree(tracked / "checkpoints" / str(STEPS))
     shutil.rmtree(tracked / "ema" / "16")
-    with SnapshotReader(experiment_of(runs[0]), runs[0]) as reader:
+    with EmaSnapshotReader(experiment_of(runs[0]), runs[0]) as reader:
         expected = {s: by_name(reader.combine({s: {0.1: 1.0}})) for s in (16, 20, 24)}
     lines = RunFolder(tracked).ema_list.read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["step"] != 16]
     RunFolder(tracked).ema_list.write_text("".join(kept))
     train.train(config_of(shapes_root, *TRACKED), tracked)
-    with SnapshotReader(experiment_of(tracked), tracked) as reader:
-        assert reader.steps == reader.there() == list(range(EVERY, STEPS + 1, EVERY))
+    with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
+        every = list(range(EVERY, STEPS + 1, EVERY))
+        assert reader.steps == reader.existing_steps() == every
         for step, values in expected.items():
             again = by_name(reader.combine({step: {0.1: 1.0}}))
             for name, value in values.items():
@@ -281,7 +283,7 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
     one.write_bytes(bytes([one.read_bytes()[0] ^ 1]) + one.read_bytes()[1:])
     for data in (tracked / "ema" / "18").rglob("d/*"):
         data.unlink()
-    with SnapshotReader(experiment_of(tracked), tracked) as reader:
+    with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
         with pytest.raises(UnreadableSnapshot, match="snapshot of step 12 cannot be"):
             reader.combine({12: {0.1: 1.0}})
     code, out, err = run("ema", "--workdir", tracked, "--length", DIRECT, "--json")

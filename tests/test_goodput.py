@@ -7,7 +7,7 @@ import time
 import pytest
 
 from snapvideo_jax.training import goodput
-from snapvideo_jax.training.goodput import PARTS, Goodput, Summary, process_seconds
+from snapvideo_jax.training.goodput import PARTS, Goodput, RunSummary, process_seconds
 from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.training.watchdog import Watchdog
 
@@ -30,9 +30,9 @@ def test_inner_parts_do_not_count_twice(clock):
     spent = Goodput(before=2.0)
     clock.now += 3
     spent.started()
-    with spent.doing("evaluation"):
+    with spent.timing("evaluation"):
         clock.now += 5
-        with spent.doing("compile"):
+        with spent.timing("compile"):
             clock.now += 7
         clock.now += 11
     clock.now += 13
@@ -46,7 +46,7 @@ def test_the_parts_add_up_to_the_wall_time_by_real_clocks():
     began, spent = time.monotonic(), Goodput()
     spent.started()
     for _ in range(50):
-        with spent.doing("data"), spent.doing("step"):
+        with spent.timing("data"), spent.timing("step"):
             time.sleep(0.001)
     whole, wall = sum(spent.seconds().values()), time.monotonic() - began
     assert whole == pytest.approx(wall, rel=0.01)
@@ -55,7 +55,7 @@ def test_the_parts_add_up_to_the_wall_time_by_real_clocks():
 
 def test_a_part_ends_also_with_an_error(clock):
     spent = Goodput()
-    with pytest.raises(KeyError), spent.doing("save"):
+    with pytest.raises(KeyError), spent.timing("save"):
         clock.now += 1
         raise KeyError
     assert spent.current == ("start", clock.now)
@@ -65,9 +65,9 @@ def test_a_part_ends_also_with_an_error(clock):
 def run_steps(clock, summary, spent, steps, saves=()):
     """Steps of 10 s, each of which waits for data for 1 s."""
     for step in steps:
-        with spent.doing("data"):
+        with spent.timing("data"):
             clock.now += 1
-        with spent.doing("step"):
+        with spent.timing("step"):
             clock.now += 10
         if step in saves:
             summary.saved(step)
@@ -77,13 +77,13 @@ def run_steps(clock, summary, spent, steps, saves=()):
 def test_steps_that_are_done_again_are_lost(clock, tmp_path):
     spent = Goodput()
     spent.started()
-    summary = Summary(RunFolder(tmp_path).at(0, 8), spent)
+    summary = RunSummary(RunFolder(tmp_path).at(0, 8), spent)
     run_steps(clock, summary, spent, range(1, 6), saves=(2,))
     clock.now += 100  # killed, and started again later
     spent = Goodput()
     clock.now += 4
     spent.started()
-    summary = Summary(RunFolder(tmp_path).at(2, 8), spent)
+    summary = RunSummary(RunFolder(tmp_path).at(2, 8), spent)
     run_steps(clock, summary, spent, range(3, 9), saves=(8,))
     summary.write(8, "finished")
     found = json.loads((tmp_path / "summary.json").read_text())
@@ -102,7 +102,7 @@ def test_a_summary_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     spent = Goodput()
     clock.now += 1
-    summary = Summary(RunFolder(tmp_path).at(2, 8), spent)
+    summary = RunSummary(RunFolder(tmp_path).at(2, 8), spent)
     summary.write(3)
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == 1
 
@@ -111,10 +111,10 @@ def test_where_the_time_went_is_told(clock, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     spent = Goodput()
     clock.now += 1
-    summary = Summary(RunFolder(tmp_path).at(0, 8), spent)
-    with spent.doing("step"):
+    summary = RunSummary(RunFolder(tmp_path).at(0, 8), spent)
+    with spent.timing("step"):
         clock.now += 3
-    summary.tell()
+    summary.log()
     assert caplog.messages == [
         "4 s in 1 start: step 75.0%, start 25.0%; 0 steps were done again"
     ]
@@ -154,8 +154,8 @@ def test_the_watchdog_tells_what_the_run_is_at_and_where(part, words, barks):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.3 / 60, 100.0, False, spent)
-    watchdog.finished(7)
-    with spent.doing(part):
+    watchdog.step_finished(7)
+    with spent.timing(part):
         a_place_of_its_own(0.8)
     (first, *_) = barks()
     watchdog.close()
@@ -167,11 +167,11 @@ def test_steps_and_compilations_do_not_make_it_bark(barks, caplog):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.5 / 60, 100.0, False, spent)
-    with spent.doing("compile"):
+    with spent.timing("compile"):
         time.sleep(1)
     for step in range(10):
         time.sleep(0.1)
-        watchdog.finished(step)
+        watchdog.step_finished(step)
     watchdog.close()
     assert not caplog.messages
 
@@ -179,7 +179,7 @@ def test_steps_and_compilations_do_not_make_it_bark(barks, caplog):
 def test_a_compilation_that_takes_too_long_makes_it_bark(barks):
     spent = Goodput()
     watchdog = Watchdog(100.0, 0.2 / 60, False, spent)
-    with spent.doing("compile"):
+    with spent.timing("compile"):
         time.sleep(0.5)
     assert "this process is compiling" in barks()[0]
     watchdog.close()

@@ -14,7 +14,7 @@ from snapvideo_jax.data import make_dataset, make_joint_source
 from snapvideo_jax.training import ledger
 from snapvideo_jax.training.ledger import (
     Ledger,
-    digest_of,
+    batch_digest,
     entry_of,
     read,
     sample_digests,
@@ -64,7 +64,7 @@ def test_a_digest_is_of_every_field(field):
     flat[-1] = not flat[-1] if flat.dtype == bool else flat[-1] + 1
     before, after = sample_digests(batch), sample_digests(changed)
     assert np.flatnonzero(before != after).tolist() == [2]
-    assert digest_of(before) != digest_of(after)
+    assert batch_digest(before) != batch_digest(after)
 
 
 def test_a_digest_is_of_a_sample_alone():
@@ -119,14 +119,14 @@ def test_a_loss_that_is_no_number_is_null(tmp_path, monkeypatch):
 def test_a_line_takes_the_bytes_that_are_told():
     """5.4 bytes a row and 130 more, whatever the step."""
     for rows in (64, 4096):
-        line = ledger.line_of(
+        line = ledger.format_entry(
             123456, list(range(rows)), np.arange(rows, dtype=np.uint32), {}, METRICS
         )
         assert len(line) <= 5.4 * rows + 140
 
 
 def test_old_files_are_removed_and_new_ones_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "STEPS_A_FILE", 4)
+    monkeypatch.setattr(ledger, "STEPS_PER_FILE", 4)
     write(tmp_path, range(1, 15), keep=5)
     names = sorted(path.name for path in (tmp_path / "ledger").iterdir())
     assert names == ["00000005.jsonl", "00000009.jsonl", "00000013.jsonl"]
@@ -143,7 +143,7 @@ def test_no_ledger_is_kept_where_none_is_wanted(tmp_path):
 def test_a_run_that_goes_on_takes_back_what_came_after_its_checkpoint(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ledger, "STEPS_A_FILE", 4)
+    monkeypatch.setattr(ledger, "STEPS_PER_FILE", 4)
     write(tmp_path / "whole", range(1, 11))
     write(tmp_path / "again", range(1, 10))
     with (tmp_path / "again/ledger/00000009.jsonl").open("a") as file:
@@ -162,7 +162,7 @@ def test_fewer_processes_take_back_lines_of_those_that_are_gone(tmp_path, monkey
             write(tmp_path, range(1, 6), rows=range(4 * index, 4 * index + 4))
     write(tmp_path, range(4, 7), first=3)
     assert [x.digest for x in read(tmp_path)] == [
-        digest_of(sample_digests(batch_of(step))) for step in range(1, 7)
+        batch_digest(sample_digests(batch_of(step))) for step in range(1, 7)
     ]
 
 
@@ -192,7 +192,7 @@ def test_the_digest_is_of_the_batch_of_the_step(trained, shapes_root):
     for entry in read(trained):
         batch, moved = next(iterator)
         assert set(batch) == set(RawBatch.__annotations__) and not moved.any()
-        assert digest_of(sample_digests(batch)) == entry.digest
+        assert batch_digest(sample_digests(batch)) == entry.digest
     iterator.close()
 
 

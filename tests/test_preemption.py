@@ -22,9 +22,9 @@ from test_distributed import start as start_divided
 
 from snapvideo_jax.io.errors import Preempted
 from snapvideo_jax.parallel import processes as distributed
-from snapvideo_jax.training import preemption
-from snapvideo_jax.training.preemption import Stop
-from snapvideo_jax.training.prefetch import Feed
+from snapvideo_jax.training import preemption as preemptions
+from snapvideo_jax.training.preemption import Preemption
+from snapvideo_jax.training.prefetch import Prefetch
 
 HERE = pathlib.Path(__file__).parent
 STEPS, HANG_AT, PATIENCE_SECONDS = 12, 6, 600
@@ -232,30 +232,32 @@ def ends(monkeypatch):
     return ends
 
 
-def tell_this_process(stop):
+def tell_this_process(preemption):
     os.kill(os.getpid(), signal.SIGTERM)
-    with stop.changed:
-        assert stop.changed.wait_for(lambda: stop.ends_before(10**9), PATIENCE_SECONDS)
+    agreed = lambda: preemption.ends_before(10**9)  # noqa: E731
+    with preemption.changed:
+        assert preemption.changed.wait_for(agreed, PATIENCE_SECONDS)
 
 
 def test_no_step_begins_after_the_word(ends):
     before = signal.getsignal(signal.SIGTERM)
-    with Stop().listening() as stop:
-        stop.begin(3, grace_seconds=60)
-        stop.compiled()
-        assert not stop.told and stop.may_begin(3) and stop.may_begin(4)
-        tell_this_process(stop)
-        assert stop.told and not stop.may_begin(5)
-        assert stop.ends_before(5) and not stop.ends_before(4)
+    with Preemption().listening() as preemption:
+        preemption.start(3, grace_seconds=60)
+        preemption.compiled()
+        assert not preemption.requested
+        assert preemption.may_begin(3) and preemption.may_begin(4)
+        tell_this_process(preemption)
+        assert preemption.requested and not preemption.may_begin(5)
+        assert preemption.ends_before(5) and not preemption.ends_before(4)
     assert signal.getsignal(signal.SIGTERM) == before
     assert not ends
 
 
 def test_a_compilation_is_not_waited_for(ends):
-    with Stop().listening() as stop:
-        stop.begin(3, grace_seconds=60)
-        assert stop.may_begin(3)
-        tell_this_process(stop)
+    with Preemption().listening() as preemption:
+        preemption.start(3, grace_seconds=60)
+        assert preemption.may_begin(3)
+        tell_this_process(preemption)
         limit = time.monotonic() + PATIENCE_SECONDS
         while not ends and time.monotonic() < limit:
             time.sleep(0.01)
@@ -266,15 +268,15 @@ def test_a_compilation_is_not_waited_for(ends):
 
 
 def test_a_second_signal_ends_at_once_unless_it_is_the_same(ends, monkeypatch):
-    with Stop().listening() as stop:
-        stop.begin(0, grace_seconds=60)
-        assert stop.may_begin(0)
-        stop.compiled()
-        tell_this_process(stop)
+    with Preemption().listening() as preemption:
+        preemption.start(0, grace_seconds=60)
+        assert preemption.may_begin(0)
+        preemption.compiled()
+        tell_this_process(preemption)
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
         time.sleep(0.2)
         assert not ends
-        monkeypatch.setattr(preemption, "SAME_SECONDS", 0.0)
+        monkeypatch.setattr(preemptions, "DEBOUNCE_SECONDS", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
         limit = time.monotonic() + PATIENCE_SECONDS
         while not ends and time.monotonic() < limit:
@@ -288,13 +290,13 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_same(ends, monkeypatch):
 def test_a_main_thread_that_is_busy_elsewhere_holds_nothing_up(ends):
     """Python's own handlers would wait for it, as for a compilation."""
     heard = threading.Event()
-    with Stop().listening() as stop:
+    with Preemption().listening() as preemption:
         ended = ends.append
         ends.append = lambda line: (ended(line), heard.set())
         os.kill(os.getpid(), signal.SIGTERM)
         np.linalg.svd(np.random.default_rng(0).normal(size=(300, 300)))
         assert heard.wait(PATIENCE_SECONDS)
-        assert stop.told
+        assert preemption.requested
     assert ends == [
         "Told to stop before a step was done; none is lost. The same command goes on."
     ]
@@ -322,43 +324,43 @@ class Batches:
 
 def test_a_feed_gives_each_batch_with_the_state_after_it():
     batches = Batches()
-    feed = Feed(batches, Stop())
+    prefetch = Prefetch(batches, Preemption())
     batches.allowed.release(3)
-    assert [feed.next(step) for step in range(2)] == [
+    assert [prefetch.next(step) for step in range(2)] == [
         (1, {"next": 1}),
         (2, {"next": 2}),
     ]
-    feed.close()
+    prefetch.close()
     assert batches.number == 3, "it is one ahead and no more"
     assert batches.is_closed
 
 
 def test_the_next_batch_is_fetched_before_anyone_asks():
     batches = Batches()
-    feed = Feed(batches, Stop())
+    prefetch = Prefetch(batches, Preemption())
     for number in (1, 2):
         batches.allowed.release()
         while batches.number < number:
             time.sleep(0.01)
-        assert feed.next(number - 1) == (number, {"next": number})
+        assert prefetch.next(number - 1) == (number, {"next": number})
     batches.allowed.release()
-    feed.close()
+    prefetch.close()
 
 
 def test_an_error_ahead_of_the_last_update_hurts_nobody():
     batches = Batches()
     batches.number = 2
     batches.allowed.release(2)
-    feed = Feed(batches, Stop())
-    assert feed.next(0) == (3, {"next": 3})
-    feed.close()
+    prefetch = Prefetch(batches, Preemption())
+    assert prefetch.next(0) == (3, {"next": 3})
+    prefetch.close()
     assert batches.is_closed
 
 
 def test_a_batch_that_nobody_waits_for_does_not_keep_the_run_from_its_end():
     batches = Batches()
-    feed = Feed(batches, Stop())
-    feed.close()
+    prefetch = Prefetch(batches, Preemption())
+    prefetch.close()
     assert not batches.is_closed, "it is still at its first batch"
 
 
@@ -366,20 +368,20 @@ def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
     batches = Batches()
     batches.number = 3
     # Once it no longer listens, what is left of the grace period ends nothing.
-    with Stop().listening() as stop:
-        stop.begin(0, grace_seconds=60)
-        stop.compiled()
-        feed = Feed(batches, stop)
+    with Preemption().listening() as preemption:
+        preemption.start(0, grace_seconds=60)
+        preemption.compiled()
+        prefetch = Prefetch(batches, preemption)
         batches.allowed.release()
         with pytest.raises(OSError, match="the worker died"):
-            feed.next(0)
-        feed.close()
-        assert stop.may_begin(0)
+            prefetch.next(0)
+        prefetch.close()
+        assert preemption.may_begin(0)
         # The workers of a loader may get the signal too, and die before this is heard.
-        feed = Feed(batches, stop)
+        prefetch = Prefetch(batches, preemption)
         batches.allowed.release()
-        timer = threading.Timer(0.1, stop._signalled)
+        timer = threading.Timer(0.1, preemption._signalled)
         timer.start()
-        assert feed.next(1) is None
-        feed.close()
+        assert prefetch.next(1) is None
+        prefetch.close()
         assert not ends

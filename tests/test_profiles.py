@@ -8,7 +8,11 @@ import pytest
 from snapvideo_jax import optim
 from snapvideo_jax.optim import gamma, width
 from snapvideo_jax.training.checkpoints import posthoc_ema
-from snapvideo_jax.training.checkpoints.posthoc_ema import Average, products, solve
+from snapvideo_jax.training.checkpoints.posthoc_ema import (
+    Average,
+    inner_products,
+    solve,
+)
 
 
 def profile(average, times):
@@ -60,7 +64,7 @@ def test_a_width_is_the_relative_deviation_of_its_profile():
 
 def test_products_are_the_integrals_of_products():
     averages = tracks((0.05, 0.12, 0.25), (7, 20, 550))
-    found = products(averages, averages[::2])
+    found = inner_products(averages, averages[::2])
     for row, ours in zip(found, averages, strict=True):
         for value, theirs in zip(row, averages[::2], strict=True):
             times, dt = midpoints(min(ours.step, theirs.step))
@@ -69,7 +73,7 @@ def test_products_are_the_integrals_of_products():
 
 
 def test_products_of_late_steps_do_not_overflow():
-    found = products(tracks((0.01,), (1, 10**9)), tracks((0.01,), (10**9,)))
+    found = inner_products(tracks((0.01,), (1, 10**9)), tracks((0.01,), (10**9,)))
     assert np.isfinite(found).all() and found[1, 0] > 0
 
 
@@ -140,7 +144,7 @@ def test_averages_of_any_path_are_made_of_two_tracks_as_exactly_as_predicted():
     off = found.weights @ np.stack([by_step(a) for a in kept]) - by_step(aim)
     np.testing.assert_allclose(made - tracked[0.075], off @ path, atol=1e-9)
     centred = path - path.mean(axis=0)
-    bound = found.error * math.sqrt(products([aim], [aim]).item())
+    bound = found.error * math.sqrt(inner_products([aim], [aim]).item())
     assert 0 < np.linalg.norm(off) <= 1.01 * bound
     errors = np.abs(made - tracked[0.075])
     assert (errors <= 1.01 * bound * np.linalg.norm(centred, axis=0)).all()

@@ -87,24 +87,28 @@ def test_a_run_that_ends_otherwise_is_found_out(shapes_root, trained, tmp_path):
 
 
 def test_a_run_without_progress_is_given_up(shapes_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PATIENCE_SECONDS", 0.5)
-    setting = runner.Setting(
+    monkeypatch.setattr(runner, "STALL_SECONDS", 0.5)
+    setup = runner.RunSetup(
         ("--config", TINY_CONFIG, f"--config.data.root={shapes_root}"),
         1,
         tmp_path / "programs",
     )
-    team = runner.Team(setting, tmp_path / "run", 1)
-    team.signal(signal.SIGSTOP)
-    with pytest.raises(runner.GaveUp, match="step 3: no step for 0.5 s after 0"):
-        team.until_step(3)
-    assert not team.alive
+    run = runner.RunProcesses(setup, tmp_path / "run", 1)
+    run.signal(signal.SIGSTOP)
+    with pytest.raises(
+        runner.RehearsalFailed, match="step 3: no step for 0.5 s after 0"
+    ):
+        run.wait_for_step(3)
+    assert not run.alive
 
 
 def test_what_a_run_printed_last_is_told(tmp_path):
-    setting = runner.Setting(("--config", "nowhere.py"), 1, tmp_path / "programs")
-    team = runner.Team(setting, tmp_path / "run", 1)
-    with pytest.raises(runner.GaveUp, match="process 0 ended with 2: .*no such Python"):
-        team.finish()
+    setup = runner.RunSetup(("--config", "nowhere.py"), 1, tmp_path / "programs")
+    run = runner.RunProcesses(setup, tmp_path / "run", 1)
+    with pytest.raises(
+        runner.RehearsalFailed, match="process 0 ended with 2: .*no such Python"
+    ):
+        run.finish()
 
 
 def test_a_table_shows_all_faults():

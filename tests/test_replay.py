@@ -23,7 +23,7 @@ from snapvideo_jax.training import ledger
 from snapvideo_jax.training.bad_steps import NonFiniteLoss
 from snapvideo_jax.training.replay import rebuild
 from snapvideo_jax.training.replay.rebuild import agreement
-from snapvideo_jax.training.replay.samples import looks, losses
+from snapvideo_jax.training.replay.samples import row_losses, view_samples
 
 BATCH = 8
 FOLDER = ("data.source=folder", "optimizer.steps=4", "model.dropout=0.0")
@@ -94,7 +94,7 @@ def test_numbers_agree_or_not():
 
 def test_losses_of_samples_are_in_order_and_make_the_loss(run_of_files, tmp_path):
     rebuilt = rebuild(run_of_files, 3, tmp_path)
-    found, sigma = losses(rebuilt)
+    found, sigma = row_losses(rebuilt)
     keys = sample_keys(rebuilt.key, rebuilt.batch["sample"])
     expected = rebuilt.experiment.diffusion.training_sigma(fold_in(keys, SIGMA))
     np.testing.assert_allclose(sigma, expected, rtol=1e-6)
@@ -122,7 +122,7 @@ def test_gradients_of_samples_are_those_within_the_batch(run_of_files, tmp_path)
         return optax.tree.norm(jax.grad(loss)(params))
 
     # Rows 0 and 5 are self-conditioned, row 7 is an image.
-    for row, look in zip((0, 5, 7), looks(rebuilt, (0, 5, 7)), strict=True):
+    for row, look in zip((0, 5, 7), view_samples(rebuilt, (0, 5, 7)), strict=True):
         assert look.grad_norm == pytest.approx(float(norm(params, row)), rel=1e-4)
         np.testing.assert_array_equal(look.clip, rebuilt.rows["video"][row])
         assert look.noisy.shape == look.denoised.shape == look.clip.shape

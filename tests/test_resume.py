@@ -10,8 +10,8 @@ import pytest
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 
 from snapvideo_jax.training import ledger
-from snapvideo_jax.training.rehearse import Setting, Team
-from snapvideo_jax.training.rehearse.faults import Scene, kill_often
+from snapvideo_jax.training.rehearse import RunProcesses, RunSetup
+from snapvideo_jax.training.rehearse.faults import FaultTrial, kill_often
 
 STEPS, KILLS = 24, 5
 
@@ -20,7 +20,7 @@ STEPS, KILLS = 24, 5
 def runs(shapes_root, tmp_path_factory):
     """Two finished runs, one of them killed five times, and where it was killed."""
     folder = tmp_path_factory.mktemp("resume")
-    setting = Setting(
+    setup = RunSetup(
         train=(
             *("--config", f"{TINY_CONFIG}:steps={STEPS}"),
             f"--config.data.root={shapes_root}",
@@ -30,9 +30,9 @@ def runs(shapes_root, tmp_path_factory):
         flags="--xla_backend_optimization_level=0",
     )
     whole = folder / "whole"
-    Team(setting, whole, 1).finish()
-    scene = Scene(
-        setting=setting,
+    RunProcesses(setup, whole, 1).finish()
+    trial = FaultTrial(
+        setup=setup,
         workdir=folder / "killed",
         steps=STEPS,
         every=2,
@@ -40,32 +40,32 @@ def runs(shapes_root, tmp_path_factory):
         kills=KILLS,
         rng=random.Random(0),
     )
-    kill_often(scene, {"step": 3, "save": 2})
-    return whole, scene.workdir, scene
+    kill_often(trial, {"step": 3, "save": 2})
+    return whole, trial.workdir, trial
 
 
 def test_every_kill_hit_the_training_loop(runs):
-    *_, scene = runs
-    assert len(scene.kills_at) == len(scene.lost) == KILLS
-    assert {kind for kind, *_ in scene.kills_at} == {"step", "save"}
-    assert all(0 < step <= STEPS for _, step, _ in scene.kills_at), scene.kills_at
+    *_, trial = runs
+    assert len(trial.kills_at) == len(trial.lost) == KILLS
+    assert {kind for kind, *_ in trial.kills_at} == {"step", "save"}
+    assert all(0 < step <= STEPS for _, step, _ in trial.kills_at), trial.kills_at
     # While one checkpoint is written the run comes as far as the next: 2 and 2 steps.
-    assert all(0 <= lost <= 4 for lost in scene.lost), scene.lost
+    assert all(0 <= lost <= 4 for lost in trial.lost), trial.lost
 
 
 def test_a_killed_run_ends_in_the_same_state_bit_by_bit(runs):
-    whole, killed, scene = runs
+    whole, killed, trial = runs
     ours, theirs = restore(killed), restore(whole)
     assert theirs[".step"] == STEPS and set(ours) == set(theirs)
     for part in (".params", ".opt_state", ".ema"):
         assert any(name.startswith(part) for name in ours)
     for name, leaf in theirs.items():
-        where = f"{name}, {scene.kills_at}"
+        where = f"{name}, {trial.kills_at}"
         np.testing.assert_array_equal(ours[name], leaf, err_msg=where)
 
 
 def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(runs):
-    whole, killed, scene = runs
+    whole, killed, trial = runs
     timings = {"clips_per_second", "seconds_per_step", "data_wait_share"}
     timings |= {"model_tflops_per_second"}
 
@@ -80,7 +80,7 @@ def test_a_killed_run_leaves_the_record_of_an_uninterrupted_one(runs):
         ]
 
     assert [line["step"] for line in record(whole)] == list(range(1, STEPS + 1))
-    assert record(killed) == record(whole), scene.kills_at
+    assert record(killed) == record(whole), trial.kills_at
 
 
 def test_a_killed_run_leaves_the_ledger_of_an_uninterrupted_one(runs):

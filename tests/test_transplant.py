@@ -36,16 +36,16 @@ def begun(first, tmp_path_factory):
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
     places = checked_shardings(abstract_state(experiment), mesh)
-    state = warm_start.begin(experiment, mesh, places, workdir)
+    state = warm_start.initial_state(experiment, mesh, places, workdir)
     report = json.loads((workdir / "init_from.json").read_text())
     return experiment, state, report
 
 
 def source_params(first):
     """The averaged weights of the first stage."""
-    experiment, _, _ = warm_start.source_of(str(first))
+    experiment, _, _ = warm_start.open_source(str(first))
     mesh = make_mesh(MeshConfig(), batch=8)
-    return warm_start.restored(first, experiment, mesh, True)[0]
+    return warm_start.restore_params(first, experiment, mesh, True)[0]
 
 
 def test_every_array_is_copied_widened_resized_or_new(first, begun):
@@ -123,11 +123,11 @@ def test_positions_follow_the_picture():
 
     wanted, found = (
         table(target),
-        np.asarray(warm_start.resized(table(source), source, target)),
+        np.asarray(warm_start.resize_positions(table(source), source, target)),
     )
     low, high = table(source).min(axis=0), table(source).max(axis=0)
     np.testing.assert_allclose(found, np.clip(wanted, low, high), atol=1e-6)
-    same = warm_start.resized(table(source), source, source)
+    same = warm_start.resize_positions(table(source), source, source)
     np.testing.assert_allclose(same, table(source), atol=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_does_not_fit_is_refused(first, nothing_compiles, changes, pa
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
     with pytest.raises(ValueError, match="run.init_from=") as error:
-        warm_start.begin(experiment, mesh, None)
+        warm_start.initial_state(experiment, mesh, None)
     for part in parts:
         assert part in str(error.value)
 
@@ -154,10 +154,10 @@ def test_a_run_that_is_not_there_or_of_another_kind_is_refused(
     first, nothing_compiles, tmp_path
 ):
     with pytest.raises(ValueError, match="holds no run"):
-        warm_start.source_of(str(tmp_path))
+        warm_start.open_source(str(tmp_path))
     other = configs.build(tiny_config("nowhere", f"run.init_from={first}", model="dit"))
     with pytest.raises(ValueError, match="is a FIT and this network a DiT"):
-        warm_start.check(other, warm_start.source_of(str(first))[0])
+        warm_start.check_source(other, warm_start.open_source(str(first))[0])
 
 
 def test_training_begins_there_and_its_first_loss_is_of_those_weights(
@@ -174,7 +174,7 @@ def test_training_begins_there_and_its_first_loss_is_of_those_weights(
     # One step of Adam with warm-up moves a weight by at most its rate.
     experiment = configs.build(config)
     mesh = make_mesh(MeshConfig(), batch=8)
-    trained, _ = warm_start.restored(tmp_path, experiment, mesh, False)
+    trained, _ = warm_start.restore_params(tmp_path, experiment, mesh, False)
     before, after = by_name(begun[1].params), by_name(nn.unbox(trained))
     moved = max(np.abs(before[name] - after[name]).max() for name in before)
     assert 0 < moved <= 0.011

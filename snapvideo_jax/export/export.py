@@ -20,9 +20,9 @@ from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 from snapvideo_jax.sampling import options
 from snapvideo_jax.sampling.cascade import check_stages, upsampler_of
 from snapvideo_jax.training.checkpoints.restore import (
-    placed_state,
-    profile_of,
-    restored,
+    abstract_sharded_state,
+    restore_ema_profile,
+    restore_params,
 )
 
 FORMATS = ("bundle", "stablehlo", "orbax")
@@ -113,10 +113,11 @@ def load(workdir: Path, weights: str, step: int | None = None):
     count = jax.device_count()
     mesh = make_mesh(MeshConfig(data=1, fsdp=count), batch=count)
     if weights in ("raw", "ema"):
-        params, found = restored(workdir, experiment, mesh, weights == "ema", step)
+        is_ema = weights == "ema"
+        params, found = restore_params(workdir, experiment, mesh, is_ema, step)
     else:
-        like = placed_state(experiment, mesh)
-        params, found = profile_of(Path(weights), like.params)
+        like = abstract_sharded_state(experiment, mesh)
+        params, found = restore_ema_profile(Path(weights), like.params)
     return experiment, jax.device_get(params), found
 
 

@@ -10,9 +10,9 @@ from snapvideo_jax.parallel.sharding import make_mesh
 from snapvideo_jax.sampling.generator import Guide
 from snapvideo_jax.sampling.guidance_options import guide_of
 from snapvideo_jax.training.checkpoints.restore import (
-    placed_state,
-    profile_of,
-    restored,
+    abstract_sharded_state,
+    restore_ema_profile,
+    restore_params,
 )
 
 
@@ -34,10 +34,10 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
     experiment = configs.build(config)
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     if profile:
-        like = placed_state(experiment, mesh)
-        params, step = profile_of(Path(profile), like.params)
+        like = abstract_sharded_state(experiment, mesh)
+        params, step = restore_ema_profile(Path(profile), like.params)
     else:
-        params, step = restored(workdir, experiment, mesh, ema)
+        params, step = restore_params(workdir, experiment, mesh, ema)
     return experiment, params, step, mesh
 
 
@@ -50,5 +50,5 @@ def load_guide(experiment: configs.Experiment, options, mesh) -> Guide | None:
     if (found := guide_of(experiment, options)) is None:
         return None
     theirs, workdir, step = found
-    params, _ = restored(workdir, theirs, mesh, options.ema, step)
+    params, _ = restore_params(workdir, theirs, mesh, options.ema, step)
     return Guide(theirs.model, theirs.diffusion, params)

@@ -48,7 +48,7 @@ class BadSteps:
             cut_back(self._path, folder.first)
             self.count = len(read(self._path))
 
-    def look_at(self, step: int, metrics) -> None:
+    def check(self, step: int, metrics) -> None:
         """Waits for a step and looks at what it was found to be; once for every step.
 
         All processes have to call it for the same steps: where one is bad, they gather

@@ -34,8 +34,8 @@ def describe(config: ConfigDict) -> dict:
     }
     where, begins = experiment.run.init_from, None
     if where:
-        first, _, _ = warm_start.source_of(where)
-        begins = dataclasses.asdict(warm_start.check(experiment, first))
+        first, _, _ = warm_start.open_source(where)
+        begins = dataclasses.asdict(warm_start.check_source(experiment, first))
     return {
         "config": json.loads(configs.to_json(config)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
@@ -73,6 +73,6 @@ def print_description(description: dict, as_json: bool) -> None:
     if description["ema_snapshots"]["snapshots"]:
         print(f"EMA snapshots     {describe_budget(description['ema_snapshots'])}")
     if begins := description["init_from"]:
-        print(f"init_from         {warm_start.Report(**begins)}")
+        print(f"init_from         {warm_start.Transplant(**begins)}")
     print("layout of the parameters")
     print(layout_report.describe(description["layout"]))

@@ -52,7 +52,7 @@ class Goodput:
         self._stack = ["start"]
 
     @contextlib.contextmanager
-    def doing(self, part: str) -> Iterator[None]:
+    def timing(self, part: str) -> Iterator[None]:
         """Time in this context belongs to ``part``, but for contexts inside of it."""
         self._turn()
         self._stack.append(part)
@@ -87,7 +87,7 @@ class Goodput:
         self._since = now
 
 
-class Summary:
+class RunSummary:
     """``summary.json`` of a run: its time over all starts.
 
     Args:
@@ -172,7 +172,7 @@ class Summary:
         }
         write_json(self._path, content)
 
-    def tell(self) -> None:
+    def log(self) -> None:
         """Logs where the time went."""
         shares, whole = self.shares(), sum(self.seconds().values())
         parts = sorted(shares.items(), key=lambda item: -item[1])

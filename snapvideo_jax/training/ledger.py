@@ -35,7 +35,7 @@ from snapvideo_jax.io.json_lines import cut_back
 from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import RawBatch
 
-STEPS_A_FILE = 1000
+STEPS_PER_FILE = 1000
 IN_FLIGHT = 4
 """Batches that may wait to be digested before the loop waits, too."""
 ENDING_SECONDS = 10
@@ -63,7 +63,7 @@ class Entry:
     def digest(self) -> str:
         """Of the whole batch."""
         rows = sorted(self.samples)
-        return digest_of(np.array([self.samples[row] for row in rows], np.uint32))
+        return batch_digest(np.array([self.samples[row] for row in rows], np.uint32))
 
 
 class Ledger:
@@ -87,7 +87,7 @@ class Ledger:
         self._cut_back(folder.first)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "ledger")
 
-    def add(
+    def record(
         self,
         done: int,
         batch: RawBatch,
@@ -136,7 +136,7 @@ class Ledger:
     def _write(self, done, batch, moved, metrics) -> None:
         rows = [int(number) % self._batch for number in batch["sample"]]
         places = {row: int(n) for row, n in zip(rows, moved, strict=True) if n}
-        line = line_of(done, rows, sample_digests(batch), places, metrics)
+        line = format_entry(done, rows, sample_digests(batch), places, metrics)
         self._open(done).write(line)
         self._file.flush()
 
@@ -150,7 +150,7 @@ class Ledger:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")
             for first, old in self._ours():
-                if first + STEPS_A_FILE <= done - self._keep:
+                if first + STEPS_PER_FILE <= done - self._keep:
                     old.unlink()
         return self._file
 
@@ -173,7 +173,7 @@ class Ledger:
                 cut_back(path, first)
 
 
-def line_of(
+def format_entry(
     step: int,
     rows: Sequence[int],
     samples: UInt32[np.ndarray, "b"],
@@ -186,7 +186,7 @@ def line_of(
         "step": step,
         **json_lines.finite(values),
         "rows": _as_text(rows),
-        "digest": digest_of(samples),
+        "digest": batch_digest(samples),
         "samples": base64.b64encode(samples.astype("<u4").tobytes()).decode(),
     }
     return json.dumps(line | ({"moved": moved} if moved else {})) + "\n"
@@ -200,7 +200,7 @@ def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Ent
     folder = RunFolder(workdir).ledger
     begins = sorted({begin for begin, _, _ in _files(folder)})
     for begin in begins:
-        if begin + STEPS_A_FILE <= first or (last is not None and begin > last):
+        if begin + STEPS_PER_FILE <= first or (last is not None and begin > last):
             continue
         steps: dict[int, list[dict[str, Any]]] = {}
         for _, _, path in sorted(x for x in _files(folder) if x[0] == begin):
@@ -232,7 +232,7 @@ def sample_digests(batch: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, "b"]:
     return np.array(found, np.uint32)
 
 
-def digest_of(samples: UInt32[np.ndarray, "b"]) -> str:
+def batch_digest(samples: UInt32[np.ndarray, "b"]) -> str:
     """One digest of those of samples, in their order."""
     return hashlib.blake2b(samples.astype("<u4").tobytes(), digest_size=8).hexdigest()
 
@@ -258,7 +258,7 @@ def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
 
 
 def _first_of(step: int) -> int:
-    return (step - 1) // STEPS_A_FILE * STEPS_A_FILE + 1
+    return (step - 1) // STEPS_PER_FILE * STEPS_PER_FILE + 1
 
 
 def _as_text(rows: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from snapvideo_jax.parallel.chips import peak_tflops
 from snapvideo_jax.state import GOOD
 from snapvideo_jax.step import BIN_EDGES
 from snapvideo_jax.training.bad_steps import BadSteps
-from snapvideo_jax.training.goodput import Goodput, Summary
+from snapvideo_jax.training.goodput import Goodput, RunSummary
 from snapvideo_jax.training.metrics import MetricWriter
 from snapvideo_jax.training.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ class Monitor:
         self._experiment, self._folder, self._mesh = experiment, folder, mesh
         self._joint, self._goodput, self._done = joint, goodput, folder.first
         self._sheets = sheets
-        self._summary = Summary(folder, goodput)
+        self._summary = RunSummary(folder, goodput)
         self._writer = MetricWriter(folder)
         self._flops = flops_per_sample(experiment)
         device = jax.devices()[0]
@@ -69,18 +69,18 @@ class Monitor:
             self._log(done)
         every = self._experiment.sheets.every_steps
         if self._experiment.sheets.prompts and every and (done % every == 0 or last):
-            with self._goodput.doing("evaluation"):
+            with self._goodput.timing("evaluation"):
                 fps = self._experiment.sheets.fps or 1.0
                 for name, frames in self._sheets(done, state):
                     self._writer.write_video(done, f"samples/{name}", frames, fps)
 
     def check_finite(self) -> None:
         """Waits for the last step and looks at what it was found to be."""
-        with self._goodput.doing("step"):
+        with self._goodput.timing("step"):
             for step, metrics in self._pending[-1:]:
-                self._bad.look_at(step, metrics)
+                self._bad.check(step, metrics)
 
-    def saved(self, done: int) -> None:
+    def checkpoint_saved(self, done: int) -> None:
         """A checkpoint is being written; from it the run would go on."""
         self._summary.saved(done)
         if self._folder.is_writer:
@@ -91,7 +91,7 @@ class Monitor:
         if self._folder.is_writer:
             with contextlib.suppress(OSError):  # a full disk ends it, and is told of
                 self._summary.write(self._done, why)
-            self._summary.tell()
+            self._summary.log()
 
     def close(self) -> None:
         self._writer.close()

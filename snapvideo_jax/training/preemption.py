@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 25.0
 """What a run may take to save, unless run.grace_seconds says."""
-SAME_SECONDS = 1.0
+DEBOUNCE_SECONDS = 1.0
 """A second signal within this is the first one again, as `timeout` sends two."""
-TOLD = "snapvideo/told"
+REQUESTED = "snapvideo/told"
 """The key under which the coordinator keeps that the run was told to stop."""
 
 
-class Stop:
+class Preemption:
     """Hears that the run is to stop, and agrees on the step after which it does.
 
     Until `compiled` there is nothing to save, and a run that is told to stop ends at
@@ -48,17 +48,17 @@ class Stop:
         self._first: int | None = None
         self._started = -1  # updates that were begun, those of earlier runs included
         self._grace = GRACE_SECONDS
-        self._told_at: float | None = None
+        self._requested_at: float | None = None
         self._last: int | None = None
         self._compiled = self._joined = self._finished = False
 
     # --- For the training loop ----------------------------------------------------
 
-    def begin(self, first: int, grace_seconds: float) -> None:
+    def start(self, first: int, grace_seconds: float) -> None:
         """From now on there is a state of ``first`` updates, and more to come."""
         with self.changed:
             self._first, self._grace = first, grace_seconds
-            if not self.told:
+            if not self.requested:
                 self._started = first
 
     def compiled(self) -> None:
@@ -66,9 +66,9 @@ class Stop:
         self._compiled = True
 
     @property
-    def told(self) -> bool:
+    def requested(self) -> bool:
         """Whether the run was told to stop."""
-        return self._told_at is not None
+        return self._requested_at is not None
 
     def ends_before(self, step: int) -> bool:
         """True where the run is known to end before update ``step`` (from 0)."""
@@ -80,7 +80,7 @@ class Stop:
         Waits for the other processes where the run was told to stop.
         """
         with self.changed:
-            while self.told and self._last is None:
+            while self.requested and self._last is None:
                 self.changed.wait()
             if self.ends_before(step):
                 return False
@@ -90,7 +90,7 @@ class Stop:
     # --- Hearing ------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator["Stop"]:
+    def listening(self) -> Iterator["Preemption"]:
         """Hears SIGTERM; only in the main thread."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
@@ -108,7 +108,7 @@ class Stop:
             theirs.close()
 
     @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
+    def synchronized(self) -> Iterator[None]:
         """Hears also what other processes were told; after they have joined."""
         if jax.process_count() == 1:
             yield
@@ -120,7 +120,7 @@ class Stop:
         # All are done. A thread that still asks the coordinator may not outlive it.
         self._finished = True
         coordinator.barrier("deaf")
-        coordinator.tell(TOLD, "")
+        coordinator.tell(REQUESTED, "")
         thread.join(processes.GRACE_SECONDS)
 
     def _listen(self, ours: socket.socket) -> None:
@@ -130,32 +130,32 @@ class Stop:
         ours.close()
 
     def _signalled(self) -> None:
-        if self._told_at is not None:
-            if time.monotonic() - self._told_at > SAME_SECONDS:
+        if self._requested_at is not None:
+            if time.monotonic() - self._requested_at > DEBOUNCE_SECONDS:
                 self._end("Told to stop a second time")
             return
-        started = self._tell("")
+        started = self._request("")
         if self._joined:
-            coordinator.tell(TOLD, f"process {jax.process_index()}")
+            coordinator.tell(REQUESTED, f"process {jax.process_index()}")
         else:
             self._agree(started)
 
     def _hear(self) -> None:
         """Waits for the word of any process, and finds the step with the others."""
-        who = coordinator.listen(TOLD)
+        who = coordinator.listen(REQUESTED)
         if not who:
             return
-        mine = self._tell(f" through {who}")
-        started = coordinator.gather(f"{TOLD}/started", str(mine), self._grace)
+        mine = self._request(f" through {who}")
+        started = coordinator.gather(f"{REQUESTED}/started", str(mine), self._grace)
         if started is not None:
             self._agree(max(map(int, started)))
 
-    def _tell(self, how: str) -> int:
+    def _request(self, how: str) -> int:
         """Begins the grace period; returns the updates that were begun until now."""
         with self.changed:
-            if self._told_at is not None:
+            if self._requested_at is not None:
                 return self._started  # which has not changed since
-            self._told_at = time.monotonic()
+            self._requested_at = time.monotonic()
             self.changed.notify_all()
         logger.warning("Told to stop by SIGTERM%s.", how)
         over = f"The {self._grace:g} s of run.grace_seconds are over"

@@ -4,16 +4,16 @@ import queue
 import threading
 from typing import Any
 
-from snapvideo_jax.training.preemption import Stop
+from snapvideo_jax.training.preemption import Preemption
 from snapvideo_jax.types import Fetched
 
-TOLD_SECONDS = 0.5
+SIGNAL_SECONDS = 0.5
 """Worker processes that read may die of the same signal, before this one hears it."""
 CLOSE_SECONDS = 1.0
 """What a batch that nobody waits for may still take, before it is left alone."""
 
 
-class Feed:
+class Prefetch:
     """The batches of an iterator, one by one, each with the iterator's state after it.
 
     While an update runs, the next batch is fetched: whatever the iterator does in the
@@ -25,8 +25,8 @@ class Feed:
       stop: hears that the run is to stop.
     """
 
-    def __init__(self, iterator: Any, stop: Stop):
-        self._iterator, self._stop = iterator, stop
+    def __init__(self, iterator: Any, preemption: Preemption):
+        self._iterator, self._preemption = iterator, preemption
         self._asked: queue.SimpleQueue = queue.SimpleQueue()
         self._fetched: list = []
         self._thread = threading.Thread(target=self._fetch, daemon=True)
@@ -39,20 +39,20 @@ class Feed:
         Raises:
           Exception: what the iterator raises, unless the run was told to stop.
         """
-        with self._stop.changed:
-            while not self._fetched and not self._stop.ends_before(step):
-                self._stop.changed.wait()
+        with self._preemption.changed:
+            while not self._fetched and not self._preemption.ends_before(step):
+                self._preemption.changed.wait()
             if not self._fetched:
                 return None
             batch, state, error = self._fetched.pop()
-            if error and not self._stop.told:
-                self._stop.changed.wait(TOLD_SECONDS)
+            if error and not self._preemption.requested:
+                self._preemption.changed.wait(SIGNAL_SECONDS)
         if not error:
-            if not self._stop.may_begin(step):
+            if not self._preemption.may_begin(step):
                 return None
             self._asked.put(True)
             return batch, state
-        if self._stop.told and not self._stop.may_begin(step):
+        if self._preemption.requested and not self._preemption.may_begin(step):
             return None
         raise error
 
@@ -71,6 +71,6 @@ class Feed:
                 state = self._iterator.get_state()
             except BaseException as caught:
                 error = caught
-            with self._stop.changed:
+            with self._preemption.changed:
                 self._fetched.append((batch, state, error))
-                self._stop.changed.notify_all()
+                self._preemption.changed.notify_all()

@@ -42,7 +42,7 @@ class Watchdog:
         if minutes:
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def finished(self, step: int) -> None:
+    def step_finished(self, step: int) -> None:
         """A step has finished."""
         self._step, self._beat = step, time.monotonic()
 
@@ -51,7 +51,7 @@ class Watchdog:
         self._closed.set()
 
     def _watch(self) -> None:
-        since_slow = barked = 0.0
+        since_slow = reported = 0.0
         stands = False  # a word of this process, of a stall that may be over
         while not self._closed.wait(min(self._limit, self._slow_limit) / TICKS):
             part, since = self._goodput.current
@@ -60,15 +60,15 @@ class Watchdog:
                 since_slow, limit = now, self._slow_limit
             else:
                 since, limit = max(self._beat, since_slow), self._limit
-            if stands and self._beat > barked:
+            if stands and self._beat > reported:
                 coordinator.take_back(STALLED)
                 stands = False
-            waited = now - max(since, barked)
+            waited = now - max(since, reported)
             if waited > limit:
-                self._bark(part, waited)
-                stands, barked = True, time.monotonic()
+                self._report_stall(part, waited)
+                stands, reported = True, time.monotonic()
 
-    def _bark(self, part: str, waited: float) -> None:
+    def _report_stall(self, part: str, waited: float) -> None:
         # The others notice within two of their looks.
         said = coordinator.report(STALLED, part, 3 * self._limit / TICKS)
         what = (

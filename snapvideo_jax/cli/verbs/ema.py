@@ -12,7 +12,7 @@ from typing import Any
 from snapvideo_jax import config as configs
 from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
-    SnapshotReader,
+    EmaSnapshotReader,
     describe_budget,
 )
 from snapvideo_jax.training.checkpoints.posthoc_ema import (
@@ -31,7 +31,7 @@ def run(arguments) -> None:
     if workdir is None:
         raise ValueError("--workdir is missing; --config can only be planned.")
     _check_lengths(arguments)
-    with SnapshotReader(experiment, workdir) as reader:
+    with EmaSnapshotReader(experiment, workdir) as reader:
         made = make(reader, workdir, arguments)
     if arguments.json:
         print(json.dumps(made))

@@ -8,7 +8,7 @@ from pathlib import Path
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.training.rehearse import report
-from snapvideo_jax.training.rehearse.rehearsal import _faults, _setting, rehearse
+from snapvideo_jax.training.rehearse.rehearsal import _faults, _setup, rehearse
 
 
 def run(arguments) -> None:
@@ -17,8 +17,8 @@ def run(arguments) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     check_least(arguments, {"steps": 6, "processes": 1, "seed": 0, "kills": 1})
     names = _faults(arguments)
-    setting = _setting(arguments)
-    outcomes = rehearse(setting, arguments, names)
+    setup = _setup(arguments)
+    outcomes = rehearse(setup, arguments, names)
     write_json(Path(arguments.out) / "rehearsal.json", report.as_json(outcomes))
     if arguments.json:
         print(json.dumps(report.as_json(outcomes)))

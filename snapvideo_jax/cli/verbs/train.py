@@ -11,7 +11,7 @@ from snapvideo_jax.parallel import processes
 from snapvideo_jax.train import train
 from snapvideo_jax.training.dry_run import describe, print_description
 from snapvideo_jax.training.goodput import Goodput, process_seconds
-from snapvideo_jax.training.preemption import Stop
+from snapvideo_jax.training.preemption import Preemption
 
 
 def run(arguments) -> None:
@@ -47,16 +47,16 @@ def _config(arguments) -> ConfigDict:
 def _train(arguments, folder: str | None) -> None:
     goodput = Goodput(process_seconds())
     with (
-        Stop().listening() as stop,
+        Preemption().listening() as preemption,
         processes.processes(vars(arguments), folder, always_log=True),
-        stop.joined(),
+        preemption.synchronized(),
     ):
         config = _config(arguments)
         if not folder:
             raise ValueError("--workdir is missing; the run is kept there.")
         processes.keep_compiled(Path(folder))
         try:
-            train(config, Path(folder), stop, goodput)
+            train(config, Path(folder), preemption, goodput)
         except OSError as error:
             if not is_full(error):
                 raise

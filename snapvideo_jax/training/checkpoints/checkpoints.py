@@ -151,7 +151,7 @@ class Checkpoints:
                 f"{sorted(kept)}."
             )
         checked = step is None or step == self._durable.latest
-        if not checked and (wrong := self._durable.problem(step)):
+        if not checked and (wrong := self._durable.find_damage(step)):
             raise ValueError(
                 f"The checkpoint of step {step} is damaged: {wrong}; use another step."
             )

@@ -29,7 +29,7 @@ from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 2**30
+CHUNK_BYTES = 2**30
 """Bytes of parameters, in float64, that are combined at a time."""
 
 
@@ -46,7 +46,7 @@ class UnreadableSnapshot(RuntimeError):
         self.step = step
 
 
-class Snapshots:
+class EmaSnapshots:
     """Writes the snapshots of a run that has ``optimizer.ema_widths``, or none.
 
     What was saved is listed in ``<workdir>/ema_snapshots.jsonl``; steps after the one
@@ -74,12 +74,12 @@ class Snapshots:
             cleanup_tmp_directories=True,
         )
 
-    def catch_up(self, step: int, state) -> None:
+    def save_missing(self, step: int, state) -> None:
         """Saves the snapshot of the step that a run resumes at, should it be missing.
 
         The checkpoint may have been there before it when the run was killed.
         """
-        if self.due(step) and step not in self._there():
+        if self.due(step) and step not in self._existing():
             self.save(step, state)
 
     def due(self, step: int) -> bool:
@@ -91,7 +91,7 @@ class Snapshots:
         self.wait()
         tracks = dict(zip(map(str, self._widths), state.powers, strict=True))
         self._checkpointer.save_checkpointables_async(
-            step, {"tracks": tracks}, force=True, overwrite=step in self._there()
+            step, {"tracks": tracks}, force=True, overwrite=step in self._existing()
         )
         self._unlisted = step
         if self._is_writer:
@@ -104,7 +104,7 @@ class Snapshots:
             self._checkpointer.wait()
         if self._unlisted is not None:
             folder = self._folder / str(self._unlisted)
-            integrity.write(folder, jax.process_index(), jax.process_count())
+            integrity.write_manifest(folder, jax.process_index(), jax.process_count())
             self._unlisted = None
 
     def close(self) -> None:
@@ -112,11 +112,11 @@ class Snapshots:
             self.wait()
             self._checkpointer.close()
 
-    def _there(self) -> set[int]:
+    def _existing(self) -> set[int]:
         return {found.step for found in self._checkpointer.checkpoints}
 
 
-class SnapshotReader(contextlib.AbstractContextManager):
+class EmaSnapshotReader(contextlib.AbstractContextManager):
     """Reads the snapshots of a workdir.
 
     Attributes:
@@ -148,7 +148,7 @@ class SnapshotReader(contextlib.AbstractContextManager):
     def __exit__(self, *exception: object) -> None:
         self._checkpointer.close()
 
-    def there(self) -> list[int]:
+    def existing_steps(self) -> list[int]:
         """Steps whose snapshots are there; they may still be damaged inside."""
         kept = {found.step for found in self._checkpointer.checkpoints}
         return [step for step in self.steps if step in kept]
@@ -156,7 +156,7 @@ class SnapshotReader(contextlib.AbstractContextManager):
     def combine(self, weights: Mapping[int, Mapping[float, float]]) -> Any:
         """The weighted sum of averages, as a tree of float32 parameters on the host.
 
-        Beside the result it holds `AT_ONCE` bytes, and what is read of one snapshot.
+        Peak memory is the result, `CHUNK_BYTES` bytes, and what is read of a snapshot.
 
         Args:
           weights: of the average of a width, at a step.
@@ -165,7 +165,7 @@ class SnapshotReader(contextlib.AbstractContextManager):
           UnreadableSnapshot: names the first step that cannot be read.
         """
         for step in weights:
-            if reason := integrity.problem(self._folder / str(step)):
+            if reason := integrity.find_damage(self._folder / str(step)):
                 raise UnreadableSnapshot(step, reason)
         leaves, tree = jax.tree.flatten(self.shapes)
         result: list = [None] * len(leaves)
@@ -207,7 +207,7 @@ def _parts(leaves) -> Iterator[list[int]]:
     part: list[int] = []
     size = 0
     for index, leaf in enumerate(leaves):
-        if part and size + 8 * leaf.size > AT_ONCE:
+        if part and size + 8 * leaf.size > CHUNK_BYTES:
             yield part
             part, size = [], 0
         part.append(index)

@@ -125,7 +125,7 @@ class Tier:
                 f"({error}); use a folder that can be written."
             ) from error
         there = [path for path in self._folder.iterdir() if path.name.isdigit()]
-        wanted = max(states * size - integrity.total(there), size)
+        wanted = max(states * size - integrity.total_bytes(there), size)
         told = (
             f"{setting}: {self._folder} has {human_bytes(free)} free, and {states} "
             f"checkpoints of {human_bytes(size)} need {human_bytes(wanted)} more"
@@ -151,11 +151,11 @@ class Tier:
         steps = json.dumps(sorted(self.steps(), reverse=True))
         (seen, *_) = coordinator.gather(f"snapvideo/steps/{self._folder}", steps)
         for step in json.loads(seen):
-            wrong = self.problem(step)
+            wrong = self.find_damage(step)
             if not wrong:
                 if first:
                     logger.error("Using the checkpoint of step %d in its place.", step)
-                if self._every and not integrity.is_listed(self.path(step)):
+                if self._every and not integrity.has_manifest(self.path(step)):
                     self._list(step)
                 return step, first
             first = first or wrong
@@ -164,9 +164,9 @@ class Tier:
                 self._put_aside(step)
         return None, first
 
-    def problem(self, step: int) -> str:
+    def find_damage(self, step: int) -> str:
         """What any process finds wrong with a checkpoint, "" for nothing."""
-        mine = integrity.problem(
+        mine = integrity.find_damage(
             self.path(step), jax.process_index(), jax.process_count()
         )
         said = coordinator.gather(f"snapvideo/whole/{self._folder}/{step}", mine)
@@ -189,9 +189,9 @@ class Tier:
         )
         coordinator.gather(f"snapvideo/list/{self._folder}", "")  # all have looked
         if jax.process_index() == 0:
-            integrity.forget(self.path(step))
+            integrity.remove_manifests(self.path(step))
         coordinator.gather(f"snapvideo/listed/{self._folder}", "")
-        integrity.write(self.path(step), jax.process_index(), jax.process_count())
+        _write_manifest(self.path(step))
 
     def _put_aside(self, step: int) -> None:
         aside = self._folder.parent / DAMAGED
@@ -243,11 +243,15 @@ class _Saving(threading.Thread):
     def run(self) -> None:
         try:
             self._response.result()
-            integrity.write(self._path, jax.process_index(), jax.process_count())
+            _write_manifest(self._path)
         except Exception as error:
             self.error = error
         del self._response  # and what it holds of the state
         host_memory.give_back()
+
+
+def _write_manifest(folder: Path) -> None:
+    integrity.write_manifest(folder, jax.process_index(), jax.process_count())
 
 
 def state_bytes(state: TrainState) -> int:

@@ -29,7 +29,7 @@ Listed = Mapping[str, tuple[int, int]]
 """Size in bytes and CRC-32 of files, by their path in the checkpoint."""
 
 
-def write(folder: Path, index: int = 0, count: int = 1) -> None:
+def write_manifest(folder: Path, index: int = 0, count: int = 1) -> None:
     """Lists the part of a checkpoint's files that falls to one of ``count`` processes.
 
     Raises:
@@ -43,7 +43,7 @@ def write(folder: Path, index: int = 0, count: int = 1) -> None:
     write_whole(folder / f"{PREFIX}{index:04d}.json", text.encode())
 
 
-def read(folder: Path) -> Listed | None:
+def read_manifest(folder: Path) -> Listed | None:
     """All that is listed of a checkpoint; None where the lists are not complete.
 
     A process that was killed right after a checkpoint was put in place leaves it so.
@@ -64,7 +64,7 @@ def read(folder: Path) -> Listed | None:
     return files if counts == {len(paths)} else None
 
 
-def problem(folder: Path, index: int = 0, count: int = 1) -> str:
+def find_damage(folder: Path, index: int = 0, count: int = 1) -> str:
     """What is wrong with a checkpoint, "" for nothing; names the first file.
 
     Every one of ``count`` processes checks all sizes and a part of the checksums. A
@@ -72,7 +72,7 @@ def problem(folder: Path, index: int = 0, count: int = 1) -> str:
     is missing, but not every flipped bit.
     """
     try:
-        listed = read(folder)
+        listed = read_manifest(folder)
         if listed is None:
             return "" if index else _unreadable(folder)
         for name, (size, _) in listed.items():
@@ -88,15 +88,15 @@ def problem(folder: Path, index: int = 0, count: int = 1) -> str:
     return ""
 
 
-def is_listed(folder: Path) -> bool:
+def has_manifest(folder: Path) -> bool:
     """Whether a checkpoint has a complete list of its files."""
     try:
-        return read(folder) is not None
+        return read_manifest(folder) is not None
     except ValueError:
         return False
 
 
-def forget(folder: Path) -> None:
+def remove_manifests(folder: Path) -> None:
     """Removes the lists of a checkpoint."""
     for path in folder.glob(f"{PREFIX}*.json"):
         path.unlink()
@@ -111,7 +111,7 @@ def checksum(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def total(names: Iterable[Path]) -> int:
+def total_bytes(names: Iterable[Path]) -> int:
     """Bytes of all files in folders."""
     return sum(
         path.stat().st_size

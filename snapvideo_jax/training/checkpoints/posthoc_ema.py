@@ -27,17 +27,17 @@ from orbax.checkpoint import v1 as ocp
 from snapvideo_jax import optim
 from snapvideo_jax.optim import gamma
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
-    SnapshotReader,
+    EmaSnapshotReader,
     UnreadableSnapshot,
     budget,
 )
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25)
+PLANNED_LENGTHS = (0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25)
 """What a plan tells the errors of where no lengths are asked for."""
 
-TRIED = np.geomspace(0.003, 0.99 * optim.WIDEST, 200).tolist()
+CANDIDATE_LENGTHS = np.geomspace(0.003, 0.99 * optim.WIDEST, 200).tolist()
 """Lengths among which those are looked for that snapshots can give."""
 
 
@@ -59,7 +59,7 @@ class Average:
     step: int
 
 
-def products(ours: Sequence[Average], theirs: Sequence[Average]) -> np.ndarray:
+def inner_products(ours: Sequence[Average], theirs: Sequence[Average]) -> np.ndarray:
     """Integrals of the products of profiles: a row for each of ours."""
     (g, t), (h, u) = _exponents(ours), _exponents(theirs)
     g, t = g[:, None], t[:, None]
@@ -110,7 +110,7 @@ def solve(averages: Sequence[Average], wanted: Sequence[Average]) -> list[Soluti
       A solution for each that is wanted.
     """
     size = len(averages)
-    gram, aims = products(averages, averages), products(averages, wanted)
+    gram, aims = inner_products(averages, averages), inner_products(averages, wanted)
     unit = np.diag(gram) ** -0.5  # profiles of norm 1 keep the system well scaled
     system = np.zeros((size + 1, size + 1))
     system[:size, :size] = gram * unit * unit[:, None]
@@ -120,14 +120,14 @@ def solve(averages: Sequence[Average], wanted: Sequence[Average]) -> list[Soluti
     found = []
     for aim, column, each in zip(aims.T, solved.T, wanted, strict=True):
         weights = column[:size] * unit
-        norm = products([each], [each]).item()
+        norm = inner_products([each], [each]).item()
         square = norm - 2 * weights @ aim + weights @ gram @ weights
         error = math.sqrt(max(square, 0.0) / norm)
         found.append(Solution(weights, error, float(np.linalg.norm(weights))))
     return found
 
 
-def make(reader: SnapshotReader, workdir: Path, arguments) -> list[dict[str, Any]]:
+def make(reader: EmaSnapshotReader, workdir: Path, arguments) -> list[dict[str, Any]]:
     """Writes the averages that the command line asks for, and tells of each.
 
     A snapshot that cannot be read is named and left out, and all is solved anew.
@@ -183,7 +183,7 @@ def plan(experiment, workdir: Path | None, arguments) -> dict[str, Any]:
     steps = _until(optimizer.snapshots(), arguments.step)
     averages = [Average(w, s) for s in steps for w in optimizer.ema_widths]
     last = steps[-1]
-    lengths = _lengths(arguments, last) or LENGTHS
+    lengths = _lengths(arguments, last) or PLANNED_LENGTHS
     wanted = [Average(length, last) for length in lengths]
     found = {"disk": budget(experiment), "step": last}
     if workdir is not None:
@@ -221,9 +221,9 @@ def _lengths(arguments, step: int) -> list[float]:
     return found
 
 
-def _present(reader: SnapshotReader) -> list[int]:
+def _present(reader: EmaSnapshotReader) -> list[int]:
     """Steps of the snapshots that are there; those that are missing are named."""
-    there = reader.there()
+    there = reader.existing_steps()
     if missing := [step for step in reader.steps if step not in there]:
         logger.warning("Snapshots are missing and left out, of steps %s.", missing)
     return there
@@ -252,11 +252,11 @@ def _solved(averages, wanted: Average, most_error: float) -> Solution:
     (solution,) = solve(averages, [wanted])
     if solution.error <= most_error:
         return solution
-    tried = [Average(length, wanted.step) for length in TRIED]
+    tried = [Average(length, wanted.step) for length in CANDIDATE_LENGTHS]
     errors = [each.error for each in solve(averages, tried)]
     given = [
         length
-        for length, error in zip(TRIED, errors, strict=True)
+        for length, error in zip(CANDIDATE_LENGTHS, errors, strict=True)
         if error <= most_error
     ]
     widths = {average.width for average in averages}

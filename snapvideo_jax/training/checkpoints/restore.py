@@ -12,9 +12,9 @@ from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 from snapvideo_jax.training.checkpoints.integrity import COMMITTED
 
 
-def restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
+def restore_params(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
     """Parameters of a workdir's checkpoint on a mesh, and its step."""
-    like = placed_state(experiment, mesh)
+    like = abstract_sharded_state(experiment, mesh)
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.restore_params(like, ema, step)
@@ -22,13 +22,13 @@ def restored(workdir: Path, experiment, mesh, ema: bool, step: int | None = None
         checkpoints.close()
 
 
-def placed_state(experiment, mesh):
+def abstract_sharded_state(experiment, mesh):
     """Shapes of a state, with their places on a mesh."""
     shapes = abstract_state(experiment)
     return placed(nn.unbox(shapes), state_shardings(shapes, mesh))
 
 
-def profile_of(folder: Path, like) -> tuple[Any, int]:
+def restore_ema_profile(folder: Path, like) -> tuple[Any, int]:
     """The parameters that `snapvideo ema` wrote to a folder, and their step.
 
     Args:

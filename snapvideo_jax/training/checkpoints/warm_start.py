@@ -26,10 +26,11 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.config import Experiment
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.models.layers import patchify, unpatchify
 from snapvideo_jax.state import abstract_state, fresh_state
-from snapvideo_jax.training.checkpoints.restore import restored
+from snapvideo_jax.training.checkpoints.restore import restore_params
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ MAY_BE_NEW = ("context/low_resolution_noise_", POSITIONS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Transplant:
     """What became of the arrays of a network, by name.
 
     Attributes:
@@ -63,7 +64,7 @@ class Report:
         return "; ".join(parts)
 
 
-def compare(source, target, theirs, ours) -> Report:
+def plan_transplant(source, target, theirs, ours) -> Transplant:
     """What a transplant would do.
 
     Args:
@@ -98,7 +99,7 @@ def compare(source, target, theirs, ours) -> Report:
             f"does not fit this network: {', '.join(sorted(wrong)[:5])}{more}; use a "
             "first stage of the same widths, latents and blocks."
         )
-    return Report(**{kind: tuple(names) for kind, names in found.items()})
+    return Transplant(**{kind: tuple(names) for kind, names in found.items()})
 
 
 def _shapes(name: str, theirs, ours) -> str:
@@ -125,11 +126,11 @@ def _widens(source, target, theirs, ours) -> bool:
     )
 
 
-def transplanted(report: Report, source, target, theirs, fresh):
+def transplant_params(report: Transplant, source, target, theirs, fresh):
     """The parameters of a target, by name.
 
     Args:
-      report: of `compare`.
+      report: of `plan_transplant`.
       source, target: the networks.
       theirs: the source's parameters, by name.
       fresh: what the target would begin with, by name.
@@ -137,15 +138,17 @@ def transplanted(report: Report, source, target, theirs, fresh):
     result = {name: theirs[name] for name in report.copied}
     result |= {name: fresh[name] for name in report.new}
     for name in report.widened:
-        result[name] = widened(theirs[name], source.in_channels, target.in_channels)
+        result[name] = widen_patch_embedding(
+            theirs[name], source.in_channels, target.in_channels
+        )
     for name in (*report.resized, *report.new):
         if name.startswith(POSITIONS):
             table = theirs.get(name, theirs[POSITIONS])
-            result[name] = resized(table, source, _grid_of(name, target))
+            result[name] = resize_positions(table, source, _grid_of(name, target))
     return {name: result[name].astype(leaf.dtype) for name, leaf in fresh.items()}
 
 
-def widened(
+def widen_patch_embedding(
     kernel: Float[Array, "i o"], before: int, after: int
 ) -> Float[Array, "j o"]:
     """The kernel of a patch embedding for more channels; the new ones are zero."""
@@ -154,7 +157,7 @@ def widened(
     return rearrange(kernel, "p c o -> (p c) o")
 
 
-def resized(table: Float[Array, "n d"], source, target) -> Float[Array, "m d"]:
+def resize_positions(table: Float[Array, "n d"], source, target) -> Float[Array, "m d"]:
     """A table of positions for another grid: linear between the centres of patches.
 
     A patch takes what lies at its place in the picture, padding left out; frames go by
@@ -217,7 +220,7 @@ def _grid_of(name: str, network):
 # --- A run that begins so ------------------------------------------------------------
 
 
-def begin(experiment: "configs.Experiment", mesh, places, workdir: Path | None = None):
+def initial_state(experiment: Experiment, mesh, places, workdir: Path | None = None):
     """The state that a run begins with: fresh, or with weights of ``run.init_from``.
 
     Args:
@@ -235,9 +238,9 @@ def begin(experiment: "configs.Experiment", mesh, places, workdir: Path | None =
         return jax.jit(
             lambda: nn.unbox(fresh_state(experiment)), out_shardings=places
         )()
-    first, source, step = source_of(where)
-    report = check(experiment, first)
-    params, step = restored(source, first, mesh, True, step)
+    first, source, step = open_source(where)
+    report = check_source(experiment, first)
+    params, step = restore_params(source, first, mesh, True, step)
     logger.info("Beginning from %s, step %d: %s.", source, step, report)
     if workdir and jax.process_index() == 0:
         about = {"init_from": where, "step": step} | dataclasses.asdict(report)
@@ -246,9 +249,9 @@ def begin(experiment: "configs.Experiment", mesh, places, workdir: Path | None =
     def state(params):
         fresh = nn.unbox(fresh_state(experiment))
         structure = jax.tree.structure(fresh.params)
-        names = by_name(fresh.params)
-        moved = transplanted(
-            report, first.model, experiment.model, by_name(params), names
+        names = named_leaves(fresh.params)
+        moved = transplant_params(
+            report, first.model, experiment.model, named_leaves(params), names
         )
         params = structure.unflatten([moved[name] for name in names])
         again = tuple(jax.tree.map(jnp.copy, params) for _ in fresh.powers)
@@ -258,7 +261,7 @@ def begin(experiment: "configs.Experiment", mesh, places, workdir: Path | None =
     return jax.jit(state, out_shardings=places)(params)
 
 
-def check(experiment: "configs.Experiment", first: "configs.Experiment") -> Report:
+def check_source(experiment: Experiment, first: Experiment) -> Transplant:
     """What becomes of the arrays of a run that begins from another.
 
     Raises:
@@ -272,15 +275,16 @@ def check(experiment: "configs.Experiment", first: "configs.Experiment") -> Repo
             "weights go from a FIT to a FIT only."
         )
     theirs, ours = (
-        by_name(nn.unbox(abstract_state(each)).params) for each in (first, experiment)
+        named_leaves(nn.unbox(abstract_state(each)).params)
+        for each in (first, experiment)
     )
     try:
-        return compare(first.model, experiment.model, theirs, ours)
+        return plan_transplant(first.model, experiment.model, theirs, ours)
     except ValueError as error:
         raise ValueError(f"run.init_from={where} {error}") from error
 
 
-def source_of(where: str) -> tuple["configs.Experiment", Path, int | None]:
+def open_source(where: str) -> tuple[Experiment, Path, int | None]:
     """The experiment, workdir and step of ``WORKDIR[@STEP]``.
 
     Raises:
@@ -294,7 +298,7 @@ def source_of(where: str) -> tuple["configs.Experiment", Path, int | None]:
     return configs.build(configs.from_json(file.read_text())), Path(workdir), step
 
 
-def by_name(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their path, in order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}

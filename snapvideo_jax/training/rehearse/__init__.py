@@ -7,6 +7,6 @@ is done to them, `report` compares what is left with an undisturbed run and tell
 
 from snapvideo_jax.training.rehearse.faults import FAULTS
 from snapvideo_jax.training.rehearse.report import Outcome
-from snapvideo_jax.training.rehearse.runner import Setting, Team
+from snapvideo_jax.training.rehearse.runner import RunProcesses, RunSetup
 
-__all__ = ["FAULTS", "Outcome", "Setting", "Team"]
+__all__ = ["FAULTS", "Outcome", "RunSetup", "RunProcesses"]

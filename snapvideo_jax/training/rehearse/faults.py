@@ -1,8 +1,8 @@
 """What is done to a run, and how it is brought to its end again.
 
-A fault takes a `Scene`, starts the run, does its harm at a moment that the seed
-decides, and starts the same command again until the run is done. It raises `GaveUp`
-where that does not succeed.
+A fault takes a `FaultTrial`, starts the run, does its harm at a step that the seed
+decides, and restarts the same command until the run has finished. It raises
+`RehearsalFailed` where that does not succeed.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from pathlib import Path
 from snapvideo_jax.io.errors import Preempted, SaveFailed
 from snapvideo_jax.training.rehearse.runner import (
     LOOK_SECONDS,
-    GaveUp,
-    Setting,
-    Team,
+    RehearsalFailed,
+    RunProcesses,
+    RunSetup,
     is_saving,
     last_step,
 )
@@ -43,11 +43,11 @@ SHOWN = 600
 
 
 @dataclasses.dataclass
-class Scene:
+class FaultTrial:
     """One run that meets a fault, and what is noted of it.
 
     Attributes:
-      setting: of the rehearsal.
+      setup: of the rehearsal.
       workdir: of the run.
       steps, every: of the run, and between its checkpoints.
       count: of processes.
@@ -59,7 +59,7 @@ class Scene:
       notes: what is worth telling.
     """
 
-    setting: Setting
+    setup: RunSetup
     workdir: Path
     steps: int
     every: int
@@ -75,32 +75,32 @@ class Scene:
         """Steps of the committed checkpoints, in order."""
         return RunFolder(self.workdir).checkpoint_steps()
 
-    def start(self, count: int = 0, more: tuple[str, ...] = ()) -> Team:
+    def start(self, count: int = 0, more: tuple[str, ...] = ()) -> RunProcesses:
         """The run's processes, started from wherever it is."""
-        return Team(self.setting, self.workdir, count or self.count, more)
+        return RunProcesses(self.setup, self.workdir, count or self.count, more)
 
-    def start_again(self, count: int = 0) -> Team:
+    def restart(self, count: int = 0) -> RunProcesses:
         """The same, once the first new step is done; notes what that took.
 
         Raises:
-          GaveUp: the run does not come to a new step.
+          RehearsalFailed: the run does not come to a new step.
         """
         reached = last_step(self.workdir)
-        team = Team(self.setting, self.workdir, count or self.count)
-        before = len(_starts(team))
-        if not team.until(lambda: len(_starts(team)) > before, "resuming"):
-            team.finish()  # tells why it ended
-        resumed = _starts(team)[-1]
+        run = RunProcesses(self.setup, self.workdir, count or self.count)
+        before = len(_starts(run))
+        if not run.wait_until(lambda: len(_starts(run)) > before, "resuming"):
+            run.finish()  # tells why it ended
+        resumed = _starts(run)[-1]
         # Lines past the checkpoint are taken back, then the first one comes anew.
         if reached > resumed:
-            team.until(lambda: last_step(self.workdir) < reached, "resuming")
+            run.wait_until(lambda: last_step(self.workdir) < reached, "resuming")
         if resumed < self.steps:
-            team.until_step(min(resumed + 1, self.steps))
-        self.seconds.append(time.monotonic() - team.began)
+            run.wait_for_step(min(resumed + 1, self.steps))
+        self.seconds.append(time.monotonic() - run.began)
         self.lost.append(max(0, reached - resumed))
-        return team
+        return run
 
-    def moment(self, part: float = 0.5) -> int:
+    def random_step(self, part: float = 0.5) -> int:
         """A step after the first checkpoint and before the last one, by chance."""
         low, high = self.every + 1, max(self.every + 1, self.steps - self.every - 1)
         middle = low + part * (high - low)
@@ -109,159 +109,163 @@ class Scene:
         return min(max(step, low), high)
 
 
-def sigterm(scene: Scene) -> None:
+def sigterm(trial: FaultTrial) -> None:
     """All processes are told to stop, as a platform tells them: they save and end."""
-    team = scene.start()
-    _struck(team, scene.moment())
-    team.signal(signal.SIGTERM)
-    codes = team.ends(GRACE_SECONDS)
+    run = trial.start()
+    _struck(run, trial.random_step())
+    run.signal(signal.SIGTERM)
+    codes = run.wait_for_exit(GRACE_SECONDS)
     if set(codes) != {Preempted.exit_code}:
-        raise GaveUp(f"SIGTERM: exit codes {codes}, not {Preempted.exit_code}")
-    scene.start_again().finish()
+        raise RehearsalFailed(f"SIGTERM: exit codes {codes}, not {Preempted.exit_code}")
+    trial.restart().finish()
 
 
-def sigkill(scene: Scene) -> None:
+def sigkill(trial: FaultTrial) -> None:
     """All processes are killed at moments of chance, also while they start or save."""
-    kill_often(scene, {"step": 6, "save": 3, "start": 1})
+    kill_often(trial, {"step": 6, "save": 3, "start": 1})
 
 
-def save_kill(scene: Scene) -> None:
+def save_kill(trial: FaultTrial) -> None:
     """All processes are killed while a checkpoint is half written."""
-    kill_often(scene, {"save": 1})
+    kill_often(trial, {"save": 1})
 
 
-def kill_often(scene: Scene, weights: dict[str, int]) -> None:
+def kill_often(trial: FaultTrial, weights: dict[str, int]) -> None:
     """Kills a run again and again, and lets it come to its end.
 
     Args:
-      scene: of the run; kills are spread over its steps.
+      trial: of the run; kills are spread over its steps.
       weights: of the kinds of moments: after a ``step``, in a ``save``, and in the
         ``start`` of the processes.
     """
-    team, kinds = scene.start(), list(weights)
-    for kill in range(scene.kills):
-        low, high = (n * scene.steps // (scene.kills + 1) for n in (kill, kill + 1))
-        target = scene.rng.randint(low + 1, max(low + 1, high))
-        (kind,) = scene.rng.choices(kinds, list(weights.values()))
+    run, kinds = trial.start(), list(weights)
+    for kill in range(trial.kills):
+        low, high = (n * trial.steps // (trial.kills + 1) for n in (kill, kill + 1))
+        target = trial.rng.randint(low + 1, max(low + 1, high))
+        (kind,) = trial.rng.choices(kinds, list(weights.values()))
         if kind == "save":
-            team.until(lambda low=low: _saves_past(scene.workdir, low), "a save")
-            time.sleep(scene.rng.uniform(0, SAVE_DELAY))
+            run.wait_until(lambda low=low: _saves_past(trial.workdir, low), "a save")
+            time.sleep(trial.rng.uniform(0, SAVE_DELAY))
         elif kind == "step":
-            team.until_step(max(target, last_step(scene.workdir)))
-            time.sleep(scene.rng.uniform(0, STEP_DELAY))
-        elif team.alive:
-            team.kill()
-            team = scene.start()
-            time.sleep(scene.rng.uniform(0, max(scene.seconds, default=STEP_DELAY)))
-        if not team.alive:
-            scene.notes.append(f"the run had ended before kill {kill + 1}")
+            run.wait_for_step(max(target, last_step(trial.workdir)))
+            time.sleep(trial.rng.uniform(0, STEP_DELAY))
+        elif run.alive:
+            run.kill()
+            run = trial.start()
+            time.sleep(trial.rng.uniform(0, max(trial.seconds, default=STEP_DELAY)))
+        if not run.alive:
+            trial.notes.append(f"the run had ended before kill {kill + 1}")
             break
-        team.kill()
-        half = is_saving(scene.workdir)
-        scene.kills_at.append((kind, last_step(scene.workdir), half))
-        team = scene.start_again()
-    team.finish()
-    hits = sum(half for *_, half in scene.kills_at)
-    scene.notes.append(f"{len(scene.kills_at)} kills, {hits} in the middle of a save")
+        run.kill()
+        half = is_saving(trial.workdir)
+        trial.kills_at.append((kind, last_step(trial.workdir), half))
+        run = trial.restart()
+    run.finish()
+    hits = sum(half for *_, half in trial.kills_at)
+    trial.notes.append(f"{len(trial.kills_at)} kills, {hits} in the middle of a save")
 
 
-def truncated(scene: Scene) -> None:
+def truncated(trial: FaultTrial) -> None:
     """The newest checkpoint loses half of its largest file."""
-    team = scene.start()
-    saved = lambda: len(scene.checkpoint_steps()) >= 2  # noqa: E731
-    if not team.until(saved, "two checkpoints"):
-        raise GaveUp("the run ended before it had two checkpoints")
-    team.kill()
-    *_, before, newest = scene.checkpoint_steps()
-    largest = _largest(scene.workdir / "checkpoints" / str(newest))
+    run = trial.start()
+    saved = lambda: len(trial.checkpoint_steps()) >= 2  # noqa: E731
+    if not run.wait_until(saved, "two checkpoints"):
+        raise RehearsalFailed("the run ended before it had two checkpoints")
+    run.kill()
+    *_, before, newest = trial.checkpoint_steps()
+    largest = _largest(trial.workdir / "checkpoints" / str(newest))
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
-    again = scene.start_again()
+    again = trial.restart()
     resumed = _starts(again)[-1]
     if resumed != before:
         again.kill()
-        raise GaveUp(f"resumed at step {resumed}, and not at {before}, which is whole")
+        raise RehearsalFailed(
+            f"resumed at step {resumed}, and not at {before}, which is whole"
+        )
     again.finish()
 
 
-def lost_process(scene: Scene) -> None:
+def lost_process(trial: FaultTrial) -> None:
     """One process is killed: the others end by themselves and all start again."""
-    team = scene.start()
-    _struck(team, scene.moment())
-    gone = scene.rng.randrange(scene.count)
-    team.signal(signal.SIGKILL, (gone,))
+    run = trial.start()
+    _struck(run, trial.random_step())
+    gone = trial.rng.randrange(trial.count)
+    run.signal(signal.SIGKILL, (gone,))
     began = time.monotonic()
-    codes = team.ends(LOST_SECONDS)
+    codes = run.wait_for_exit(LOST_SECONDS)
     others = [code for index, code in enumerate(codes) if index != gone]
     if 0 in others:
-        raise GaveUp(f"exit codes {codes}: a process took the loss for an end")
-    scene.notes.append(
+        raise RehearsalFailed(f"exit codes {codes}: a process took the loss for an end")
+    trial.notes.append(
         f"process {gone} killed, the others ended after "
         f"{time.monotonic() - began:.1f} s with {others}"
     )
-    scene.start_again().finish()
+    trial.restart().finish()
 
 
-def full_disk(scene: Scene) -> None:
+def full_disk(trial: FaultTrial) -> None:
     """The disk takes no more from some step on, and later has room again."""
-    with _small_disk(scene.workdir) as resize:
-        team = scene.start()
-        saved = lambda: len(scene.checkpoint_steps()) >= 1  # noqa: E731
-        if not team.until(saved, "a checkpoint"):
-            raise GaveUp("the run ended before it had a checkpoint")
-        kept = scene.workdir / "checkpoints" / str(scene.checkpoint_steps()[-1])
+    with _small_disk(trial.workdir) as resize:
+        run = trial.start()
+        saved = lambda: len(trial.checkpoint_steps()) >= 1  # noqa: E731
+        if not run.wait_until(saved, "a checkpoint"):
+            raise RehearsalFailed("the run ended before it had a checkpoint")
+        kept = trial.workdir / "checkpoints" / str(trial.checkpoint_steps()[-1])
         if resize:
             # It may be in the middle of a save, and no disk is smaller than its files.
-            while not resize(shutil.disk_usage(scene.workdir).used + _used(kept) // 2):
+            while not resize(shutil.disk_usage(trial.workdir).used + _used(kept) // 2):
                 time.sleep(LOOK_SECONDS)
         else:
-            team.limit_files(_largest(kept).stat().st_size // 2)
-        codes = team.ends(GRACE_SECONDS + LOST_SECONDS)
-        text = team.log().read_text(errors="replace").strip().splitlines()[-1]
+            run.limit_files(_largest(kept).stat().st_size // 2)
+        codes = run.wait_for_exit(GRACE_SECONDS + LOST_SECONDS)
+        text = run.log().read_text(errors="replace").strip().splitlines()[-1]
         if SaveFailed.exit_code not in codes:
-            raise GaveUp(f"exit codes {codes}, not {SaveFailed.exit_code}: {text}")
-        scene.notes.append(text[:SHOWN])
+            raise RehearsalFailed(
+                f"exit codes {codes}, not {SaveFailed.exit_code}: {text}"
+            )
+        trial.notes.append(text[:SHOWN])
         if resize:
             resize(0)
-        scene.start_again().finish()
+        trial.restart().finish()
         if resize:  # what is compared has to outlive the disk
-            shutil.copytree(scene.workdir, f"{scene.workdir}.kept")
+            shutil.copytree(trial.workdir, f"{trial.workdir}.kept")
     if resize:
-        scene.workdir.rmdir()
-        Path(f"{scene.workdir}.kept").rename(scene.workdir)
+        trial.workdir.rmdir()
+        Path(f"{trial.workdir}.kept").rename(trial.workdir)
 
 
-def slow_loader(scene: Scene) -> None:
+def slow_loader(trial: FaultTrial) -> None:
     """The reading processes of one process stand still for some seconds."""
-    team = scene.start(more=("--config.data.num_workers=1",))
-    _struck(team, scene.moment())
-    readers = _children(team.processes[-1].pid)
+    run = trial.start(more=("--config.data.num_workers=1",))
+    _struck(run, trial.random_step())
+    readers = _children(run.processes[-1].pid)
     if not readers:
-        team.kill()
-        raise GaveUp("no reading process was found")
+        run.kill()
+        raise RehearsalFailed("no reading process was found")
     for reader in readers:
         signal_if_there(reader, signal.SIGSTOP)
     time.sleep(PAUSE_SECONDS)
-    before = last_step(scene.workdir)
+    before = last_step(trial.workdir)
     for reader in readers:
         signal_if_there(reader, signal.SIGCONT)
-    team.finish()
-    scene.notes.append(f"stood still for {PAUSE_SECONDS} s, at step {before}")
+    run.finish()
+    trial.notes.append(f"stood still for {PAUSE_SECONDS} s, at step {before}")
 
 
-def other_count(scene: Scene) -> None:
+def other_count(trial: FaultTrial) -> None:
     """The run goes on with fewer and with more processes, on as many devices."""
-    counts = [1, 2 * scene.count][scene.count == 1 :]
-    team = scene.start()
+    counts = [1, 2 * trial.count][trial.count == 1 :]
+    run = trial.start()
     for number, count in enumerate(counts, 1):
-        _struck(team, scene.moment(number / (len(counts) + 1)))
-        team.kill()
-        team = scene.start_again(count)
-    team.finish()
-    scene.notes.append(" processes, then ".join(map(str, [scene.count, *counts])))
+        _struck(run, trial.random_step(number / (len(counts) + 1)))
+        run.kill()
+        run = trial.restart(count)
+    run.finish()
+    trial.notes.append(" processes, then ".join(map(str, [trial.count, *counts])))
 
 
-FAULTS: dict[str, Callable[[Scene], None]] = {
+FAULTS: dict[str, Callable[[FaultTrial], None]] = {
     each.__name__: each
     for each in (
         *(sigterm, sigkill, save_kill, truncated),
@@ -269,7 +273,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     )
 }
 """All faults by name, in the order they are played."""
-ELSEWHERE = ("other_count",)
+NOT_BIT_EXACT = ("other_count",)
 """Faults after which sums may be taken in another order, so that bits may differ."""
 
 
@@ -279,11 +283,13 @@ def signal_if_there(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _struck(team: Team, step: int) -> None:
+def _struck(run: RunProcesses, step: int) -> None:
     """Waits for the step at which a fault strikes."""
-    if not team.until_step(step) or not team.alive:
-        team.finish()
-        raise GaveUp(f"the run had ended before the fault could strike at step {step}")
+    if not run.wait_for_step(step) or not run.alive:
+        run.finish()
+        raise RehearsalFailed(
+            f"the run had ended before the fault could strike at step {step}"
+        )
 
 
 def _saves_past(workdir: Path, step: int) -> bool:
@@ -291,9 +297,9 @@ def _saves_past(workdir: Path, step: int) -> bool:
     return last_step(workdir) > step and is_saving(workdir)
 
 
-def _starts(team: Team) -> list[int]:
+def _starts(run: RunProcesses) -> list[int]:
     """The steps from which process 0 has gone on until now, 0 where it began anew."""
-    text = team.log().read_text(errors="replace")
+    text = run.log().read_text(errors="replace")
     return [
         int(step) for step in re.findall(r"(?:Resum|Beginn)ing .* at step (\d+)", text)
     ]

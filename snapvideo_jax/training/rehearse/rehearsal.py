@@ -8,15 +8,19 @@ import jax
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.training.rehearse import report
-from snapvideo_jax.training.rehearse.faults import ELSEWHERE, FAULTS, Scene
+from snapvideo_jax.training.rehearse.faults import FAULTS, NOT_BIT_EXACT, FaultTrial
 from snapvideo_jax.training.rehearse.report import Outcome
-from snapvideo_jax.training.rehearse.runner import GaveUp, Setting, Team
+from snapvideo_jax.training.rehearse.runner import (
+    RehearsalFailed,
+    RunProcesses,
+    RunSetup,
+)
 
 CHECKPOINTS = 6
 """In a run that is rehearsed."""
 
 
-def rehearse(setting: Setting, arguments, names: list[str]) -> list[Outcome]:
+def rehearse(setup: RunSetup, arguments, names: list[str]) -> list[Outcome]:
     """Plays faults one after the other, and tells what became of each run.
 
     Raises:
@@ -26,19 +30,19 @@ def rehearse(setting: Setting, arguments, names: list[str]) -> list[Outcome]:
     jax.config.update("jax_platforms", "cpu")
     out = Path(arguments.out)
     whole = out / "undisturbed"
-    team = Team(setting, whole, arguments.processes)
+    run = RunProcesses(setup, whole, arguments.processes)
     try:
-        team.finish()
-    except GaveUp as error:
+        run.finish()
+    except RehearsalFailed as error:
         raise ValueError(
             f"The run does not come to its end though nothing happens: {error}"
         ) from error
     finally:
-        team.kill()
+        run.kill()
     outcomes = []
     for name in names:
-        scene = Scene(
-            setting=setting,
+        trial = FaultTrial(
+            setup=setup,
             workdir=out / name,
             steps=arguments.steps,
             every=_every(arguments.steps),
@@ -46,28 +50,28 @@ def rehearse(setting: Setting, arguments, names: list[str]) -> list[Outcome]:
             kills=arguments.kills,
             rng=random.Random(f"{arguments.seed} {name}"),
         )
-        outcomes.append(_play(name, scene, whole))
+        outcomes.append(_play(name, trial, whole))
         if not arguments.json:
             print(report.describe(outcomes[-1]), flush=True)
     return outcomes
 
 
-def _play(name: str, scene: Scene, whole: Path) -> Outcome:
+def _play(name: str, trial: FaultTrial, whole: Path) -> Outcome:
     exact, survived = "", False
     try:
-        FAULTS[name](scene)
+        FAULTS[name](trial)
         survived, exact = report.compare(
-            scene.workdir, whole, same_bits=name not in ELSEWHERE
+            trial.workdir, whole, same_bits=name not in NOT_BIT_EXACT
         )
-    except GaveUp as error:
-        scene.notes.append(str(error))
+    except RehearsalFailed as error:
+        trial.notes.append(str(error))
     return Outcome(
         fault=name,
         survived=survived,
         exact=exact,
-        steps_lost=scene.lost,
-        seconds_to_resume=[round(each, 2) for each in scene.seconds],
-        detail="; ".join(scene.notes),
+        steps_lost=trial.lost,
+        seconds_to_resume=[round(each, 2) for each in trial.seconds],
+        detail="; ".join(trial.notes),
     )
 
 
@@ -88,7 +92,7 @@ def _faults(arguments) -> list[str]:
     return list(asked)
 
 
-def _setting(arguments) -> Setting:
+def _setup(arguments) -> RunSetup:
     """What the runs share; the config is checked before any of them starts.
 
     Raises:
@@ -107,7 +111,7 @@ def _setting(arguments) -> Setting:
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     overrides += arguments.overrides
     configs.build(configs.load(arguments.config, overrides))
-    return Setting(
+    return RunSetup(
         train=("--config", arguments.config, *overrides),
         devices=2 * arguments.processes,  # as many as processes with other_count
         # Compiled once for all starts, and kept where the user keeps programs.

@@ -18,17 +18,17 @@ from pathlib import Path
 
 from snapvideo_jax.training.run_folder import RunFolder
 
-PATIENCE_SECONDS = 600
+STALL_SECONDS = 600
 """Without progress after which a run is given up."""
 LOOK_SECONDS = 0.005
 
 
-class GaveUp(RuntimeError):
+class RehearsalFailed(RuntimeError):
     """A run made no progress, or ended where it should not have."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class RunSetup:
     """What all runs of a rehearsal share.
 
     Attributes:
@@ -44,11 +44,11 @@ class Setting:
     flags: str = ""
 
 
-class Team:
+class RunProcesses:
     """The processes of one start of a run.
 
     Args:
-      setting: of the rehearsal.
+      setup: of the rehearsal.
       workdir: of the run; the processes talk to files beside it.
       count: of processes.
       more: further arguments.
@@ -58,7 +58,7 @@ class Team:
     """
 
     def __init__(
-        self, setting: Setting, workdir: Path, count: int, more: tuple[str, ...] = ()
+        self, setup: RunSetup, workdir: Path, count: int, more: tuple[str, ...] = ()
     ):
         self.workdir, self.began = workdir, time.monotonic()
         coordinator = f"localhost:{_free_port()}"
@@ -75,9 +75,9 @@ class Team:
                     subprocess.Popen(
                         [
                             *(sys.executable, "-m", "snapvideo_jax", "train"),
-                            *("--workdir", str(workdir), *setting.train, *more),
+                            *("--workdir", str(workdir), *setup.train, *more),
                         ],
-                        env=_environment(setting, count) | where,
+                        env=_environment(setup, count) | where,
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
@@ -111,33 +111,35 @@ class Team:
         for each in self.processes:
             resource.prlimit(each.pid, resource.RLIMIT_FSIZE, (size, size))
 
-    def until(self, reached: Callable[[], bool], what: str) -> bool:
+    def wait_until(self, reached: Callable[[], bool], what: str) -> bool:
         """Waits until something is so; False where the processes ended before.
 
         Raises:
-          GaveUp: no step was done for long.
+          RehearsalFailed: no step was done for long.
         """
-        end, last = time.monotonic() + PATIENCE_SECONDS, -1
+        end, last = time.monotonic() + STALL_SECONDS, -1
         while not reached():
             if not self.alive:
                 return reached()
             if (step := last_step(self.workdir)) != last:
-                end, last = time.monotonic() + PATIENCE_SECONDS, step
+                end, last = time.monotonic() + STALL_SECONDS, step
             if time.monotonic() > end:
                 self.kill()
-                raise GaveUp(f"{what}: no step for {PATIENCE_SECONDS} s after {last}")
+                raise RehearsalFailed(
+                    f"{what}: no step for {STALL_SECONDS} s after {last}"
+                )
             time.sleep(LOOK_SECONDS)
         return True
 
-    def until_step(self, step: int) -> bool:
+    def wait_for_step(self, step: int) -> bool:
         """Waits for a step; False where the processes ended before."""
-        return self.until(lambda: last_step(self.workdir) >= step, f"step {step}")
+        return self.wait_until(lambda: last_step(self.workdir) >= step, f"step {step}")
 
-    def ends(self, seconds: float = PATIENCE_SECONDS) -> list[int]:
+    def wait_for_exit(self, seconds: float = STALL_SECONDS) -> list[int]:
         """Exit codes, once all have ended by themselves.
 
         Raises:
-          GaveUp: they have not, after so long.
+          RehearsalFailed: they have not, after so long.
         """
         end = time.monotonic() + seconds
         for each in self.processes:
@@ -145,7 +147,7 @@ class Team:
                 each.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired as error:
                 self.kill()
-                raise GaveUp(
+                raise RehearsalFailed(
                     f"the processes did not end within {seconds:g} s"
                 ) from error
         return [each.returncode for each in self.processes]
@@ -154,14 +156,16 @@ class Team:
         """Waits for a run to come to its last step.
 
         Raises:
-          GaveUp: it ended with an error; has the last lines that were printed.
+          RehearsalFailed: it ended with an error; has the last lines that were printed.
         """
-        self.until(lambda: not self.alive, "the end")
-        codes = self.ends()
+        self.wait_until(lambda: not self.alive, "the end")
+        codes = self.wait_for_exit()
         if any(codes):
             bad = next(index for index, code in enumerate(codes) if code)
             text = self.log(bad).read_text(errors="replace").strip()
-            raise GaveUp(f"process {bad} ended with {codes[bad]}: {text[-800:]}")
+            raise RehearsalFailed(
+                f"process {bad} ended with {codes[bad]}: {text[-800:]}"
+            )
 
 
 def last_step(workdir: Path) -> int:
@@ -183,7 +187,7 @@ def is_saving(workdir: Path) -> bool:
     return any(RunFolder(workdir).checkpoints.glob("*.orbax-checkpoint-tmp*"))
 
 
-def _environment(setting: Setting, count: int) -> dict[str, str]:
+def _environment(setup: RunSetup, count: int) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -192,10 +196,10 @@ def _environment(setting: Setting, count: int) -> dict[str, str]:
     return kept | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": (
-            f"{setting.flags} "
-            f"--xla_force_host_platform_device_count={setting.devices // count}"
+            f"{setup.flags} "
+            f"--xla_force_host_platform_device_count={setup.devices // count}"
         ),
-        "JAX_COMPILATION_CACHE_DIR": str(setting.programs.absolute()),
+        "JAX_COMPILATION_CACHE_DIR": str(setup.programs.absolute()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

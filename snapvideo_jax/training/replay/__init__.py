@@ -5,6 +5,6 @@ compares them with the ledger; `samples` looks into single samples; `command` is
 verb and what it prints and draws.
 """
 
-from snapvideo_jax.training.replay.rebuild import Rebuilt, rebuild
+from snapvideo_jax.training.replay.rebuild import RebuiltStep, rebuild
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["RebuiltStep", "rebuild"]

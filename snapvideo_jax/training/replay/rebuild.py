@@ -47,7 +47,7 @@ TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class SampleMismatch:
     """A sample that is not what the ledger says.
 
     row: in the batch.
@@ -63,7 +63,7 @@ class Difference:
 
 
 @dataclasses.dataclass
-class Rebuilt:
+class RebuiltStep:
     """A step, ready to be looked into and done again.
 
     Attributes:
@@ -103,9 +103,9 @@ class Rebuilt:
     @functools.cached_property
     def digest(self) -> str:
         """Of the batch as it is now."""
-        return ledger.digest_of(ledger.sample_digests(self.rows))
+        return ledger.batch_digest(ledger.sample_digests(self.rows))
 
-    def differences(self) -> list[Difference]:
+    def differences(self) -> list[SampleMismatch]:
         """Samples that are not what the ledger says."""
         if not self.recorded or self.digest == self.recorded.digest:
             return []
@@ -114,7 +114,7 @@ class Rebuilt:
             if digest != self.recorded.samples.get(row):
                 number = int(self.rows["sample"][row])
                 file, _ = self.joint.sample_caption(number)
-                found.append(Difference(row, number, file, self._reason(row)))
+                found.append(SampleMismatch(row, number, file, self._reason(row)))
         return found
 
     def _reason(self, row: int) -> str:
@@ -150,7 +150,7 @@ def rebuild(
     overrides: Sequence[str] = (),  # noqa: B006
     from_checkpoint: bool = False,
     asked: Sequence[int] = (),
-) -> Rebuilt:
+) -> RebuiltStep:
     """A step of a run, rebuilt from the newest checkpoint that lies before it.
 
     Args:
@@ -198,7 +198,7 @@ def rebuild(
             state, metrics = update(state, batch, key)
             _compare(done, rows, metrics, kept.get(done))
     iterator.close()
-    return Rebuilt(
+    return RebuiltStep(
         experiment=experiment,
         mesh=mesh,
         joint=joint,
@@ -242,14 +242,14 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
             f"{workdir} was begun with weights that were imported, and its checkpoint "
             "of step 0 is gone; use a step after the oldest checkpoint that is there."
         )
-    return warm_start.begin(experiment, mesh, places), 0, places
+    return warm_start.initial_state(experiment, mesh, places), 0, places
 
 
 def _compare(done: int, rows, metrics, recorded: Entry | None) -> None:
     """Tells where a step on the way is not what the ledger says."""
     if recorded is None:
         return
-    if ledger.digest_of(ledger.sample_digests(rows)) != recorded.digest:
+    if ledger.batch_digest(ledger.sample_digests(rows)) != recorded.digest:
         logger.warning("The batch of step %d is not the one of the run.", done)
     loss = float(metrics["loss"])
     if agreement(recorded.loss, loss) == "different":

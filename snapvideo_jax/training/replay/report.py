@@ -16,7 +16,7 @@ from snapvideo_jax.io import media
 from snapvideo_jax.io.json_lines import finite
 from snapvideo_jax.state import Params
 from snapvideo_jax.training.replay import samples
-from snapvideo_jax.training.replay.rebuild import Rebuilt, agreement
+from snapvideo_jax.training.replay.rebuild import RebuiltStep, agreement
 
 SHOWN = 64
 """Samples that a sheet shows where none are asked for: those of the largest losses."""
@@ -24,7 +24,9 @@ TILE_WIDTH = 200
 """Pixels of a sample's three clips on the sheet that labels need."""
 
 
-def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str, Any]:
+def replay(
+    rebuilt: RebuiltStep, out: Path, rows: Sequence[int] | None
+) -> dict[str, Any]:
     """Does a step again, writes the sheet and ``replay.json``.
 
     Args:
@@ -32,13 +34,13 @@ def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str,
       out: where they are written.
       rows: of the batch, to be looked into; None for those of the largest losses.
     """
-    losses, sigma = samples.losses(rebuilt)
+    losses, sigma = samples.row_losses(rebuilt)
     if rows is None:
         worst = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf))
         rows = sorted(worst[:SHOWN].tolist())
     numbers = rebuilt.rows["sample"][list(rows)]
     files = captions_of(rebuilt.joint, numbers)
-    looks = list(samples.looks(rebuilt, rows))
+    looks = list(samples.view_samples(rebuilt, rows))
     about = [
         {
             "row": int(row),
@@ -58,7 +60,7 @@ def replay(rebuilt: Rebuilt, out: Path, rows: Sequence[int] | None) -> dict[str,
     return report
 
 
-def _report(rebuilt: Rebuilt, losses, sigma) -> dict[str, Any]:
+def _report(rebuilt: RebuiltStep, losses, sigma) -> dict[str, Any]:
     """What is true of the whole step; does it, as the last thing."""
     bad = _nonfinite(rebuilt.state.params)
     differences = rebuilt.differences()

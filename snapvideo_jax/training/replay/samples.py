@@ -15,11 +15,11 @@ from jaxtyping import Float, Int, UInt8
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.parallel.sharding import laid_out, on_host
 from snapvideo_jax.step import outputs, sample_losses
-from snapvideo_jax.training.replay.rebuild import Rebuilt
+from snapvideo_jax.training.replay.rebuild import RebuiltStep
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class SampleView:
     """One sample, by itself.
 
     grad_norm: norm of the gradient of its loss; the batch's gradient is the mean of
@@ -34,8 +34,8 @@ class Look:
     denoised: UInt8[np.ndarray, "t h w c"]
 
 
-def losses(
-    rebuilt: Rebuilt,
+def row_losses(
+    rebuilt: RebuiltStep,
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
     """Loss and noise level of every sample, in the order of the batch.
 
@@ -99,7 +99,7 @@ def _order(experiment) -> Int[np.ndarray, "b"]:
     return parts.reshape(-1)
 
 
-def looks(rebuilt: Rebuilt, rows: Sequence[int]) -> Iterator[Look]:
+def view_samples(rebuilt: RebuiltStep, rows: Sequence[int]) -> Iterator[SampleView]:
     """A look at some samples, one after the other, on one device.
 
     Memory is that of one sample, and of the parameters and their gradient. Dropout, if
@@ -121,7 +121,7 @@ def looks(rebuilt: Rebuilt, rows: Sequence[int]) -> Iterator[Look]:
             programs[which] = _program(rebuilt.experiment, *which)
         one = jax.device_put(one, device)
         norm, *clips = programs[which](params, one, key, step_key)
-        yield Look(float(norm), *map(_as_frames, clips))
+        yield SampleView(float(norm), *map(_as_frames, clips))
 
 
 def _program(experiment: Any, conditioned: bool, is_image: bool):
