@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snapvideo_jax.cli.parsers.types import several
 from snapvideo_jax.data.shapes.dataset import (
     DURATION,
     held_out_prompts,
@@ -32,7 +33,6 @@ from snapvideo_jax.data.shapes.judge import judge, track
 from snapvideo_jax.diffusion import Reconstruction
 from snapvideo_jax.diffusion.windows import check_rates, windows
 from snapvideo_jax.io import media
-from snapvideo_jax.io.options import numbers
 from snapvideo_jax.planning.bench import interleaved
 from snapvideo_jax.sampling import loading, long_video, options
 from snapvideo_jax.sampling.generator import Generator, Request
@@ -46,10 +46,9 @@ SHORT = 4
 
 def made(generator, params, request: Request, plan, model) -> np.ndarray:
     """Videos, clip by clip."""
-    video = long_video.begun(model, plan, {}, len(request.numbers))
-    for place, window in enumerate(plan):
-        part = long_video.made_in(generator, params, request, window, place, video)
-        video[:, list(window.made)] = part
+    video = long_video.with_known(model, plan, {}, len(request.numbers))
+    for _ in long_video.in_windows(generator, params, request, plan, video):
+        pass
     return video
 
 
@@ -82,13 +81,13 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="for a sheet")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--count", type=int, default=16, help="prompts: 16")
-    parser.add_argument("--rates", default="8,24", help="two levels: 8,24")
+    parser.add_argument("--rates", type=several(float), default=(8, 24), help="8,24")
     parser.add_argument("--overlap", type=int, default=3, help="see snapvideo extend")
     parser.add_argument("--products", type=int, default=2, help="see snapvideo extend")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns: 3")
     arguments = parser.parse_args()
     experiment, params, _, mesh = loading.load(Path(arguments.workdir))
-    model, rates = experiment.model, numbers(arguments.rates)
+    model, rates = experiment.model, arguments.rates
     check_rates(rates, model.frames)
     triples = [triple for _, triple in held_out_prompts(arguments.count)]
     prompts = [

@@ -9,8 +9,8 @@ from stages import SMALL, UPSAMPLER, make_run
 
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.diffusion.windows import windows
-from snapvideo_jax.sampling import cascade as cascade_module
-from snapvideo_jax.sampling.generator import Request, Samples
+from snapvideo_jax.sampling.generator import Request
+from snapvideo_jax.sampling.long_video import in_windows
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -87,11 +87,14 @@ def test_both_stages_resume_and_the_second_alone_makes_the_same(
     "arguments, parts",
     [
         (["--small_noise", "0.7"], ["--small_noise=0.7 is not in 0 to 0.5"]),
-        (["--small_noise", "-1"], ["--small_noise=-1.0", "0 or more"]),
+        (
+            ["--small_noise", "-1"],
+            ["argument --small_noise: -1", "at least 0"],
+        ),
         (["--prompt", "one two three four five"], ["has 5 tokens", "takes 4"]),
         (["--cascade_solver", "rk4"], ["'rk4'", "heun"]),
-        (["--cascade_steps", "0"], ["steps=0 must be at least 1"]),
-        (["--cascade_batch", "0"], ["--cascade_batch=0", "use 1 or more"]),
+        (["--cascade_steps", "0"], ["argument --cascade_steps: 0", "use 1 or more"]),
+        (["--cascade_batch", "0"], ["argument --cascade_batch: 0", "use 1 or more"]),
         (["--small_clips", "x"], ["--small_clips are enlarged", "leave out"]),
         (["--from_clip", "none"], ["--from_clip: none is not there"]),
     ],
@@ -143,13 +146,14 @@ def test_windows_know_the_last_frame_and_have_noise_of_their_own():
     small = np.broadcast_to(small, (2, 5, 7, 8, 3))
     plan, asked = windows(5, (1.0,), 3), []
 
-    def make(request):
+    def sample(params, request):
         asked.append(request)
         made = np.full((2, 3, 14, 16, 3), 100 * len(asked), np.uint8)
-        return Samples(made + request.small[:, :, :1, :1])
+        return made + request.small[:, :, :1, :1]
 
     request = Request(["a", "b"], [0, 1], 0, 0.0, 8.0, (14, 16), stream=7, small=small)
-    clips = cascade_module.by_window(make, request, plan).clips
+    clips = np.zeros((2, 5, 14, 16, 3), np.uint8)
+    assert len(list(in_windows(sample, None, request, plan, clips))) == 2
     assert [each.stream for each in asked] == [7, 8]
     np.testing.assert_array_equal(asked[1].small, small[:, 2:])
     assert asked[0].known is None
@@ -174,7 +178,7 @@ def test_a_longer_clip_is_enlarged_window_by_window(run, stages, tmp_path):
     [
         (1, [], ["has clips of 1 frames", "enlarges 2 or more"]),
         (3, ["--save_trajectory"], ["shows one clip of 2 frames", "leave it out"]),
-        (None, [], ["has clips of [2, 3] frames", "a folder of its own"]),
+        (None, [], ["has clips of [2, 3] frames", "a separate folder"]),
     ],
 )
 def test_clips_that_no_windows_cover_are_refused(

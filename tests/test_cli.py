@@ -294,11 +294,14 @@ def test_an_error_of_a_process_has_no_traceback():
             ["--prompt", "a", "--solver", "dpmpp_2m", "--churn", "3"],
             ["sampler.churn=3.0", "'heun'"],
         ),
-        (["--prompt", "a", "--steps", "0"], ["steps=0 must be at least 1"]),
-        (["--prompt", "a", "--num_samples", "0"], ["--num_samples=0", "use 1 or more"]),
-        (["--prompt", "a", "--batch", "0"], ["--batch=0", "use 1 or more"]),
-        (["--prompt", "a", "--fps", "-1"], ["--fps=-1", "use 0 or more"]),
-        (["--prompt", "a", "--seed", "-1"], ["--seed=-1", "use 0 or more"]),
+        (["--prompt", "a", "--steps", "0"], ["argument --steps: 0", "use 1 or more"]),
+        (
+            ["--prompt", "a", "--num_samples", "0"],
+            ["--num_samples: 0", "1 or more"],
+        ),
+        (["--prompt", "a", "--batch", "0"], ["argument --batch: 0", "use 1 or more"]),
+        (["--prompt", "a", "--fps", "-1"], ["argument --fps: -1", "use at least 0"]),
+        (["--prompt", "a", "--seed", "-1"], ["argument --seed: -1", "use 0 or more"]),
     ],
 )
 def test_a_wrong_wish_ends_sampling_in_one_line(
@@ -324,7 +327,7 @@ def test_a_count_below_one_is_refused(run, trained, tmp_path):
     result = run(
         *("judge", "--workdir", trained, "--out", tmp_path / "out", "--count", 0)
     )
-    assert_one_line(result, "--count=0", "use 1 or more")
+    assert_one_line(result, "argument --count: 0", "use 1 or more")
 
 
 def test_arguments_that_a_verb_does_not_have_are_refused(run):

@@ -69,8 +69,10 @@ def test_a_video_goes_on_where_it_was_stopped(
     assert len(parts) == about["clips"] > 2
     for path in (*parts[2:], tmp_path / "00000.json", tmp_path / "00000.png"):
         path.unlink()
-    rest, asked = [], verb.asked
-    monkeypatch.setattr(verb, "asked", lambda *a: rest.append(a[2]) or asked(*a))
+    rest, request = [], verb.window_request
+    monkeypatch.setattr(
+        verb, "window_request", lambda *a: rest.append(a[2]) or request(*a)
+    )
     code, _, err = extend(run, workdir, tmp_path, *command)
     assert code == 0, err
     assert rest == list(range(2, about["clips"]))
@@ -82,18 +84,18 @@ def test_a_video_goes_on_where_it_was_stopped(
     "arguments, parts",
     [
         (["--rates", "3,8"], ["8 is 2.66667 times 3", "2 to 3 times"]),
-        (["--rates", "x"], ["--rates=x are not numbers"]),
+        (["--rates", "x"], ["argument --rates: 'x' is not a list of values"]),
         (["--rates", "0.5,1"], ["0.5 is below 1 fps", "data.min_fps"]),
         (["--overlap", "4"], ["--overlap=4 is out of range", "1 to 3"]),
         (["--known", "9=FILE"], ["frame 9 is out of range", "frames 0 to 8"]),
-        (["--known=-1=FILE"], ["--known=-1=", "0=first.png"]),
-        (["--known", "1"], ["--known=1 is not a frame's number and a file"]),
+        (["--known=-1=FILE"], ["argument --known: -1=", "0=first.png"]),
+        (["--known", "1"], ["argument --known: 1 is not a frame's number and a file"]),
         (["--known", "1=none.png"], ["none.png is not there"]),
         (["--known", "0=FILE", "--image", "FILE"], ["frame 0 is known already"]),
-        (["--frames", "0"], ["--frames=0", "use 1 or more"]),
+        (["--frames", "0"], ["argument --frames: 0", "use 1 or more"]),
         (["--prompt", "one two three four five"], ["has 5 tokens"]),
         (["--rule", "papre"], ["'papre'", "'paper'"]),
-        (["--products", "0"], ["products=0 is too small"]),
+        (["--products", "0"], ["argument --products: 0 is too small"]),
     ],
 )
 def test_a_wrong_wish_ends_in_one_line(

@@ -55,7 +55,7 @@ def test_a_search_goes_on_where_it_was_stopped(run, upsampler, tmp_path, monkeyp
 
     def enlarged(generator, params, second, small, real, noise, batch):
         tried.append(noise)
-        return rng.integers(256, size=real["clips"].shape, dtype=np.uint8)
+        return rng.integers(256, size=real.clips.shape, dtype=np.uint8)
 
     monkeypatch.setattr(verb, "enlarged", enlarged)
     for more in (["0,0.3"], ["0,0.1,0.3"], ["0,0.3", "--seed", 1]):
@@ -87,10 +87,10 @@ def test_the_best_is_the_least_error_or_the_highest_score():
     "arguments, parts",
     [
         (["--grid", "0,0.6"], ["--grid=0,0.6 is not in 0 to 0.5"]),
-        (["--grid", "a"], ["--grid=a are not numbers"]),
+        (["--grid", "a"], ["argument --grid: 'a' is not a list of values"]),
         (["--score", "fid"], ["--score=fid is unknown; use one of psnr"]),
         (["--clips", "none"], ["none"]),
-        (["--count", "0"], ["--count=0"]),
+        (["--count", "0"], ["argument --count: 0"]),
     ],
 )
 def test_a_wrong_wish_ends_in_one_line(

@@ -151,7 +151,7 @@ def test_the_verb_gives_the_clip_back_or_what_the_prompt_alone_gives(
         (["--strength", "0.5"], ["--strength=0.5", "give --from_clip"]),
         (
             ["--from_clip", "FILM", "--strength", "1.5"],
-            ["1.5 is not a share"],
+            ["argument --strength: 1.5 is out of range"],
         ),
         (["--from_clip", "FILM", "--fps", "0"], ["give --fps above 0"]),
         (["--from_clip", "FILM", "--fps", "1"], ["has 1 frames at 1 fps", "makes 2"]),

@@ -36,7 +36,7 @@ def _export_stages(
     """Exports both runs; the second for captions and frame-rate of the first."""
     second = upsampler_of(upsampler)
     first = configs.build(configs.of_workdir(workdir))
-    check_stages(first, second, arguments)
+    check_stages(first, second, workdir, upsampler)
     steps, solver = arguments.cascade_steps, arguments.cascade_solver
     changed = {"steps": steps, "solver": solver, "churn": None}
     own = argparse.Namespace(**vars(arguments) | changed)

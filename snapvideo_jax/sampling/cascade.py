@@ -1,20 +1,18 @@
-"""Cascade sampling: small clips from captions, large ones from small ones (App. C.1).
+"""Cascades: small clips from captions, large clips from small ones (App. C.1).
 
-The first stage fills the folder ``small``, without loss; the second enlarges what is
-in a folder, be it that one or another. So either stage goes on where it was stopped,
-only one network is in memory at a time, and both stages alone make what they make
-together. The noise of both is that of a sample's number, in streams of its own.
+The first stage fills the folder ``small`` without loss, the second enlarges the clips
+of that folder or of another. So each stage resumes by itself, only one network is in
+memory at a time, and the second stage alone gives the same clips as both together. The
+noise of both stages depends on a sample's number; the second uses streams from STREAM.
 
-Longer clips, as `snapvideo extend` makes them, are enlarged window by window: each goes
-on from the last frame that was enlarged, which it knows (`diffusion.hierarchy`).
+Longer clips, as `snapvideo extend` writes them, are enlarged window by window: each
+continues from the last enlarged frame, by reconstruction guidance (`long_video`).
 """
 
-import argparse
 import dataclasses
-import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +23,36 @@ from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.diffusion.windows import Window, windows
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling import clips as stage
-from snapvideo_jax.sampling import loading, options
+from snapvideo_jax.sampling import loading
 from snapvideo_jax.sampling.generator import Generator, Request, Samples, requests_of
 from snapvideo_jax.sampling.guidance_options import guidance_of
+from snapvideo_jax.sampling.long_video import in_windows
+from snapvideo_jax.sampling.options import (
+    SampleOptions,
+    SamplerOptions,
+    sampler_of,
+    settings_of,
+)
 from snapvideo_jax.sampling.outputs import Output, check_clip, read_clip
 from snapvideo_jax.text.encoder import refuse_long
-from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 STREAM = 2**16
-"""Of the noise of the second stage, in its first window; those that follow, follow."""
-OF_FIRST_STAGE = (
-    *("churn", "ema_profile", "oscillate", "guidance_interval", "threshold"),
-    *("negative_prompt", "autoguide", "autoguidance"),
-)
-"""Options that the second stage takes from its config."""
+"""PRNG stream of the second stage in window 0; window ``i`` uses ``STREAM + i``."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Small:
+class SmallClip:
     """A small clip in a folder.
 
     Attributes:
-      stem: path without its ending.
-      prompt: what it shows.
-      fps: its frame-rate; None where nothing tells.
-      frames: how many it has; None for as many as the upsampler makes at once.
-      about: how it was made.
+      stem: path without its suffix.
+      prompt: its caption.
+      fps: its frame rate; None if unknown.
+      frames: their number; None for as many as the upsampler enlarges at once.
+      about: how it was sampled.
     """
 
     stem: Path
@@ -63,105 +63,101 @@ class Small:
 
 
 @dataclasses.dataclass(frozen=True)
-class Second:
-    """The second stage as it was asked for.
+class SecondStage:
+    """An upsampler and the settings it is called with.
 
     Attributes:
-      arguments: its own, named as those of a first stage.
-      experiment: of the upsampler, guided as asked.
+      workdir: of its run.
+      options: of its sampler.
+      experiment: of its run, with the guidance of ``options``.
       sampler: steps, solver.
-      settings: seed, guidance, frame-rate (None if not told) and resolution.
+      settings: of all requests; see `options.settings_of`.
+      small_noise: standard deviation of the noise in the small clips, in -1..1.
     """
 
-    arguments: argparse.Namespace
-    experiment: Any
+    workdir: Path
+    options: SamplerOptions
+    experiment: configs.Experiment
     sampler: Sampler
     settings: dict[str, Any]
+    small_noise: float
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return enlarged_shape(self.experiment)
+    def small_shape(self) -> tuple[int, int, int, int]:
+        """Shape ``t h w c`` of the clips that it enlarges."""
+        return small_shape(self.experiment)
 
 
-def sample(arguments) -> None:
-    """`snapvideo sample --cascade`: both stages, or the second alone.
+def sample_cascade(options: SampleOptions) -> Output:
+    """Samples with both stages, or enlarges ``options.small_clips``.
+
+    Returns:
+      The folder of large clips; it is complete.
 
     Raises:
       ValueError: what is asked for makes no sense, before anything is compiled.
     """
-    second = second_stage(arguments)
-    if arguments.small_clips:
-        given = ("workdir", "prompt", "prompts", "from_clip", "strength")
-        if any(getattr(arguments, name) is not None for name in given):
-            raise ValueError(
-                "--small_clips are enlarged as they are; leave out --workdir, prompts "
-                "and --from_clip, or --small_clips."
-            )
-        enlarge(second, Path(arguments.small_clips))
-        return
-    if not arguments.workdir:
-        raise ValueError(
-            "--cascade is the second stage; give --workdir of a first one, or "
-            "--small_clips that there are already."
-        )
-    prompts = options.prompts_of(arguments)
-    first_stage = configs.build(configs.of_workdir(Path(arguments.workdir)))
-    check_stages(first_stage, second.experiment, arguments)
-    refuse_long(second.experiment.text, prompts)
-    folder = Path(arguments.out) / "small"
-    formats = tuple(dict.fromkeys(("png", *arguments.formats)))
-    changed = {"out": str(folder), "formats": formats}
-    first = argparse.Namespace(**vars(arguments) | changed)
-    loaded = loading.load(Path(first.workdir), first.ema, first.ema_profile)
-    stage.write_clips(first, prompts, *loaded)
-    del loaded  # its parameters make room for those of the second stage
+    own = SamplerOptions(
+        steps=options.cascade_steps,
+        solver=options.cascade_solver,
+        guidance=options.cascade_guidance,
+        fps=options.fps,
+        seed=options.seed,
+        batch=options.cascade_batch or options.batch,
+        ema=options.ema,
+    )
+    second = second_stage(Path(options.cascade), own, options.small_noise)
+    if options.small_clips:
+        return enlarge(second, Path(options.small_clips), options)
+    first = configs.build(configs.of_workdir(Path(options.workdir)))
+    check_stages(first, second.experiment, options.workdir, options.cascade)
+    refuse_long(second.experiment.text, options.captions())
+    folder = Path(options.out) / "small"
+    formats = tuple(dict.fromkeys(("png", *options.formats)))
+    stage.sample_clips(dataclasses.replace(options, out=folder, formats=formats))
     coordinator.barrier("small clips")
-    enlarge(second, folder)
+    return enlarge(second, folder, options)
 
 
-def second_stage(arguments) -> Second:
-    """What is asked of the second stage; nothing is loaded.
+def second_stage(
+    workdir: Path, options: SamplerOptions, small_noise: float
+) -> SecondStage:
+    """A second stage; its weights are not loaded.
+
+    Args:
+      workdir: of the upsampler.
+      options: of its sampler.
+      small_noise: standard deviation of the noise in the small clips, in -1..1.
 
     Raises:
-      ValueError: --cascade is no upsampler with a checkpoint, or options of it are
+      ValueError: the run is not of an upsampler or has no checkpoint, or options are
         wrong.
     """
-    if not arguments.cascade:
-        raise ValueError("--small_clips need --cascade, the upsampler's workdir.")
-    changed = dict.fromkeys(OF_FIRST_STAGE) | {
-        "workdir": arguments.cascade,
-        "steps": arguments.cascade_steps,
-        "solver": arguments.cascade_solver,
-        "guidance": arguments.cascade_guidance,
-        "batch": arguments.cascade_batch or arguments.batch,
-    }
-    own = argparse.Namespace(**vars(arguments) | changed)
-    workdir = Path(own.workdir)
     experiment = upsampler_of(workdir)
     most = experiment.training.low_resolution_noise
-    if not 0 <= own.small_noise <= most:
+    if not 0 <= small_noise <= most:
         raise ValueError(
-            f"--small_noise={own.small_noise:g} is not in 0 to {most:g}, which the "
+            f"--small_noise={small_noise:g} is not in 0 to {most:g}, which the "
             "upsampler was trained with (training.low_resolution_noise)."
         )
-    checkpoints = Checkpoints(workdir)
-    checkpoints.close()
-    if checkpoints.latest is None:
+    if RunFolder(workdir).latest_step() is None:
         raise ValueError(f"--cascade={workdir} has no checkpoint; train first.")
-    settings = options.settings_of(experiment, own)
-    return Second(
-        arguments=own,
-        experiment=guidance_of(experiment, own, settings["guidance"]),
-        sampler=options.sampler_of(experiment, own),
-        settings=settings | {"fps": arguments.fps},
+    settings = settings_of(experiment, options)
+    return SecondStage(
+        workdir,
+        options,
+        guidance_of(experiment, options, settings["guidance"]),
+        sampler_of(experiment, options),
+        settings,
+        small_noise,
     )
 
 
 def upsampler_of(workdir: Path) -> configs.Experiment:
-    """What the second stage's workdir says.
+    """The experiment of an upsampler's workdir.
 
     Raises:
-      ValueError: it is no upsampler.
+      ValueError: the run is not of an upsampler.
     """
     experiment = configs.build(configs.of_workdir(workdir))
     if not experiment.model.is_upsampler:
@@ -173,139 +169,138 @@ def upsampler_of(workdir: Path) -> configs.Experiment:
 
 
 def check_stages(
-    first: configs.Experiment, second: configs.Experiment, arguments: argparse.Namespace
+    first: configs.Experiment,
+    second: configs.Experiment,
+    workdir: str | Path,
+    cascade: str | Path,
 ) -> None:
-    """That a first stage makes what the second enlarges.
+    """Checks that a first stage samples clips of the size that the second enlarges.
+
+    Args:
+      first, second: their experiments.
+      workdir, cascade: their workdirs, for the error.
 
     Raises:
-      ValueError: it does not, or makes nothing by itself; names --workdir, --cascade.
+      ValueError: it does not, or is an upsampler itself.
     """
-    makes, wanted = stage.clip_shape(first.model), enlarged_shape(second)
+    makes, wanted = stage.clip_shape(first.model), small_shape(second)
     if first.model.is_upsampler or makes != wanted:
         made, taken = (f"{t} frames of {w}x{h} px" for t, h, w, _ in (makes, wanted))
         also = " from smaller ones" if first.model.is_upsampler else ""
         raise ValueError(
-            f"The stages do not match: --workdir={arguments.workdir} makes {made}"
-            f"{also}, and --cascade={arguments.cascade} enlarges {taken} "
-            "(training.low_resolution)."
+            f"The stages do not match: --workdir={workdir} makes {made}{also}, and "
+            f"--cascade={cascade} enlarges {taken} (training.low_resolution)."
         )
 
 
-def enlarged_shape(upsampler: configs.Experiment) -> tuple[int, int, int, int]:
-    """Of the clips that an upsampler enlarges, ``t h w c``."""
+def small_shape(upsampler: configs.Experiment) -> tuple[int, int, int, int]:
+    """Shape ``t h w c`` of the clips that an upsampler enlarges."""
     model = upsampler.model
     return (model.frames, *upsampler.training.low_resolution, model.out_channels)
 
 
-def enlarge(second: Second, folder: Path) -> None:
-    """Enlarges the clips of a folder; what --out has already is not made again.
+def enlarge(second: SecondStage, folder: Path, options: SampleOptions) -> Output:
+    """Enlarges those clips of a folder that ``options.out`` lacks.
 
     Raises:
-      ValueError: the folder holds no clips, or others than the upsampler was made for.
+      ValueError: the folder holds no clips, or clips of another size.
     """
-    arguments, experiment = second.arguments, second.experiment
+    experiment, noise = second.experiment, second.small_noise
     small = small_clips(folder)
     refuse_long(experiment.text, [each.prompt for each in small.values()])
-    plan = plan_of(second, small.values(), folder)
-    shape = (plan[-1].frames[-1] + 1, *second.shape[1:])
+    settings = second.settings | {"fps": _fps(second, list(small.values()), folder)}
+    plan = plan_of(second, small.values(), folder, settings["fps"], options)
+    frames = plan[-1].frames[-1] + 1
+    shape = (frames, *second.small_shape[1:])
     for each in small.values():
         check_clip(each.stem, shape)
-    settings = second.settings | {"fps": _fps(second, list(small.values()), folder)}
-    _, params, step, mesh = loading.load(Path(arguments.workdir), arguments.ema)
-    about = stage.about_of(experiment, arguments, second.sampler, step, settings)
-    about |= settings | {"small_noise": arguments.small_noise}
+    _, params, step, mesh = loading.load(second.workdir, second.options.ema)
+    about = settings | stage.about_of(
+        experiment,
+        second.options,
+        second.workdir,
+        second.sampler,
+        step,
+        settings["guidance"],
+    )
+    about |= {"small_noise": noise}
     if len(plan) > 1:
         about["windows"] = len(plan)
+    large = (frames, *stage.clip_shape(experiment.model)[1:])
     output = Output(
-        Path(arguments.out),
+        options,
         {
             number: about
             | {"prompt": each.prompt, "number": number, "small_clip": each.about}
             for number, each in small.items()
         },
-        arguments.formats,
+        large,
         settings["fps"],
-        arguments.overwrite,
+        experiment.sheets,
     )
-    batch = min(arguments.batch, len(small))
-    kept = arguments.save_trajectory
+    batch = min(second.options.batch, len(small))
+    kept = options.save_trajectory
     generator = Generator(
         experiment, second.sampler, mesh, batch=batch, trajectory=kept
     )
-    told = settings | {"stream": STREAM, "small_noise": arguments.small_noise}
     prompts = {number: each.prompt for number, each in small.items()}
-    requests = requests_of(prompts, batch, output.missing, **told)
+    settings |= {"stream": STREAM, "small_noise": noise}
+    requests = requests_of(prompts, batch, output.missing, **settings)
 
-    def make(request: Request):
-        clips = [read_clip(small[n].stem, shape) for n in request.numbers]
-        request = dataclasses.replace(request, small=np.stack(clips))
-        return by_window(functools.partial(generator.samples, params), request, plan)
+    def samples(request: Request) -> Samples:
+        clips = np.stack([read_clip(small[n].stem, shape) for n in request.numbers])
+        request = dataclasses.replace(request, small=clips)
+        if len(plan) == 1:
+            return generator.samples(params, request)
+        video = np.zeros((len(clips), *large), np.uint8)
+        for _ in in_windows(generator, params, request, plan, video):
+            pass
+        return Samples(video)
 
-    levels = stage.strip_levels(arguments, experiment, second.sampler)
-    stage.fill(output, requests, make, experiment, levels, shape[0])
+    levels = stage.trajectory_levels(options, experiment, second.sampler)
+    stage.fill(output, requests, samples, levels)
+    return output
 
 
-def plan_of(second: Second, small: Iterable[Small], folder: Path) -> list[Window]:
-    """The windows of small clips that are enlarged one after another.
+def plan_of(
+    second: SecondStage,
+    small: Iterable[SmallClip],
+    folder: Path,
+    fps: float,
+    options: SampleOptions,
+) -> list[Window]:
+    """The windows of small clips, which are enlarged one after another.
 
     Raises:
-      ValueError: clips have different numbers of frames, or fewer than a window, or
-        what was asked for is of one window only.
+      ValueError: clips have different numbers of frames or fewer than a window, or
+        trajectories are to be saved of more than one window.
     """
-    length = second.shape[0]
-    told = {each.frames or length for each in small}
-    if len(told) > 1:
+    length = second.small_shape[0]
+    counts = {each.frames or length for each in small}
+    if len(counts) > 1:
         raise ValueError(
-            f"{folder} has clips of {sorted(told)} frames; enlarge those of one length "
-            "at a time, each from a folder of its own."
+            f"{folder} has clips of {sorted(counts)} frames; enlarge those of one "
+            "length at a time, each from a separate folder."
         )
-    (frames,) = told
+    (frames,) = counts
     if frames < length:
         raise ValueError(
-            f"{folder} has clips of {frames} frames; --cascade="
-            f"{second.arguments.workdir} enlarges {length} or more; make longer ones."
+            f"{folder} has clips of {frames} frames; --cascade={second.workdir} "
+            f"enlarges {length} or more; make longer ones."
         )
-    if frames > length and second.arguments.save_trajectory:
+    if frames > length and options.save_trajectory:
         raise ValueError(
             f"--save_trajectory shows one clip of {length} frames, and those of "
             f"{folder} have {frames}; leave it out."
         )
     if frames == length:
         every = tuple(range(length))
-        return [Window(1.0, every, known=(), made=every)]
-    return windows(frames, (1.0,), length)
+        return [Window(fps, every, known=(), new=every)]
+    plan = windows(frames, (1.0,), length)
+    return [dataclasses.replace(window, fps=fps) for window in plan]
 
 
-def by_window(
-    make: Callable[[Request], Samples], request: Request, plan: Sequence[Window]
-) -> Samples:
-    """Large clips, made window by window.
-
-    Args:
-      make: of `Generator`, for clips of a window's length.
-      request: with small clips of all frames.
-      plan: the windows.
-    """
-    if len(plan) == 1:
-        return make(request)
-    clips = None
-    for place, window in enumerate(plan):
-        frames = list(window.frames)
-        part = dataclasses.replace(
-            request, small=request.small[:, frames], stream=request.stream + place
-        )
-        if clips is not None:
-            is_known = np.isin(frames, window.known)
-            part = dataclasses.replace(part, known=clips[:, frames], is_known=is_known)
-        made = make(part).clips
-        if clips is None:
-            shape = (len(made), request.small.shape[1], *made.shape[2:])
-            clips = np.zeros(shape, np.uint8)
-        clips[:, list(window.new)] = made[:, np.isin(frames, window.new)]
-    return Samples(clips)
-
-
-def small_clips(folder: Path) -> dict[int, Small]:
+def small_clips(folder: Path) -> dict[int, SmallClip]:
     """The clips of a folder, by number.
 
     Raises:
@@ -315,7 +310,7 @@ def small_clips(folder: Path) -> dict[int, Small]:
     if listed.is_file():
         lines = map(json.loads, listed.read_text(encoding="utf-8").splitlines())
         return {
-            number: Small(
+            number: SmallClip(
                 (folder / line["file"]).with_suffix(""),
                 line.get("caption", ""),
                 None,
@@ -327,35 +322,34 @@ def small_clips(folder: Path) -> dict[int, Small]:
     found = sorted(folder.glob("[0-9]" * 5 + "*.json"))
     if not found:
         raise ValueError(
-            f"{folder} holds no clips; wanted NUMBER.json beside NUMBER.png or .mp4, "
-            "as snapvideo sample writes them, or captions.jsonl and its files."
+            f"{folder} holds no clips; wanted NUMBER.json with NUMBER.png or .mp4, as "
+            "snapvideo sample writes them, or captions.jsonl and its files."
         )
     clips = {}
     for path in found:
-        kept = json.loads(path.read_text())
-        about = {name: kept[name] for name in ("workdir", "step", "seed")}
-        clips[int(path.stem)] = Small(
+        saved = json.loads(path.read_text())
+        clips[int(path.stem)] = SmallClip(
             path.with_suffix(""),
-            kept["prompt"],
-            kept["fps"],
-            kept.get("frames"),
-            about,
+            saved["prompt"],
+            saved["fps"],
+            saved.get("frames"),
+            {name: saved[name] for name in ("workdir", "step", "seed")},
         )
     return clips
 
 
-def _fps(second: Second, small: Sequence[Small], folder: Path) -> float:
-    """The frame-rate of small clips, as asked for or as they tell.
+def _fps(second: SecondStage, small: Sequence[SmallClip], folder: Path) -> float:
+    """The frame rate of the options, else that of the small clips.
 
     Raises:
-      ValueError: they are of several.
+      ValueError: they have several.
     """
-    if second.settings["fps"] is not None:
-        return second.settings["fps"]
-    told = {each.fps for each in small}
-    if len(told) > 1:
+    if second.options.fps is not None:
+        return second.options.fps
+    rates = {each.fps for each in small}
+    if len(rates) > 1:
         raise ValueError(
-            f"{folder} has clips of {sorted(told, key=str)} fps; give --fps."
+            f"{folder} has clips of {sorted(rates, key=str)} fps; give --fps."
         )
-    (fps,) = told
+    (fps,) = rates
     return second.experiment.sheets.fps if fps is None else fps

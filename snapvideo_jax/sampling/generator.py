@@ -359,7 +359,7 @@ class SamplerProgram:
         eps = normal(fold_in(keys, CORRUPTION), small.shape[1:])
         noise = 0.0 if inputs.small_noise is None else inputs.small_noise
         level = jnp.full(len(keys), noise, jnp.float32)
-        size = model.frames, model.height, model.width
+        size = model.height, model.width
         enlarged = constrain(corrupted(small, eps, level, size), *CLIP_AXES)
         return context.replace(low_resolution=enlarged, low_resolution_noise=level)
 

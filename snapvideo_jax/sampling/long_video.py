@@ -1,120 +1,79 @@
-"""The verb `snapvideo extend`: videos of any length, from captions and known frames.
+"""Videos of any length, from captions and known frames.
 
-A video is made clip by clip as `diffusion.hierarchy` says, known frames by
-reconstruction guidance. They come back as they are: a difference of 0 in 0..255. Every
-clip is kept in ``parts`` until its video is whole, so a job goes on where it stopped.
+A video is sampled window by window as `diffusion.windows` plans it, known frames by
+reconstruction guidance. They come back unchanged: a difference of 0 in 0..255. Windows
+are saved in ``parts`` until their video is complete, so that an interrupted job
+resumes at the window where it stopped.
 """
 
 import dataclasses
 import io
 import json
-import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Reconstruction
-from snapvideo_jax.diffusion.windows import Window, check_rates
+from snapvideo_jax.diffusion.windows import Window, check_rates, windows
 from snapvideo_jax.io.files import write_whole
-from snapvideo_jax.io.options import numbers
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.sampling import clips as sample
-from snapvideo_jax.sampling import loading, options
+from snapvideo_jax.sampling import loading
+from snapvideo_jax.sampling.clips import about_of, clip_shape
 from snapvideo_jax.sampling.generator import Generator, Request, requests_of
 from snapvideo_jax.sampling.guidance_options import guidance_of
 from snapvideo_jax.sampling.inputs import digest, read_frames
+from snapvideo_jax.sampling.options import ExtendOptions, sampler_of, settings_of
 from snapvideo_jax.sampling.outputs import SHEET_CLIPS, Output
-
-logger = logging.getLogger(__name__)
+from snapvideo_jax.text.encoder import refuse_long
 
 TIMES = 4
-"""The higher rate by the lower one, where no rates are given [C]."""
+"""Ratio of the two frame rates where none are given [C]."""
 
 
-def rates_of(arguments, experiment, fps: float) -> tuple[float, ...]:
-    """The frame-rates of the hierarchy, rising.
+def extend(options: ExtendOptions) -> Output:
+    """Samples the videos that ``options.out`` lacks; process 0 writes them.
 
-    Raises:
-      ValueError: as `check_rates`, or one is lower than any that was trained.
-    """
-    length, least = experiment.model.frames, experiment.data.min_fps
-    if arguments.rates is None:
-        most = min(TIMES, length - 1, int(fps / least))
-        is_long = arguments.frames > length and most > 1
-        rates = (fps / most, fps) if is_long else (fps,)
-    else:
-        try:
-            rates = numbers(arguments.rates)
-        except ValueError:
-            raise ValueError(
-                f"--rates={arguments.rates} are not numbers with commas between, as "
-                "6,24."
-            ) from None
-    check_rates(rates, length)
-    if rates[0] < least:
-        raise ValueError(
-            f"--rates: {rates[0]:g} is below {least:g} fps, the lowest that this run "
-            "was trained at (data.min_fps)."
-        )
-    return rates
-
-
-def known_frames(arguments, experiment, fps: float) -> dict[int, np.ndarray]:
-    """Frames that --image and --known give, by number, in the network's size.
+    Returns:
+      The folder; it is complete.
 
     Raises:
-      ValueError: a number is out of range or given twice, or a file is no picture.
+      ValueError: what is asked for makes no sense, before anything is compiled.
     """
-    model, found = experiment.model, {}
-    asked = [f"0={arguments.image}"] if arguments.image else []
-    for text in (*asked, *(arguments.known or ())):
-        number, _, file = text.partition("=")
-        if not number.isdecimal() or not file:
-            raise ValueError(
-                f"--known={text} is not a frame's number and a file, as 0=first.png."
-            )
-        for place, frame in enumerate(
-            read_frames(Path(file), (model.height, model.width), fps, "--known"),
-            int(number),
-        ):
-            if place >= arguments.frames:
-                raise ValueError(
-                    f"--known={text}: frame {place} is out of range; the video has "
-                    f"frames 0 to {arguments.frames - 1} (--frames)."
-                )
-            if place in found:
-                raise ValueError(f"--known={text}: frame {place} is known already.")
-            found[place] = frame
-    return found
-
-
-def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
-    """Makes the videos that --out lacks.
-
-    Args:
-      arguments: of the command line.
-      prompts: one for each video.
-      plan: its clips, in order.
-      known: frames that are given, by number.
-      settings: as of `sample.settings_of`.
-    """
-    reconstruction = Reconstruction(
-        arguments.reconstruction, arguments.rule, arguments.products
+    prompts = options.captions()
+    workdir = Path(options.workdir)
+    experiment = configs.build(configs.of_workdir(workdir))
+    if experiment.model.is_upsampler:
+        raise ValueError(f"--workdir={workdir} is an upsampler; use a first stage.")
+    refuse_long(experiment.text, prompts)
+    settings = settings_of(experiment, options)
+    rates = rates_of(options, experiment, settings["fps"])
+    settings["fps"] = rates[-1]
+    known = known_frames(options, experiment, rates[-1])
+    plan = windows(
+        options.frames, rates, experiment.model.frames, known, options.overlap
     )
-    loaded = loading.load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
-    experiment, params, step, mesh = loaded
-    sampler = options.sampler_of(experiment, arguments)
-    experiment = guidance_of(experiment, arguments, settings["guidance"])
-    guide = loading.load_guide(experiment, arguments, mesh)
-    about = sample.about_of(experiment, arguments, sampler, step, settings) | settings
-    about |= {
-        "frames": arguments.frames,
+    if not plan:
+        raise ValueError("All frames are known; there is nothing to sample.")
+    reconstruction = Reconstruction(
+        options.reconstruction, options.rule, options.products
+    )
+    experiment, params, step, mesh = loading.load(
+        workdir, options.ema, options.ema_profile
+    )
+    sampler = sampler_of(experiment, options)
+    experiment = guidance_of(experiment, options, settings["guidance"])
+    guide = loading.load_guide(experiment, options, mesh)
+    about = about_of(experiment, options, workdir, sampler, step, settings["guidance"])
+    about |= settings | {
+        "frames": options.frames,
         "rates": sorted({window.fps for window in plan}),
-        "overlap": arguments.overlap,
+        "overlap": options.overlap,
         "clips": len(plan),
         "known": {
             str(number): digest(known[number].tobytes()) for number in sorted(known)
@@ -125,44 +84,93 @@ def extend(arguments, prompts, plan: Sequence[Window], known, settings) -> None:
         number: about | {"prompt": text, "number": number}
         for number, text in enumerate(prompts)
     }
-    out = Path(arguments.out)
-    output = Output(
-        out, abouts, arguments.formats, settings["fps"], arguments.overwrite
-    )
-    batch = min(arguments.batch, len(prompts))
+    shape = (options.frames, *clip_shape(experiment.model)[1:])
+    output = Output(options, abouts, shape, settings["fps"], experiment.sheets)
+    batch = min(options.batch, len(prompts))
     generator = Generator(
         experiment, sampler, mesh, guide, batch=batch, reconstruction=reconstruction
     )
     requests = requests_of(prompts, batch, output.missing, **settings)
     is_writer, shown = jax.process_index() == 0, {}
-    total = len(requests) * len(plan)
-    todo = ((request, place) for request in requests for place in range(len(plan)))
-    for request, place in progress(todo, total, name="clip", is_writer=is_writer):
-        if place == 0:
-            parts = Parts(out / "parts", {n: abouts[n] for n in request.numbers})
-            video = begun(experiment.model, plan, known, len(request.numbers))
-            done = parts.done(plan)
-        window = plan[place]
-        if place < done:
-            made = parts.read(place)
-        else:
-            made = made_in(generator, params, request, window, place, video)
-            parts.write(place, made, is_writer)
-        video[:, list(window.new)] = made
-        if place == len(plan) - 1 and is_writer:
-            whole = video[:, : arguments.frames]
+
+    def sampled() -> Iterator[None]:
+        for request in requests:
+            these = {number: abouts[number] for number in request.numbers}
+            parts = Parts(output.folder / "parts", these)
+            video = with_known(experiment.model, plan, known, len(request.numbers))
+            yield from in_windows(generator, params, request, plan, video, parts)
+            if not is_writer:
+                continue
+            whole = video[:, : options.frames]
             for number, clip in zip(request.numbers, whole, strict=True):
                 output.write(number, clip)
                 if len(shown) < SHEET_CLIPS:
                     shown[number] = clip
             parts.remove()
+
+    total = len(requests) * len(plan)
+    for _ in progress(sampled(), total, name="clip", is_writer=is_writer):
+        pass
     if is_writer:
-        shape = (arguments.frames, *sample.clip_shape(experiment.model)[1:])
-        output.write_sheet(shown, shape, experiment.sheets)
+        output.write_sheet(shown)
+    return output
 
 
-def begun(model, plan, known, count: int) -> UInt8[np.ndarray, "b t h w c"]:
-    """Videos of which only the frames that are given are there."""
+def rates_of(
+    options: ExtendOptions, experiment: configs.Experiment, fps: float
+) -> tuple[float, ...]:
+    """The rising frame rates at which videos are sampled.
+
+    Raises:
+      ValueError: as `check_rates`, or one is lower than any of training.
+    """
+    length, least = experiment.model.frames, experiment.data.min_fps
+    if options.rates is None:
+        most = min(TIMES, length - 1, int(fps / least))
+        is_long = options.frames > length and most > 1
+        rates = (fps / most, fps) if is_long else (fps,)
+    else:
+        rates = tuple(options.rates)
+    check_rates(rates, length)
+    if rates[0] < least:
+        raise ValueError(
+            f"--rates: {rates[0]:g} is below {least:g} fps, the lowest that this run "
+            "was trained at (data.min_fps)."
+        )
+    return rates
+
+
+def known_frames(
+    options: ExtendOptions, experiment: configs.Experiment, fps: float
+) -> dict[int, UInt8[np.ndarray, "h w c"]]:
+    """The frames of --image and --known by number, in the network's size.
+
+    Raises:
+      ValueError: a number is out of range or given twice, or a file is not a picture
+        or video.
+    """
+    model, found = experiment.model, {}
+    first = [(0, options.image)] if options.image else []
+    for start, file in (*first, *options.known):
+        frames = read_frames(Path(file), (model.height, model.width), fps, "--known")
+        for number, frame in enumerate(frames, start):
+            if not 0 <= number < options.frames:
+                raise ValueError(
+                    f"--known={start}={file}: frame {number} is out of range; the "
+                    f"video has frames 0 to {options.frames - 1} (--frames)."
+                )
+            if number in found:
+                raise ValueError(
+                    f"--known={start}={file}: frame {number} is known already."
+                )
+            found[number] = frame
+    return found
+
+
+def with_known(
+    model, plan: Sequence[Window], known: Mapping[int, np.ndarray], count: int
+) -> UInt8[np.ndarray, "b t h w c"]:
+    """``count`` videos, black except for the known frames."""
     last = max((*known, *(window.frames[-1] for window in plan)))
     shape = (count, last + 1, model.height, model.width, model.out_channels)
     video = np.zeros(shape, np.uint8)
@@ -171,69 +179,101 @@ def begun(model, plan, known, count: int) -> UInt8[np.ndarray, "b t h w c"]:
     return video
 
 
-def made_in(
-    generator: Generator, params, request: Request, window: Window, place: int, video
-) -> UInt8[np.ndarray, "b t h w c"]:
-    """The frames that one clip adds to some videos; the rest as of `asked`."""
-    clips = generator(params, asked(request, window, place, video))
-    return clips[:, [window.frames.index(number) for number in window.new]]
-
-
-def asked(request: Request, window: Window, place: int, video) -> Request:
-    """The request for one clip of some videos.
+def in_windows(
+    generator: Callable[..., UInt8[np.ndarray, "b t h w c"]],
+    params: Any,
+    request: Request,
+    plan: Sequence[Window],
+    video: UInt8[np.ndarray, "b t h w c"],
+    parts: "Parts | None" = None,
+) -> Iterator[None]:
+    """Samples videos window by window into ``video``, and yields after each window.
 
     Args:
-      request: of the videos.
-      window: the clip.
-      place: of the clip in its video; its noise is a stream of its own.
-      video: what there is of the videos.
+      generator: a `Generator`.
+      params: of its network.
+      request: for the videos; window ``i`` uses the PRNG stream ``stream + i``.
+      plan: the windows, in order.
+      video: known frames are set, all others 0.
+      parts: windows that are saved; those that are there already are read.
     """
-    request = dataclasses.replace(request, fps=window.fps, stream=place)
-    if not window.known:
-        return request
-    is_known = np.array([number in window.known for number in window.frames])
-    clips = np.where(is_known[:, None, None, None], video[:, list(window.frames)], 0)
-    return dataclasses.replace(request, known=clips.astype(np.uint8), is_known=is_known)
+    done = parts.done(plan) if parts else 0
+    for index, window in enumerate(plan):
+        if index < done:
+            frames = parts.read(index)
+        else:
+            clips = generator(params, window_request(request, window, index, video))
+            frames = clips[:, np.isin(window.frames, window.new)]
+            if parts:
+                parts.write(index, frames)
+        video[:, list(window.new)] = frames
+        yield
+
+
+def window_request(
+    request: Request,
+    window: Window,
+    index: int,
+    video: UInt8[np.ndarray, "b t h w c"],
+) -> Request:
+    """The request for window ``index`` of some videos.
+
+    Args:
+      request: for the videos.
+      window: their frames.
+      index: of the window; selects the stream of its noise.
+      video: all frames so far, others 0.
+    """
+    frames = list(window.frames)
+    changes = {"fps": window.fps, "stream": request.stream + index}
+    if request.small is not None:
+        changes["small"] = request.small[:, frames]
+    if window.known:
+        changes["known"] = video[:, frames]
+        changes["is_known"] = np.isin(frames, window.known)
+    return dataclasses.replace(request, **changes)
 
 
 class Parts:
-    """The clips of videos that are not whole yet, each video in a folder of its own.
+    """Saved windows of incomplete videos, in a folder for each video.
 
     Args:
-      folder: of all of them.
-      about: how each video is made, by number; what was made in another way is passed
-        over.
+      folder: of all videos.
+      about: how each video is sampled, by number; its digest is part of the folder's
+        name, so windows with other settings are ignored.
     """
 
-    def __init__(self, folder: Path, about):
+    def __init__(self, folder: Path, about: Mapping[int, Mapping[str, Any]]):
         self._folder = folder
         self._folders = [
             folder / f"{number:05d}-{digest(json.dumps(each).encode())}"
             for number, each in about.items()
         ]
 
-    def _paths(self, place: int) -> list[Path]:
-        return [folder / f"{place:05d}.npy" for folder in self._folders]
+    def _paths(self, index: int) -> list[Path]:
+        return [folder / f"{index:05d}.npy" for folder in self._folders]
 
     def done(self, plan: Sequence[Window]) -> int:
-        """Clips, from the first, that all videos have."""
-        for place in range(len(plan)):
-            if not all(path.is_file() for path in self._paths(place)):
-                return place
+        """How many windows, from the first, all videos have."""
+        for index in range(len(plan)):
+            if not all(path.is_file() for path in self._paths(index)):
+                return index
         return len(plan)
 
-    def read(self, place: int) -> UInt8[np.ndarray, "b t h w c"]:
-        return np.stack([np.load(path) for path in self._paths(place)])
+    def read(self, index: int) -> UInt8[np.ndarray, "b t h w c"]:
+        """The sampled frames of a window."""
+        return np.stack([np.load(path) for path in self._paths(index)])
 
-    def write(self, place: int, made, is_writer: bool) -> None:
-        for path, frames in zip(self._paths(place), made, strict=True):
-            if is_writer:
+    def write(self, index: int, sampled: UInt8[np.ndarray, "b t h w c"]) -> None:
+        """Saves the sampled frames of a window; process 0 does."""
+        if jax.process_index() == 0:
+            for path, frames in zip(self._paths(index), sampled, strict=True):
                 buffer = io.BytesIO()
                 np.save(buffer, frames)
                 write_whole(path, buffer.getvalue())
 
     def remove(self) -> None:
-        """The videos are whole."""
+        """Deletes the windows of these videos."""
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):

@@ -1,14 +1,13 @@
-"""The verb `snapvideo search_noise`: how much noise a small clip is best given.
+"""Search for the noise that an upsampler's small clips are best given (Sec. 3.5).
 
-Sec. 3.5: at inference the noise in the small clip of an upsampler is found by search.
-Clips of a data set are shrunk and enlarged again at every amount of a grid, with the
-same noise otherwise, and compared with what they were.
+Clips of a data set are shrunk and enlarged at every noise level of a grid, with the
+same noise otherwise, and compared with the originals.
 """
 
 import dataclasses
+import importlib.util
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from snapvideo_jax.config import Experiment
 from snapvideo_jax.data import make_joint_source
 from snapvideo_jax.diffusion.low_resolution import enlarge, shrink
 from snapvideo_jax.io import media
 from snapvideo_jax.io.files import write_json
-from snapvideo_jax.io.options import numbers
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.io.resume import differences
 from snapvideo_jax.sampling import cascade, loading
-from snapvideo_jax.sampling import clips as sample
-from snapvideo_jax.sampling.generator import Generator, Request, as_bytes
+from snapvideo_jax.sampling.clips import about_of
+from snapvideo_jax.sampling.generator import Generator, as_bytes, requests_of
 from snapvideo_jax.sampling.inputs import digest
+from snapvideo_jax.sampling.options import SamplerOptions, SearchNoiseOptions
 from snapvideo_jax.types import pixels
-
-logger = logging.getLogger(__name__)
 
 SHOWN = 4
 """Clips of the contact sheet."""
@@ -38,10 +36,10 @@ SHOWN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A way to compare clips with what they were.
+    """A way to compare enlarged clips with the originals.
 
     Attributes:
-      of: ``(made, real)``, in 0..255, to a number for each clip.
+      of: ``(sampled, real)``, in 0..255, to a number for each clip.
       is_error: whether less is better.
       label: with its unit.
     """
@@ -52,22 +50,22 @@ class Score:
 
 
 def psnr(
-    made: UInt8[np.ndarray, "b t h w c"], real: UInt8[np.ndarray, "b t h w c"]
+    sampled: UInt8[np.ndarray, "b t h w c"], real: UInt8[np.ndarray, "b t h w c"]
 ) -> Float[np.ndarray, "b"]:
     """Peak signal-to-noise ratio over all pixels of a clip, in dB; at most 100."""
-    error = np.square(made.astype(float) - real).mean(axis=(1, 2, 3, 4))
+    error = np.square(sampled.astype(float) - real).mean(axis=(1, 2, 3, 4))
     return 10 * np.log10(255**2 / np.maximum(error, 255**2 / 1e10))
 
 
 def sharpness(
-    made: UInt8[np.ndarray, "b t h w c"], real: UInt8[np.ndarray, "b t h w c"]
+    sampled: UInt8[np.ndarray, "b t h w c"], real: UInt8[np.ndarray, "b t h w c"]
 ) -> Float[np.ndarray, "b"]:
-    """How far the energy of edges is from what it was: ``|ln(made / real)|``."""
-    return np.abs(np.log(_edges(made) / _edges(real)))
+    """Difference of the energy of edges: ``|ln(sampled / real)|``."""
+    return np.abs(np.log(_edges(sampled) / _edges(real)))
 
 
 def _edges(clips: np.ndarray) -> np.ndarray:
-    """Mean square of differences of neighbours, and a little, for clips without any."""
+    """Mean squared difference of neighbouring pixels, plus 1e-3 against zeros."""
     clips = clips.astype(float)
     across = np.square(np.diff(clips, axis=3)).mean(axis=(1, 2, 3, 4))
     return across + np.square(np.diff(clips, axis=2)).mean(axis=(1, 2, 3, 4)) + 1e-3
@@ -75,163 +73,173 @@ def _edges(clips: np.ndarray) -> np.ndarray:
 
 SCORES = {
     "psnr": Score(psnr, False, "PSNR (dB)"),
-    "sharpness": Score(sharpness, True, "|ln of edge energy, made / real|"),
+    "sharpness": Score(sharpness, True, "|ln of edge energy, sampled / real|"),
 }
 """By name; the first is the default."""
 
 
-def grid_of(arguments, experiment) -> tuple[float, ...]:
-    """The amounts of noise that are tried, rising.
+def search(options: SearchNoiseOptions) -> dict[str, Any]:
+    """Scores every noise level; process 0 writes scores, plot and contact sheet.
+
+    Levels that an interrupted search has scored are not scored again.
+
+    Returns:
+      The contents of search.json: ``levels`` (mean and standard_error of the score by
+      noise level), ``best`` (the best level), ``bilinear`` (mean score of bilinear
+      enlargement), and the settings.
 
     Raises:
-      ValueError: they are no numbers, or more than the upsampler was trained with.
+      ValueError: what is asked for makes no sense, before anything is compiled.
+    """
+    if options.score not in SCORES:
+        raise ValueError(
+            f"--score={options.score} is unknown; use one of {', '.join(SCORES)}."
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            "Plots need matplotlib; pip install 'snapvideo_jax[plot]' installs it."
+        )
+    # The further settings of the second stage are those of its config, as in `sample`.
+    names = ("steps", "solver", "guidance", "fps", "seed", "batch", "ema")
+    own = SamplerOptions(**{name: getattr(options, name) for name in names})
+    second = cascade.second_stage(Path(options.cascade), own, small_noise=0.0)
+    grid = grid_of(options, second.experiment)
+    real = real_clips(options, second.experiment)
+    size = second.small_shape[1:3]
+    small = np.asarray(as_bytes(shrink(pixels(jnp.asarray(real.clips)), size)))
+    _, params, step, mesh = loading.load(second.workdir, options.ema)
+    batch = min(options.batch, len(small))
+    generator = Generator(second.experiment, second.sampler, mesh, batch=batch)
+    guidance = second.settings["guidance"]
+    about = about_of(
+        second.experiment, own, second.workdir, second.sampler, step, guidance
+    ) | {
+        "seed": options.seed,
+        "guidance": guidance,
+        "score": options.score,
+        "count": len(small),
+        "clips": options.clips and str(options.clips),
+        "data": digest(real.clips.tobytes()),
+    }
+    score, out = SCORES[options.score], Path(options.out)
+    is_writer = jax.process_index() == 0
+    levels = scored_before(out / "search.json", about)
+    for noise in progress(grid, len(grid), name="noise level", is_writer=is_writer):
+        name, part = f"{noise:g}", out / "parts" / f"{noise:g}.npy"
+        if name in levels and part.is_file():
+            continue
+        clips = enlarged(generator, params, second, small, real, noise, batch)
+        values = score.of(clips, real.clips)
+        levels[name] = {
+            "mean": float(values.mean()),
+            "standard_error": float(values.std() / len(values) ** 0.5),
+        }
+        if is_writer:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            np.save(part, clips[:SHOWN])
+            write_json(out / "search.json", _found(about, levels, score))
+    levels = {name: levels[name] for name in map("{:g}".format, grid)}
+    large = enlarge(pixels(jnp.asarray(small)), real.clips.shape[2:4])
+    bilinear = np.asarray(as_bytes(large))
+    mean = float(score.of(bilinear, real.clips).mean())
+    found = _found(about, levels, score) | {"bilinear": mean}
+    if is_writer:
+        write_json(out / "search.json", found)
+        plot(out / "search.png", levels, score, mean)
+        _write_sheet(out, real, bilinear, list(levels))
+    return found
+
+
+def _found(about, levels, score: Score) -> dict[str, Any]:
+    return about | {"levels": levels, "best": float(best_of(levels, score))}
+
+
+def grid_of(options: SearchNoiseOptions, experiment: Experiment) -> tuple[float, ...]:
+    """The noise levels that are scored, rising.
+
+    Raises:
+      ValueError: one is negative, or higher than in the upsampler's training.
     """
     most = experiment.training.low_resolution_noise
-    if arguments.grid is None:
+    if options.grid is None:
         return tuple(round(most * step / 10, 4) for step in range(11))
-    try:
-        grid = tuple(sorted(set(numbers(arguments.grid))))
-    except ValueError:
-        raise ValueError(
-            f"--grid={arguments.grid} are not numbers with commas between, as 0,0.1."
-        ) from None
+    grid = tuple(sorted(set(options.grid)))
     if grid[0] < 0 or grid[-1] > most:
         raise ValueError(
-            f"--grid={arguments.grid} is not in 0 to {most:g}, which the upsampler was "
-            "trained with (training.low_resolution_noise)."
+            f"--grid={','.join(map('{:g}'.format, options.grid))} is not in 0 to "
+            f"{most:g}, which the upsampler was trained with "
+            "(training.low_resolution_noise)."
         )
     return grid
 
 
-def real_clips(arguments, experiment) -> dict[str, Any]:
-    """Clips in full size, their captions and frame-rates, each file at its own.
+@dataclasses.dataclass(frozen=True)
+class RealClips:
+    """Clips of a data set in full size, 0..255, each at its file's frame rate."""
+
+    clips: UInt8[np.ndarray, "b t h w c"]
+    captions: list[str]
+    fps: list[float]
+
+
+def real_clips(options: SearchNoiseOptions, experiment: Experiment) -> RealClips:
+    """Clips of --clips, or of the run's data.
 
     Raises:
       ValueError: the data cannot be used.
     """
     changes = {"videos_per_batch": 1, "images_per_batch": 0}
-    if arguments.clips:
-        changes |= {"source": "folder", "root": arguments.clips}
+    if options.clips:
+        changes |= {"source": "folder", "root": str(options.clips)}
     data = dataclasses.replace(experiment.data, **changes)
-    joint = make_joint_source(data, arguments.seed)
-    found = [joint[number] for number in range(arguments.count)]
+    joint = make_joint_source(data, options.seed)
+    found = [joint[number] for number in range(options.count)]
     captions = [str(each["caption"]) for each in found]
     experiment.text.check(captions)
-    return {
-        "clips": np.stack([each["video"] for each in found]),
-        "captions": captions,
-        "fps": [1 / float(each["frame_interval"]) for each in found],
-    }
-
-
-def search(second: cascade.Second, grid: Sequence[float], real: dict[str, Any]) -> None:
-    """Tries all amounts, writes scores, plot and sheet, and prints the best.
-
-    Args:
-      second: the upsampler.
-      grid: amounts of noise.
-      real: of `real_clips`.
-    """
-    arguments, experiment = second.arguments, second.experiment
-    out, is_writer = Path(arguments.out), jax.process_index() == 0
-    size = second.shape[1:3]
-    small = np.asarray(as_bytes(shrink(pixels(jnp.asarray(real["clips"])), size)))
-    _, params, step, mesh = loading.load(Path(arguments.workdir), arguments.ema)
-    batch = min(arguments.batch, len(small))
-    generator = Generator(experiment, second.sampler, mesh, batch=batch)
-    settings = second.settings | {"fps": 0.0}
-    about = sample.about_of(experiment, arguments, second.sampler, step, settings)
-    about |= {"seed": arguments.seed, "guidance": settings["guidance"]}
-    about |= {"score": arguments.score, "count": len(small), "clips": arguments.clips}
-    about |= {"data": digest(real["clips"].tobytes())}
-    score, parts, made = SCORES[arguments.score], out / "parts", {}
-    levels = tried(out / "search.json", about)
-    for noise in progress(grid, len(grid), name="noise level", is_writer=is_writer):
-        name, part = f"{noise:g}", parts / f"{noise:g}.npy"
-        if name in levels and part.is_file():
-            continue
-        made[name] = enlarged(generator, params, second, small, real, noise, batch)
-        values = score.of(made[name], real["clips"])
-        levels[name] = {
-            "mean": float(values.mean()),
-            "standard_error": float(values.std() / len(values) ** 0.5),
-        }
-        made[name] = made[name][:SHOWN]
-        if is_writer:
-            parts.mkdir(parents=True, exist_ok=True)
-            np.save(part, made[name])
-            keep = about | {"levels": levels, "best": float(best_of(levels, score))}
-            write_json(out / "search.json", keep)
-    if not is_writer:
-        return
-    shown = [np.load(parts / f"{noise:g}.npy") for noise in grid]
-    levels = {name: levels[name] for name in map("{:g}".format, grid)}
-    large = enlarge(pixels(jnp.asarray(small)), real["clips"].shape[2:4])
-    bilinear = np.asarray(as_bytes(large))
-    alone = float(score.of(bilinear, real["clips"]).mean())
-    keep = about | {"levels": levels, "best": float(best_of(levels, score))}
-    write_json(out / "search.json", keep | {"bilinear": alone})
-    plot(out / "search.png", levels, score, alone)
-    rows = np.stack([real["clips"][:SHOWN], bilinear[:SHOWN], *shown])
-    names = ["real", "bilinear", *(f"{noise:g}" for noise in grid)]
-    labels = [name for _ in range(rows.shape[1]) for name in names]
-    columns = np.concatenate(list(rows.swapaxes(0, 1)))
-    frames = media.contact_sheet(columns, len(names), labels)
-    media.write_gif(out / "sheet.gif", frames, max(real["fps"][0], 1.0))
-    best = best_of(levels, score)
-    print(
-        f"--small_noise {best} is best of {len(grid)} by {arguments.score}: "
-        f"{levels[best]['mean']:.4g}, the standard error is "
-        f"{levels[best]['standard_error']:.2g} ({len(small)} clips); bilinear alone "
-        f"has {alone:.4g}."
+    return RealClips(
+        np.stack([each["video"] for each in found]),
+        captions,
+        [1 / float(each["frame_interval"]) for each in found],
     )
 
 
-def tried(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Scores of a search that was stopped, if it was the same but for its grid."""
+def scored_before(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Scores of an earlier search with the same settings, whatever its grid."""
     if not path.is_file():
         return {}
-    kept = json.loads(path.read_text())
-    levels, _, _ = (kept.pop(name, None) for name in ("levels", "best", "bilinear"))
-    return {} if differences(json.loads(json.dumps(about)), kept) else levels
+    saved = json.loads(path.read_text())
+    levels, _, _ = (saved.pop(name, None) for name in ("levels", "best", "bilinear"))
+    return {} if differences(json.loads(json.dumps(about)), saved) else levels
 
 
-def enlarged(generator, params, second, small, real, noise: float, batch: int):
-    """All clips, enlarged with an amount of noise."""
-    settings = {
-        name: second.settings[name] for name in ("seed", "guidance", "resolution")
-    }
-    parts = [
-        slice(first, min(first + batch, len(small)))
-        for first in range(0, len(small), batch)
-    ]
-    return np.concatenate(
-        [
-            generator(
-                params,
-                Request(
-                    prompts=real["captions"][part],
-                    numbers=range(part.start, part.stop),
-                    fps=real["fps"][part],
-                    stream=cascade.STREAM,
-                    small=small[part],
-                    small_noise=noise,
-                    **settings,
-                ),
-            )
-            for part in parts
-        ]
-    )
+def enlarged(
+    generator: Generator,
+    params: Any,
+    second: cascade.SecondStage,
+    small: UInt8[np.ndarray, "b t y x c"],
+    real: RealClips,
+    noise: float,
+    batch: int,
+) -> UInt8[np.ndarray, "b t h w c"]:
+    """All small clips, enlarged at a noise level."""
+    settings = second.settings | {"stream": cascade.STREAM, "small_noise": noise}
+    parts = []
+    for request in requests_of(real.captions, batch, **settings):
+        rows = list(request.numbers)
+        fps = [real.fps[row] for row in rows]
+        request = dataclasses.replace(request, fps=fps, small=small[rows])
+        parts.append(generator(params, request))
+    return np.concatenate(parts)
 
 
 def best_of(levels: dict[str, dict[str, float]], score: Score) -> str:
-    """The amount with the best mean."""
+    """The noise level with the best mean."""
     sign = -1 if score.is_error else 1
     return max(levels, key=lambda key: sign * levels[key]["mean"])
 
 
 def plot(path: Path, levels, score: Score, bilinear: float) -> None:
-    """The scores by noise, with their standard errors, and that of no network."""
+    """Plots the scores by noise level, with standard errors, and that of bilinear."""
     from matplotlib.figure import Figure
 
     grid = sorted(levels, key=float)
@@ -251,3 +259,19 @@ def plot(path: Path, levels, score: Score, bilinear: float) -> None:
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _write_sheet(
+    out: Path,
+    real: RealClips,
+    bilinear: UInt8[np.ndarray, "b t h w c"],
+    names: list[str],
+) -> None:
+    """Writes a GIF with a row for each clip: real, bilinear, every noise level."""
+    shown = [np.load(out / "parts" / f"{name}.npy") for name in names]
+    rows = np.stack([real.clips[:SHOWN], bilinear[:SHOWN], *shown], axis=1)
+    names = ["real", "bilinear", *names]
+    frames = media.contact_sheet(
+        np.concatenate(list(rows)), len(names), names * len(rows)
+    )
+    media.write_gif(out / "sheet.gif", frames, max(real.fps[0], 1.0))

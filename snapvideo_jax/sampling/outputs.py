@@ -1,7 +1,8 @@
-"""Folders of numbered clips that sampling writes, and that it goes on with.
+"""Folders of numbered clips that sampling writes and resumes.
 
-``NUMBER.json`` tells how a clip was made, and is written after it. A command that is
-started again makes what has none; what was made in another way is not mixed with it.
+``NUMBER.json`` says how a clip was sampled, and is written after the clip. A command
+that is run again samples the clips without one. A folder with clips of other settings
+is refused.
 """
 
 import json
@@ -14,70 +15,88 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from snapvideo_jax.config import Sheets
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.io import media, resume
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.parallel import coordinator
+from snapvideo_jax.sampling.options import PromptOptions
 
 logger = logging.getLogger(__name__)
 
 SHEET_CLIPS = 64
 SHEET_PIXELS = 64_000_000
-"""What a contact sheet shows at most, of clips and of pixels of all frames."""
-NO_DIFFERENCE = ("version", "workdir")
-"""What may change while a folder is filled: a run may be moved."""
+"""Limits of a contact sheet: clips, and pixels of all their frames."""
+MAY_CHANGE = ("version", "workdir")
+"""Entries that may change while a folder is filled: a run may be moved."""
 
 
 class Output:
     """A folder of clips, one for each sample.
 
     Args:
-      folder: that is filled; seen by all processes, where there are several.
-      about: how every clip is made, by number.
-      formats: of the files; see `media.FORMATS`.
+      options: give the folder, the formats of its files, and whether clips that it has
+        are overwritten. All processes must see the same folder.
+      about: contents of each clip's JSON, by number.
+      shape: of a clip, ``t h w c``.
       fps: of the files.
-      overwrite: makes all clips anew.
+      sheets: `config.Sheets`, settings of the contact sheet.
+
+    Attributes:
+      folder: its path.
+      sheet: path of the contact sheet of the first clips, a GIF.
+      missing: numbers of the clips that it lacked at first.
 
     Raises:
-      ValueError: it holds clips that were made in another way, or is not shared.
+      ValueError: it holds clips of other settings, or is not shared by all processes.
     """
 
     def __init__(
         self,
-        folder: Path,
+        options: PromptOptions,
         about: Mapping[int, Mapping[str, Any]],
-        formats: Sequence[str],
+        shape: tuple[int, ...],
         fps: float,
-        overwrite: bool = False,
+        sheets: Sheets,
     ):
-        self.folder, self._formats, self._fps = folder, formats, fps
+        self.folder, self._formats = Path(options.out), options.formats
+        self.sheet = self.folder / "sheet.gif"
+        self._shape, self._fps, self._sheets = shape, fps, sheets
         self._about = {n: json.loads(json.dumps(each)) for n, each in about.items()}
-        self.missing = [n for n in about if overwrite or not self._is_there(n)]
+        self.missing = [n for n in about if options.overwrite or not self._has(n)]
         coordinator.agree(
-            f"The number of clips that {folder} lacks",
+            f"The number of clips that {self.folder} lacks",
             str(len(self.missing)),
             "--out has to be a folder that all processes share, or empty",
         )
         if done := len(about) - len(self.missing):
-            logger.info("%s has %d of %d clips already.", folder, done, len(about))
+            logger.info("%s has %d of %d clips already.", self.folder, done, len(about))
 
     def stem(self, number: int) -> Path:
-        """Path of a clip without its ending."""
+        """Path of a clip without its suffix."""
         return self.folder / f"{number:05d}"
 
-    def _is_there(self, number: int) -> bool:
+    def read(self, number: int) -> UInt8[np.ndarray, "t h w c"]:
+        """The frames of a clip in 0..255, lossless if "png" is among the formats.
+
+        Raises:
+          ValueError: the clip is not there, or cannot be read.
+        """
+        return read_clip(self.stem(number), self._shape)
+
+    def _has(self, number: int) -> bool:
         try:
-            kept = json.loads(self.stem(number).with_suffix(".json").read_text())
+            saved = json.loads(self.stem(number).with_suffix(".json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return False
         resume.check_same(
             self._about[number],
-            kept,
+            saved,
             f"Clip {number} of --out={self.folder}",
             "use another folder, or --overwrite",
-            NO_DIFFERENCE.__contains__,
+            MAY_CHANGE.__contains__,
         )
         return all(
             self.stem(number).with_suffix(f".{name}").is_file()
@@ -89,49 +108,40 @@ class Output:
         media.write_clip(self.stem(number), clip, self._fps or 1.0, self._formats)
         write_json(self.stem(number).with_suffix(".json"), self._about[number])
 
-    def write_strip(
+    def write_trajectory(
         self,
         number: int,
         noisy: UInt8[np.ndarray, "k t h w c"],
-        estimate: UInt8[np.ndarray, "k t h w c"],
+        estimates: UInt8[np.ndarray, "k t h w c"],
         levels: Sequence[float],
-        scale: int,
     ) -> None:
-        """How a clip came to be: what the network was shown, and what it made of it.
+        """Writes NUMBER-trajectory.gif and .png of a clip.
 
         Args:
           number: of the clip.
-          noisy, estimate: the upper and the lower row, at each of ``levels``.
-          levels: of noise, falling.
-          scale: factor by which pixels are enlarged.
+          noisy, estimates: network inputs and estimates, the upper and the lower row.
+          levels: ``k`` noise levels, falling.
         """
         labels = [f"sigma = {level:.3g}" for level in levels]
         frames = media.contact_sheet(
-            np.concatenate([noisy, estimate]),
+            np.concatenate([noisy, estimates]),
             len(levels),
             labels + [""] * len(levels),
-            scale=scale,
+            scale=self._sheets.scale,
         )
         stem = self.folder / f"{number:05d}-trajectory"
-        media.write_gif(stem.with_suffix(".gif"), frames, self._fps or 1.0)
-        media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
+        _write_gif_and_png(stem, frames, self._fps)
 
-    def write_sheet(
-        self, made: Mapping[int, np.ndarray], shape: tuple[int, ...], sheets
-    ) -> None:
-        """The contact sheet of the first clips, with their prompts.
+    def write_sheet(self, sampled: Mapping[int, np.ndarray]) -> None:
+        """Writes the contact sheet of the first clips, with their prompts.
 
         Args:
-          made: clips that need not be read from their files, by number.
-          shape: of a clip, ``t h w c``.
-          sheets: `config.Sheets`.
+          sampled: clips by number that need not be read from their files.
         """
-        shown = list(self._about)[: sheet_limit(shape)]
-        clips = [
-            made[n] if n in made else read_clip(self.stem(n), shape) for n in shown
-        ]
+        shown = list(self._about)[: sheet_limit(self._shape)]
+        clips = [sampled[n] if n in sampled else self.read(n) for n in shown]
         labels = [self._about[n]["prompt"] for n in shown]
-        write_sheet(self.folder / "sheet", np.stack(clips), labels, sheets)
+        write_sheet(self.folder / "sheet", np.stack(clips), labels, self._sheets)
 
 
 def sheet_limit(shape: tuple[int, ...]) -> int:
@@ -140,26 +150,35 @@ def sheet_limit(shape: tuple[int, ...]) -> int:
 
 
 def write_sheet(
-    stem: Path, clips, labels: Sequence[str], sheets, limit: int = SHEET_CLIPS
+    stem: Path, clips, labels: Sequence[str], sheets: Sheets, limit: int = SHEET_CLIPS
 ):
-    """A contact sheet of the first ``limit`` clips, as GIF and PNG, and its frames."""
+    """Writes a contact sheet of the first ``limit`` clips as GIF and PNG.
+
+    Returns:
+      Its frames.
+    """
     clips, labels = clips[:limit], list(labels)[:limit]
     columns = max(1, round(len(clips) ** 0.5))
     frames = media.contact_sheet(clips, columns, labels, scale=sheets.scale)
-    media.write_gif(stem.with_suffix(".gif"), frames, sheets.fps or 1.0)
-    media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
+    _write_gif_and_png(stem, frames, sheets.fps)
     return frames
 
 
+def _write_gif_and_png(stem: Path, frames, fps: float) -> None:
+    """Frames as GIF, the middle one as PNG."""
+    media.write_gif(stem.with_suffix(".gif"), frames, fps or 1.0)
+    media.write_png(stem.with_suffix(".png"), frames[len(frames) // 2][None])
+
+
 def read_clip(stem: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "t h w c"]:
-    """A clip that was written under a stem: without loss where there is a PNG.
+    """The frames of a clip in 0..255, from its PNG if there is one, without loss.
 
     Args:
-      stem: path without an ending.
-      shape: frames, height, width and channels that it has.
+      stem: path without a suffix.
+      shape: frames, height, width and channels that it must have.
 
     Raises:
-      ValueError: there is none, it cannot be read, or has another shape.
+      ValueError: there is no file, it cannot be read, or has another shape.
     """
     strip, found = stem.with_suffix(".png"), None
     try:
@@ -188,10 +207,10 @@ def read_clip(stem: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "t h w c"
 
 
 def check_clip(stem: Path, shape: tuple[int, ...]) -> None:
-    """Looks at the header of a clip for what `read_clip` would refuse.
+    """Checks the size of a clip by the header of its PNG, else by decoding it.
 
     Raises:
-      ValueError: as `read_clip`, but for what only decoding tells.
+      ValueError: as `read_clip`, except for PNGs that cannot be decoded.
     """
     strip = stem.with_suffix(".png")
     if not strip.is_file():

@@ -10,7 +10,7 @@ from snapvideo_jax.sampling import loading, options
 
 def run(arguments) -> None:
     """`snapvideo judge`."""
-    with processes.processes(vars(arguments), arguments.out):
+    with processes.processes(vars(arguments), str(arguments.out)):
         check_least(arguments, options.LEAST)
         workdir = Path(arguments.workdir)
         loaded = loading.load(workdir, arguments.ema, arguments.ema_profile)

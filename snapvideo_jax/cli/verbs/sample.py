@@ -1,27 +1,14 @@
 """`snapvideo sample`."""
 
-from pathlib import Path
+import argparse
 
-from snapvideo_jax.io import media
-from snapvideo_jax.io.options import check_least
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.parallel import processes
-from snapvideo_jax.sampling.clips import write_clips
-from snapvideo_jax.sampling.loading import load
-from snapvideo_jax.sampling.options import LEAST, prompts_of
+from snapvideo_jax.sampling.options import SampleOptions
+from snapvideo_jax.sampling.sample import sample
 
 
-def run(arguments) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """`snapvideo sample`."""
-    with processes.processes(vars(arguments), arguments.out):
-        check_least(arguments, LEAST)
-        media.check_formats(arguments.formats)
-        if arguments.cascade or arguments.small_clips:
-            from snapvideo_jax.sampling import cascade  # which needs this module
-
-            cascade.sample(arguments)
-            return
-        if not arguments.workdir:
-            raise ValueError("--workdir is missing; give the folder of a run.")
-        prompts = prompts_of(arguments)
-        loaded = load(Path(arguments.workdir), arguments.ema, arguments.ema_profile)
-        write_clips(arguments, prompts, *loaded)
+    with processes.processes(vars(arguments), str(arguments.out)):
+        sample(options(SampleOptions, arguments))

@@ -1,29 +1,25 @@
 """`snapvideo search_noise`."""
 
-import importlib.util
+import argparse
 
-from snapvideo_jax.io.options import check_least
+import jax
+
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.parallel import processes
-from snapvideo_jax.sampling import cascade, options
-from snapvideo_jax.sampling.noise_search import SCORES, grid_of, real_clips, search
+from snapvideo_jax.sampling.noise_search import search
+from snapvideo_jax.sampling.options import SearchNoiseOptions
 
 
-def run(arguments) -> None:
-    """`snapvideo search_noise`."""
-    with processes.processes(vars(arguments), arguments.out):
-        check_least(arguments, options.LEAST)
-        if arguments.score not in SCORES:
-            raise ValueError(
-                f"--score={arguments.score} is unknown; use one of {', '.join(SCORES)}."
+def run(arguments: argparse.Namespace) -> None:
+    """`snapvideo search_noise`; process 0 prints the best noise level."""
+    with processes.processes(vars(arguments), str(arguments.out)):
+        found = search(options(SearchNoiseOptions, arguments))
+        if jax.process_index() == 0:
+            best = f"{found['best']:g}"
+            level = found["levels"][best]
+            print(
+                f"--small_noise {best} is best of {len(found['levels'])} by "
+                f"{found['score']}: {level['mean']:.4g}, the standard error is "
+                f"{level['standard_error']:.2g} ({found['count']} clips); bilinear "
+                f"alone has {found['bilinear']:.4g}."
             )
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ValueError(
-                "Plots need matplotlib; pip install 'snapvideo_jax[plot]' brings it."
-            )
-        # Here the upsampler is the only stage, so its options have their plain names.
-        for name in ("steps", "solver", "guidance"):
-            setattr(arguments, f"cascade_{name}", getattr(arguments, name))
-        second = cascade.second_stage(arguments)
-        grid = grid_of(arguments, second.experiment)
-        real = real_clips(arguments, second.experiment)
-        search(second, grid, real)
