@@ -28,7 +28,7 @@ from snapvideo_jax.diffusion import (
 )
 from snapvideo_jax.diffusion.noise import sample_keys
 from snapvideo_jax.diffusion.solvers import Step
-from snapvideo_jax.parallel.sharding import batch_sharding, laid_out
+from snapvideo_jax.parallel.sharding import batch_sharding, with_layout
 from snapvideo_jax.planning import programs
 from snapvideo_jax.planning.bench import interleaved
 from snapvideo_jax.sampling import loading, options
@@ -68,7 +68,7 @@ def looped(experiment, params, mesh, request: Request):
         clip, carry = denoise(x, jnp.full(count, sigma), carry)
         return clip / edm.sigma_in, carry
 
-    jitted = jax.jit(laid_out(denoised, mesh))
+    jitted = jax.jit(with_layout(denoised, mesh))
 
     def call():
         text, mask = experiment.text.encode(list(request.prompts))

@@ -47,7 +47,7 @@ from snapvideo_jax.data.shapes.dataset import (
 from snapvideo_jax.data.shapes.judge import judge
 from snapvideo_jax.evaluation.frechet import frechet_distance
 from snapvideo_jax.evaluation.stats import Moments
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.sampling import loading
 from snapvideo_jax.sampling.generator import Generator, requests_of
@@ -246,7 +246,7 @@ def reader(path: Path, steps: int = 400, batch: int = 64) -> Any:
         f"frozen features: {accuracy(params):.1%} of other real clips read right",
         flush=True,
     )
-    write_whole(path, to_bytes(params))
+    write_atomically(path, to_bytes(params))
     return params
 
 
@@ -361,8 +361,8 @@ def write_tables(out: Path) -> dict[str, Any]:
     found = [json.loads(path.read_text()) for path in paths]
     tables = summary(found)
     whole = {"rows": found, "tables": tables}
-    write_whole(out / "small_world.json", json.dumps(whole, indent=1).encode())
-    write_whole(out / "small_world.md", page(tables).encode())
+    write_atomically(out / "small_world.json", json.dumps(whole, indent=1).encode())
+    write_atomically(out / "small_world.md", page(tables).encode())
     return tables
 
 
@@ -385,7 +385,7 @@ def main() -> None:
     log = logging.getLogger("snapvideo_jax")
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
-    processes.keep_compiled(arguments.out)
+    processes.enable_compilation_cache(arguments.out)
     network = reader(arguments.out / "reader.msgpack")
     for seed in map(int, arguments.seeds.split(",")):
         for row in rows:
@@ -399,7 +399,7 @@ def main() -> None:
                         )
                 continue
             one = finished(row, seed, arguments, network)
-            write_whole(path, json.dumps(one, indent=1).encode())
+            write_atomically(path, json.dumps(one, indent=1).encode())
             print(
                 f"{row}, seed {seed}: distance {one[LOWER]:.4g}, obeyed "
                 f"{one[HIGHER]:.1%}, {one['seconds']:.0f} s",

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from snapvideo_jax.parallel import host_memory  # noqa: E402
 
-host_memory.keep_pages()  # before there is any thread
+host_memory.retain_freed_pages()  # before there is any thread
 
 import flax.linen as nn  # noqa: E402  (reads the environment above)
 import jax  # noqa: E402

@@ -30,7 +30,7 @@ MODULES = {"import": "import_bundle"}
 
 def main() -> None:
     """Parses the command line and calls the verb."""
-    host_memory.keep_pages()
+    host_memory.retain_freed_pages()
     _log_to_stderr()
     parser = _parser()
     arguments, rest = parser.parse_known_args()

@@ -23,7 +23,7 @@ from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     constrain,
     devices_along,
-    laid_out,
+    with_layout,
 )
 from snapvideo_jax.state import Params, TrainState, updated
 from snapvideo_jax.types import CLIP_AXES, Batch, Context, context_of, pixels
@@ -163,7 +163,7 @@ def jit_train_step(experiment, mesh, places: TrainState):
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     metrics = dict.fromkeys(METRICS, whole) | {"samples": None}  # stay where they are
     return jax.jit(
-        laid_out(train_step_of(experiment), mesh),
+        with_layout(train_step_of(experiment), mesh),
         in_shardings=(places, over_batch, whole),
         out_shardings=(places, metrics),
         donate_argnums=0,

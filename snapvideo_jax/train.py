@@ -15,7 +15,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.data import make_joint_source, seek, split_dataset
 from snapvideo_jax.data.unusable import gather, list_of
 from snapvideo_jax.io.errors import Preempted
-from snapvideo_jax.io.files import forget_passing, write_whole
+from snapvideo_jax.io.files import remove_temporary_files, write_atomically
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.parallel.layout_report import checked_shardings
@@ -23,9 +23,9 @@ from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     local_rows,
     make_mesh,
-    placed,
     put_batch,
     put_key,
+    with_shardings,
 )
 from snapvideo_jax.sampling.sheets import SheetSampler
 from snapvideo_jax.state import abstract_state
@@ -86,7 +86,7 @@ def train(
     first, last = checkpoints.latest or 0, experiment.optimizer.steps
     folder = folder.at(first, last)
     shared = "--workdir has to be a folder that all processes share"
-    coordinator.agree("The newest checkpoint", str(first), shared)
+    coordinator.assert_equal("The newest checkpoint", str(first), shared)
     save_config(config, folder, begun)
     snapshots = EmaSnapshots(experiment, folder)
     skipped_path = list_of(workdir, jax.process_index())
@@ -114,7 +114,7 @@ def train(
         checkpoints.check_room(nn.unbox(boxed))
     if begun:
         with goodput.timing("restore"):
-            state = checkpoints.restore(placed(nn.unbox(boxed), places))
+            state = checkpoints.restore(with_shardings(nn.unbox(boxed), places))
             seek(iterator, first)  # for any number of processes, unlike a kept state
         logger.info("Resuming %s at step %d.", workdir, first)
         snapshots.save_missing(first, state)
@@ -228,12 +228,12 @@ def save_config(config: ConfigDict, folder: RunFolder, begun: bool) -> None:
     if begun and path.is_file():
         configs.check_same(config, path.read_text(), folder.path)
     if folder.is_writer:
-        forget_passing(folder.path)
-        write_whole(path, text.encode())
+        remove_temporary_files(folder.path)
+        write_atomically(path, text.encode())
         gather(folder.path, forget=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"
-    coordinator.agree("The digest of the config", digest, same)
+    coordinator.assert_equal("The digest of the config", digest, same)
     if not path.is_file():
         raise ValueError(
             f"{path}, which process 0 wrote, is not there for process "

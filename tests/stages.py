@@ -6,7 +6,7 @@ import numpy as np
 from helpers import tiny_config
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
@@ -32,7 +32,7 @@ def make_run(workdir, *overrides, scale=0.3):
         return jax.device_put((wanted + noise).astype(leaf.dtype))
 
     state = jax.tree_util.tree_map_with_path(draw, nn.unbox(abstract_state(experiment)))
-    write_whole(workdir / "config.json", configs.to_json(config).encode())
+    write_atomically(workdir / "config.json", configs.to_json(config).encode())
     checkpoints = Checkpoints(workdir, 1)
     checkpoints.save(1, state, {}, force=True)
     checkpoints.close()

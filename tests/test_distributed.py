@@ -17,7 +17,11 @@ from processes import PATIENCE_SECONDS, end, free_port, start, together
 
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.parallel import processes as distributed
-from snapvideo_jax.parallel.process_settings import ALONE, Place, settings
+from snapvideo_jax.parallel.process_settings import (
+    SINGLE_PROCESS,
+    ProcessSettings,
+    settings,
+)
 from snapvideo_jax.parallel.processes import initialize
 
 STEPS, BATCH = 6, 8
@@ -244,14 +248,17 @@ def test_nothing_is_asked_for_where_nothing_is_set():
 
 
 def test_options_and_variables_say_the_same():
-    place = Place("host:8476", 4, 3)
+    place = ProcessSettings("host:8476", 4, 3)
     assert settings(WHOLE, {}) == settings({}, as_variables(WHOLE)) == place
     assert settings({"process_index": "1"}, as_variables(WHOLE)).index == 1
 
 
 def test_one_process_needs_no_coordinator():
-    assert settings({"process_count": "1"}, {}) == ALONE
-    assert settings(WHOLE | dict(process_count="1", process_index="0"), {}) == ALONE
+    assert settings({"process_count": "1"}, {}) == SINGLE_PROCESS
+    assert (
+        settings(WHOLE | dict(process_count="1", process_index="0"), {})
+        == SINGLE_PROCESS
+    )
 
 
 @pytest.mark.parametrize(
@@ -383,9 +390,9 @@ def test_all_processes_must_have_what_process_0_has(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     for index, value in enumerate(["12", "12"]):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        coordinator.agree("The newest checkpoint", value, "share the folder")
+        coordinator.assert_equal("The newest checkpoint", value, "share the folder")
     with pytest.raises(
         ValueError,
         match="The newest checkpoint is 0 here and 12 for process 0; share the folder.",
     ):
-        coordinator.agree("The newest checkpoint", "0", "share the folder")
+        coordinator.assert_equal("The newest checkpoint", "0", "share the folder")

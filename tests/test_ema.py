@@ -11,7 +11,7 @@ from helpers import TINY_CONFIG, by_name, read_metrics, restore, tiny_config
 from snapvideo_jax import config as configs
 from snapvideo_jax import train
 from snapvideo_jax.optim import gamma
-from snapvideo_jax.parallel.sharding import placed
+from snapvideo_jax.parallel.sharding import with_shardings
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import ema_snapshots, posthoc_ema
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
@@ -68,7 +68,7 @@ def average_in(folder, workdir):
     experiment = experiment_of(workdir)
     shapes = ema_snapshots.nn.unbox(abstract_state(experiment)).params
     host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = placed(shapes, jax.tree.map(lambda _: host, shapes))
+    like = with_shardings(shapes, jax.tree.map(lambda _: host, shapes))
     params, step = restore_ema_profile(folder, like)
     return by_name(params), step
 

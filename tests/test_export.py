@@ -18,7 +18,7 @@ from stages import SMALL, UPSAMPLER, make_run
 
 from snapvideo_jax.export import bundle, programs, standalone
 from snapvideo_jax.export.model_card import model_card
-from snapvideo_jax.parallel.sharding import MeshConfig, laid_out, make_mesh
+from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh, with_layout
 from snapvideo_jax.sampling import loading, options
 from snapvideo_jax.sampling.cascade import STREAM
 from snapvideo_jax.sampling.generator import Generator, Request, SamplerInputs, as_bytes
@@ -138,7 +138,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
         jax.random.key(0),
         experiment.sheets.guidance,
     )
-    wanted = jax.jit(laid_out(exact, mesh))(params, inputs)
+    wanted = jax.jit(with_layout(exact, mesh))(params, inputs)
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
@@ -256,7 +256,7 @@ def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tm
     assert_made(frames, Generator(experiment, sampler, mesh)(params, request))
 
     given = standalone.read_tensors(both / "upsampler" / bundle.INPUTS)
-    exact = laid_out(programs.generation(experiment, sampler), mesh)
+    exact = with_layout(programs.generation(experiment, sampler), mesh)
     inputs = SamplerInputs(
         {name: given[name] for name in programs.TEXT},
         given["numbers"],

@@ -187,7 +187,9 @@ def test_a_compilation_that_takes_too_long_makes_it_bark(barks):
 
 def test_it_ends_a_run_that_stalls_where_asked(barks, monkeypatch):
     ends = []
-    monkeypatch.setattr("snapvideo_jax.parallel.processes.end_now", ends.append)
+    monkeypatch.setattr(
+        "snapvideo_jax.parallel.processes.end_all_processes", ends.append
+    )
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.1 / 60, 100.0, True, spent)

@@ -14,7 +14,7 @@ from snapvideo_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
     make_mesh,
-    placed,
+    with_shardings,
 )
 from snapvideo_jax.planning.programs import abstract_batch
 from snapvideo_jax.sampling.generator import (
@@ -39,7 +39,7 @@ def collectives(guidance, solver):
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def put(tree, where):
-        return placed(tree, jax.tree.map(lambda _: where, tree))
+        return with_shardings(tree, jax.tree.map(lambda _: where, tree))
 
     def params_of(experiment):
         state = jax.eval_shape(lambda: nn.unbox(fresh_state(experiment)))

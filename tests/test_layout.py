@@ -41,7 +41,7 @@ def check(mesh, rules=Rules(), **params):  # noqa: B008
     layout_report.check_rules(boxed, rules)
     places = sharding.state_shardings(boxed, mesh, rules)
     layout_report.check_divided(
-        list(layout_report.placements(boxed, places)), mesh, rules
+        list(layout_report.parameter_layouts(boxed, places)), mesh, rules
     )
 
 

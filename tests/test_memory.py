@@ -10,7 +10,7 @@ PROGRAM = """
 import ctypes, resource
 from snapvideo_jax import memory
 
-memory.keep_pages()
+memory.retain_freed_pages()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]

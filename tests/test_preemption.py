@@ -228,7 +228,7 @@ class Ends(list):
 @pytest.fixture
 def ends(monkeypatch):
     ends = Ends()
-    monkeypatch.setattr(distributed, "end_now", ends)
+    monkeypatch.setattr(distributed, "end_all_processes", ends)
     return ends
 
 

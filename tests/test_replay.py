@@ -18,7 +18,7 @@ from snapvideo_jax import train
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.diffusion.noise import fold_in, sample_keys
 from snapvideo_jax.step import LABEL, SIGMA, sample_losses
-from snapvideo_jax.text.cache import keep_manifest, key_of, write_shard
+from snapvideo_jax.text.cache import begin_cache, key_of, write_shard
 from snapvideo_jax.training import ledger
 from snapvideo_jax.training.bad_steps import NonFiniteLoss
 from snapvideo_jax.training.replay import rebuild
@@ -47,9 +47,7 @@ def run_of_files(root):
 
 def poison(folder, captions):
     """Embeddings of captions, as of T5; that of "3" is no number."""
-    keep_manifest(
-        folder, {"encoder": "t5", "fingerprint": "0", "tokens": 4, "width": 8}
-    )
+    begin_cache(folder, {"encoder": "t5", "fingerprint": "0", "tokens": 4, "width": 8})
     made = [np.full((2, 8), np.nan if x == "3" else 0.1, np.float32) for x in captions]
     write_shard(folder / "text-00000.array_record", [*map(key_of, captions)], made)
     return folder

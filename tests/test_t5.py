@@ -18,9 +18,9 @@ from snapvideo_jax.models.t5 import (
 )
 from snapvideo_jax.parallel.sharding import (
     MeshConfig,
-    laid_out,
     make_mesh,
     state_shardings,
+    with_layout,
 )
 from snapvideo_jax.text.checkpoint import abstract_params, load_params
 from snapvideo_jax.text.files import read_sizes
@@ -172,7 +172,7 @@ def test_eight_devices_embed_as_one_does(tmp_path, sizes):
     expected = embed(model, params, ids, mask)
     mesh = make_mesh(sizes, batch=8)
     _, params = loaded(folder, mesh)
-    divided = jax.jit(laid_out(model.apply, mesh))
+    divided = jax.jit(with_layout(model.apply, mesh))
     found = divided({"params": params}, jnp.asarray(ids), jnp.asarray(mask))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -8,7 +8,7 @@ import t5_folder
 from snapvideo_jax.models.t5 import SIZES
 from snapvideo_jax.text import CachedText, HashTextEncoder, TextEncoder
 from snapvideo_jax.text.cache import (
-    keep_manifest,
+    begin_cache,
     key_of,
     read_keys,
     shards_of,
@@ -28,7 +28,7 @@ def embedding(caption):
 
 
 def write(folder, captions, shard=4):
-    keep_manifest(folder, MANIFEST)
+    begin_cache(folder, MANIFEST)
     for number, first in enumerate(range(0, len(captions), shard)):
         some = captions[first : first + shard]
         path = folder / f"text-{number:05d}.array_record"
@@ -91,17 +91,17 @@ def test_a_cache_made_with_other_settings_is_refused(tmp_path):
 
 def test_a_cache_goes_on_with_its_encoder_only(tmp_path):
     folder = write(tmp_path / "cache", ["a"])
-    keep_manifest(folder, MANIFEST | {"encoder": "moved/elsewhere"})
+    begin_cache(folder, MANIFEST | {"encoder": "moved/elsewhere"})
     with pytest.raises(
         ValueError, match=r"fingerprint='1' \(was '0'\), tokens=7 \(was 6"
     ):
-        keep_manifest(folder, MANIFEST | {"fingerprint": "1", "tokens": 7})
+        begin_cache(folder, MANIFEST | {"fingerprint": "1", "tokens": 7})
 
 
 def test_a_folder_that_is_no_cache_is_refused(tmp_path):
     with pytest.raises(ValueError, match="manifest.json is missing; make one with"):
         cached(tmp_path).encode(["a"])
-    keep_manifest(tmp_path, MANIFEST)
+    begin_cache(tmp_path, MANIFEST)
     with pytest.raises(ValueError, match="has no text-"):
         cached(tmp_path).encode(["a"])
 

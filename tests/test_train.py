@@ -26,8 +26,8 @@ from snapvideo_jax import train
 from snapvideo_jax.parallel.sharding import (
     MeshConfig,
     make_mesh,
-    placed,
     state_shardings,
+    with_shardings,
 )
 from snapvideo_jax.sampling import loading
 from snapvideo_jax.state import abstract_state
@@ -159,7 +159,7 @@ def test_a_checkpoint_is_restored_onto_any_mesh(trained):
     boxed = abstract_state(experiment)
     mesh = make_mesh(MeshConfig(data=2, fsdp=4), batch=8)
     places = state_shardings(boxed, mesh)
-    like = placed(nn.unbox(boxed), places)
+    like = with_shardings(nn.unbox(boxed), places)
     checkpoints = Checkpoints(trained)
     state = checkpoints.restore(like)
     checkpoints.close()

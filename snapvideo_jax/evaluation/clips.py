@@ -24,7 +24,7 @@ from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.evaluation import resize
-from snapvideo_jax.io.npz import opened
+from snapvideo_jax.io.npz import open_npz
 
 VIDEOS = (".mp4", ".gif", ".webm", ".avi", ".mkv", ".mov", ".mpg", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -349,7 +349,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def _array(path: Path) -> np.ndarray:
     """An array, kept for the clips in it that are read next."""
     try:
-        with opened(path) as file:
+        with open_npz(path) as file:
             return next(iter(file.values()))
     except ValueError as error:
         raise UnusableClip(f"unreadable array ({error})") from error

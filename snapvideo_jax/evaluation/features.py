@@ -19,8 +19,8 @@ from snapvideo_jax.evaluation.weights.convert import Weights
 from snapvideo_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
-    filled_up,
     make_mesh,
+    round_up_to_devices,
 )
 
 Rows = Shaped[np.ndarray, "b *s"]
@@ -54,7 +54,7 @@ class Extractor:
         mesh=None,
     ):
         mesh = local_mesh() if mesh is None else mesh
-        self._rows = filled_up(rows, mesh)
+        self._rows = round_up_to_devices(rows, mesh)
         self._place = batch_sharding(mesh)
         whole = NamedSharding(mesh, PartitionSpec())
         self._params = jax.device_put({"params": weights.params}, whole)

@@ -17,8 +17,8 @@ import numpy as np
 from snapvideo_jax.evaluation.frechet import frechet_distance
 from snapvideo_jax.evaluation.settings import DDOF
 from snapvideo_jax.evaluation.stats import Average, Marginals, Moments
-from snapvideo_jax.io.files import write_json, write_whole
-from snapvideo_jax.io.npz import opened
+from snapvideo_jax.io.files import write_atomically, write_json
+from snapvideo_jax.io.npz import open_npz
 from snapvideo_jax.io.resume import differences
 
 Protocol = Mapping[str, Any]
@@ -59,7 +59,7 @@ def write_statistics(path: Path, found: Gaussian) -> None:
         sigma=found.covariance,
         snapvideo=np.array(json.dumps(about)),
     )
-    write_whole(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def read_statistics(path: Path) -> Gaussian:
@@ -69,7 +69,7 @@ def read_statistics(path: Path) -> Gaussian:
       ValueError: there is no such file, or it holds no mean and covariance.
     """
     try:
-        with opened(path) as file:
+        with open_npz(path) as file:
             mean, covariance = (
                 np.asarray(file[name], np.float64) for name in ("mu", "sigma")
             )
@@ -91,7 +91,7 @@ def read_statistics(path: Path) -> Gaussian:
 def is_statistics(path: Path) -> bool:
     """Whether an .npz holds statistics, not clips."""
     try:
-        with opened(path) as file:
+        with open_npz(path) as file:
             return {"mu", "sigma"} <= file.keys()
     except ValueError:
         return False

@@ -27,7 +27,7 @@ from snapvideo_jax.evaluation.settings import FRECHET, NETWORK_OF, Scoring
 from snapvideo_jax.evaluation.stats import Average, Marginals, Moments
 from snapvideo_jax.evaluation.tokenizer import Tokenizer
 from snapvideo_jax.evaluation.weights.convert import Weights
-from snapvideo_jax.io.npz import opened
+from snapvideo_jax.io.npz import open_npz
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Sums(NamedTuple):
     def read(path: Path, metrics: Sequence[str]) -> "Sums":
         """Raises ValueError where a file is damaged."""
         try:
-            with opened(path) as file:
+            with open_npz(path) as file:
                 about = json.loads(str(file["about"]))
                 parts = {
                     metric: KINDS[metric].of(

@@ -19,7 +19,7 @@ from snapvideo_jax.evaluation.clips import Item, Selection
 from snapvideo_jax.evaluation.scoring import Scorer, Sums
 from snapvideo_jax.evaluation.stats import splits_of
 from snapvideo_jax.io import resume
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
 
@@ -72,7 +72,7 @@ def score_set(
             None if of_clip is None else of_clip[part::shards],
             is_real,
         )
-        write_whole(_shard(out, name, part, shards), sums.encoded())
+        write_atomically(_shard(out, name, part, shards), sums.encoded())
     coordinator.barrier(f"scored {name}")
     if not is_writer:
         return None
@@ -101,7 +101,7 @@ def merged(out: Path, name: str, shards: int, metrics: Sequence[str]) -> Sums:
 def _begin(name, items, selection, protocol, shards, out: Path) -> None:
     """Notes what is scored; checks it where that was begun before."""
     digest = clips.digest(items, with_time=True)
-    coordinator.agree(
+    coordinator.assert_equal(
         f"The list of {name} clips", digest, "give all processes the same folder"
     )
     settings = {

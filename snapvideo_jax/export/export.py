@@ -14,7 +14,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import bundle, programs
 from snapvideo_jax.export.model_card import CARD, model_card
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.options import SMALL_NOISE, check_least
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 from snapvideo_jax.sampling import options
@@ -162,7 +162,7 @@ def export(
         programs.write(out, made, leaves, arguments.platforms, sampler=steps)
     told = {**about, "config": config.to_dict()}
     count = sum(leaf.size for leaf in leaves.values())
-    write_whole(out / CARD, model_card(experiment, workdir, told, count).encode())
+    write_atomically(out / CARD, model_card(experiment, workdir, told, count).encode())
     bundle.write_config(out, config, leaves, **about, prompts=prompts)
 
 

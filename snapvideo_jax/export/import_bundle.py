@@ -9,7 +9,7 @@ import jax
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.export import bundle
-from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh, state_shardings
 from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
@@ -41,4 +41,4 @@ def begin(found: bundle.Bundle, workdir: Path) -> None:
     about = {"bundle": found.folder.name} | {name: found.about[name] for name in names}
     folder = RunFolder(workdir)
     write_json(folder.imported, about)
-    write_whole(folder.config, configs.to_json(found.config).encode())
+    write_atomically(folder.config, configs.to_json(found.config).encode())

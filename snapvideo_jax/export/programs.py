@@ -19,7 +19,7 @@ from jax import export
 
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import standalone
-from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.sampling.cascade import STREAM
 from snapvideo_jax.sampling.generator import SamplerInputs, SamplerProgram, as_bytes
 from snapvideo_jax.step import make_denoise
@@ -194,7 +194,7 @@ def write(
             shapes, program.shapes(batch)
         )
         file = f"{name}.jax_export"
-        write_whole(out / FOLDER / file, bytes(exported.serialize()))
+        write_atomically(out / FOLDER / file, bytes(exported.serialize()))
         outputs = jax.eval_shape(program.function, shapes, program.shapes(batch))
         listed[name] = {
             "file": file,
@@ -213,7 +213,7 @@ def write(
     path = out / FOLDER / "signature.json"
     write_json(path, signature)
     script = Path(standalone.__file__).read_bytes()
-    write_whole(out / FOLDER / "run.py", script)
+    write_atomically(out / FOLDER / "run.py", script)
 
 
 def _text_inputs(text) -> dict[str, tuple[tuple, Any]]:

@@ -17,25 +17,25 @@ FULL_WORDS = (
 """The same where only a text comes through."""
 
 
-class Ending(RuntimeError):
+class RunStopped(RuntimeError):
     """A run ends before its last step; the message is for the user."""
 
     exit_code = 1
 
 
-class SaveFailed(Ending):
+class SaveFailed(RunStopped):
     """A checkpoint could not be written; the ones before it are kept."""
 
     exit_code = 4
 
 
-class Stalled(Ending):
+class Stalled(RunStopped):
     """No step finished for too long."""
 
     exit_code = 5
 
 
-class Preempted(Ending):
+class Preempted(RunStopped):
     """The run was told to stop; the same command goes on with it.
 
     The code is EX_TEMPFAIL of sysexits.h: try again later.
@@ -44,7 +44,7 @@ class Preempted(Ending):
     exit_code = 75
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """True for the error of a disk that takes no more, however deep it lies."""
     seen: BaseException | None = error
     while seen is not None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def forget_passing(folder: str | os.PathLike) -> None:
-    """Removes what `write_whole` left in a folder when its process was killed."""
+def remove_temporary_files(folder: str | os.PathLike) -> None:
+    """Removes what `write_atomically` left in a folder when its process was killed."""
     for passing in pathlib.Path(folder).glob(".*.tmp"):
         passing.unlink(missing_ok=True)
 
 
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Writes ``data`` under a passing name in the same folder, then renames it."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes plain numbers, strings, lists and dicts, as `write_whole` does."""
-    write_whole(path, json.dumps(content, indent=2).encode())
+    """Writes plain numbers, strings, lists and dicts, as `write_atomically` does."""
+    write_atomically(path, json.dumps(content, indent=2).encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -6,7 +6,7 @@ import pathlib
 from pathlib import Path
 from typing import Any
 
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 
 
 def read(path: Path) -> list[Any]:
@@ -30,14 +30,14 @@ def finite(value: Any) -> Any:
     return value if is_finite else None
 
 
-def cut_back(path: pathlib.Path, resume_step: int | None) -> None:
+def truncate_after(path: pathlib.Path, resume_step: int | None) -> None:
     """Removes lines of steps after ``resume_step``, and a line broken by a crash."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _is_kept(line, resume_step)]
     if kept != lines:
-        write_whole(path, "".join(kept).encode())
+        write_atomically(path, "".join(kept).encode())
 
 
 def _is_kept(line: str, resume_step: int | None) -> bool:

@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.mp4 import Mp4Writer
 
 FORMATS = ("mp4", "gif", "png")
@@ -87,14 +87,14 @@ def write_mp4(
     writer = Mp4Writer(*even.shape[1:3], rate, {"crf": "18"})
     for frame in even:
         writer.add(av.VideoFrame.from_ndarray(frame, format="rgb24"))
-    write_whole(path, writer.close())
+    write_atomically(path, writer.close())
 
 
 def write_gif(
     path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float
 ) -> None:
     """Writes a GIF that repeats forever; see `encode_gif`."""
-    write_whole(path, encode_gif(frames, fps))
+    write_atomically(path, encode_gif(frames, fps))
 
 
 def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
@@ -106,7 +106,7 @@ def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> 
     _check_clip(frames, fps=1.0)
     buffer = io.BytesIO()
     Image.fromarray(rearrange(frames, "t h w c -> h (t w) c")).save(buffer, "png")
-    write_whole(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def encode_gif(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> bytes:

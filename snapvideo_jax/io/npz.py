@@ -10,7 +10,7 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+def open_npz(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an .npz, each of which is read when it is asked for.
 
     Raises:

@@ -29,7 +29,11 @@ from snapvideo_jax.models.layers import (
 )
 from snapvideo_jax.models.network import ResourceEstimate
 from snapvideo_jax.models.remat import REMAT, check_known
-from snapvideo_jax.parallel.sharding import constrain, devices_along, for_every_sample
+from snapvideo_jax.parallel.sharding import (
+    broadcast_over_batch,
+    constrain,
+    devices_along,
+)
 from snapvideo_jax.types import Context, Latents
 
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
@@ -332,7 +336,7 @@ class FIT(nn.Module):
         patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
         patches = layer_norm("patch_norm", dtype=self.dtype)(patches)
         position = self._positions()[grid.height, grid.width]
-        position = for_every_sample(position.astype(self.dtype), patches.shape[0])
+        position = broadcast_over_batch(position.astype(self.dtype), patches.shape[0])
         position = rearrange(position, "b (g p) d -> b g p d", g=grid.groups)
         return patches + position[:, :, : patches.shape[2]]
 
@@ -373,7 +377,9 @@ class FIT(nn.Module):
             param_init(nn.initializers.normal(1.0), "table", None),
             (self.latents, self.latent_width),
         )
-        learned = for_every_sample(learned.astype(self.dtype), previous.value.shape[0])
+        learned = broadcast_over_batch(
+            learned.astype(self.dtype), previous.value.shape[0]
+        )
         update = FeedForward(0.0, self.dtype, name="self_conditioning")(
             previous.value.astype(self.dtype)
         )

@@ -11,7 +11,7 @@ WAIT_MILLISECONDS = 3_600_000
 """How long processes wait for each other later; a failure ends the wait at once."""
 
 
-def agree(name: str, value: str, cure: str) -> None:
+def assert_equal(name: str, value: str, cure: str) -> None:
     """Makes sure that this process has of something what process 0 has.
 
     Args:
@@ -72,13 +72,13 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
         return None
 
 
-def tell(key: str, value: str) -> None:
+def publish(key: str, value: str) -> None:
     """Tells all processes that `listen`; whoever is first is heard."""
     with contextlib.suppress(RuntimeError):  # another was first, or all end
         _client().key_value_set(key, value)
 
 
-def listen(key: str) -> str | None:
+def wait_for(key: str) -> str | None:
     """Waits for what is told under a key; None where the coordinator is gone."""
     while True:
         try:
@@ -88,7 +88,7 @@ def listen(key: str) -> str | None:
                 return None
 
 
-def report(key: str, value: str, seconds: float) -> dict[int, str]:
+def poll(key: str, value: str, seconds: float) -> dict[int, str]:
     """The last word of each process under a key after some seconds, by its number.
 
     A word stands until the process says another one or takes it back.
@@ -105,7 +105,7 @@ def report(key: str, value: str, seconds: float) -> dict[int, str]:
     return {int(name.rpartition("/")[2]): said for name, said in pairs}
 
 
-def take_back(key: str) -> None:
+def withdraw(key: str) -> None:
     """Takes back what this process has said by `report`."""
     if jax.process_count() > 1:
         with contextlib.suppress(RuntimeError):  # all end

@@ -15,7 +15,7 @@ MORE = 1 << 26
 """Bytes that a heap grows by at least, where it holds large buffers too."""
 
 
-def keep_flat() -> None:
+def use_one_heap() -> None:
     """Makes the C library use one heap, and none of it for large buffers.
 
     glibc gives new threads heaps of their own, and Orbax starts new threads for every
@@ -25,12 +25,12 @@ def keep_flat() -> None:
     _tell({M_ARENA_MAX: 1, M_MMAP_THRESHOLD: LARGE})
 
 
-def keep_pages() -> None:
+def retain_freed_pages() -> None:
     """Makes the C library keep what programs free, where they can only run on the CPU.
 
     XLA asks for all temporaries of a program whenever it runs. Pages that go back to
     the system in between are zeroed again by it, which took a quarter of the demo's
-    training step. What is free for good goes back by `give_back`, after a save.
+    training step. `release_free_pages` returns what is free for good, after a save.
 
     Has to come at the start of a process: a thread keeps the heap that it began with,
     and only the first heap can be as large.
@@ -50,7 +50,7 @@ def _tell(settings: Mapping[int, int]) -> None:
             libc.mallopt(parameter, value)
 
 
-def give_back() -> None:
+def release_free_pages() -> None:
     """Gives free pages back to the system, for a thread that is in no hurry."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

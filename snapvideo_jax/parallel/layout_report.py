@@ -22,17 +22,17 @@ from snapvideo_jax.parallel.sharding import Rules, mesh_axes, state_shardings
 
 REPLICATED_SHARE = 0.02
 """Most bytes of the parameters that every device of a mesh may hold alike."""
-CONSEQUENCE = 0.01
+MIN_SHARE_TO_SHARD = 0.01
 """Least share of these bytes for which one parameter has to be divided where it can."""
-MATTERS = 10e6
+MAX_REPLICATED_BYTES = 10e6
 """Bytes that may lie whole on every device whatever share of a small network they are:
 biases and norms always do."""
-SHOWN = 0.002
+MIN_SHARE_SHOWN = 0.002
 """Least share of a device's bytes for which `describe` has a line."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
+class ParameterLayout:
     """A parameter, and how it lies.
 
     Attributes:
@@ -84,16 +84,16 @@ def checked_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):
     """
     check_rules(boxed.params, rules)
     places = state_shardings(boxed, mesh, rules)
-    check_divided(list(placements(boxed.params, places.params)), mesh, rules)
+    check_divided(list(parameter_layouts(boxed.params, places.params)), mesh, rules)
     return places
 
 
-def placements(boxed, places) -> Iterator[Placed]:
+def parameter_layouts(boxed, places) -> Iterator[ParameterLayout]:
     """The parameters of a tree that carries logical axes, in their places."""
     pairs = zip(_boxes(boxed), jax.tree.leaves(places), strict=True)
     for (name, box), place in pairs:
         shape, itemsize = box.value.shape, box.value.dtype.itemsize
-        yield Placed(name, box.names, shape, place, itemsize)
+        yield ParameterLayout(name, box.names, shape, place, itemsize)
 
 
 def check_rules(boxed, rules: Rules) -> None:
@@ -118,7 +118,9 @@ def check_rules(boxed, rules: Rules) -> None:
         )
 
 
-def check_divided(params: list[Placed], mesh: Mesh | AbstractMesh, rules: Rules):
+def check_divided(
+    params: list[ParameterLayout], mesh: Mesh | AbstractMesh, rules: Rules
+):
     """Refuses a layout that leaves too much whole, or a mesh axis without work.
 
     Raises:
@@ -142,7 +144,7 @@ def check_divided(params: list[Placed], mesh: Mesh | AbstractMesh, rules: Rules)
         for each, axes in wanted
         if axes
         and not each.divided_by
-        and each.bytes > max(CONSEQUENCE * total, MATTERS)
+        and each.bytes > max(MIN_SHARE_TO_SHARD * total, MAX_REPLICATED_BYTES)
     ]
     if odd:
         axes = sorted(set().union(*(each.wanted_by(rules) for each in odd)))
@@ -153,7 +155,9 @@ def check_divided(params: list[Placed], mesh: Mesh | AbstractMesh, rules: Rules)
         )
     whole = [each for each in params if not each.divided_by]
     size = sum(each.bytes for each in whole)
-    if mesh.shape["fsdp"] > 1 and size > max(REPLICATED_SHARE * total, MATTERS):
+    if mesh.shape["fsdp"] > 1 and size > max(
+        REPLICATED_SHARE * total, MAX_REPLICATED_BYTES
+    ):
         raise ValueError(
             f"{size / total:.1%} of the parameters lie whole on every device, wanted "
             f"at most {REPLICATED_SHARE:.0%}; the largest are {_named(whole)}. Use a "
@@ -166,8 +170,8 @@ def report(boxed, places) -> list[dict[str, Any]]:
 
     Parameters whose names differ in numbers only, and which lie alike, are one row.
     """
-    rows: dict[tuple, list[Placed]] = collections.defaultdict(list)
-    for each in placements(boxed, places):
+    rows: dict[tuple, list[ParameterLayout]] = collections.defaultdict(list)
+    for each in parameter_layouts(boxed, places):
         rows[re.sub(r"\d+", "*", each.name), each.layout, each.shape].append(each)
     return sorted(
         (
@@ -187,7 +191,7 @@ def report(boxed, places) -> list[dict[str, Any]]:
 def describe(rows: list[dict[str, Any]]) -> str:
     """A report as lines of text, the many small parameters as one line."""
     total = sum(row["bytes_per_device"] for row in rows)
-    shown = [row for row in rows if row["bytes_per_device"] >= SHOWN * total]
+    shown = [row for row in rows if row["bytes_per_device"] >= MIN_SHARE_SHOWN * total]
     lines = [
         f"{row['name']}{row['layout']}  {' x '.join(map(str, row['shape']))}"
         + (f"  {row['count']} times" if row["count"] > 1 else "")
@@ -212,7 +216,7 @@ def _boxes(tree) -> Iterator[tuple[str, nn.LogicallyPartitioned]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), box
 
 
-def _named(params: list[Placed]) -> str:
+def _named(params: list[ParameterLayout]) -> str:
     return _largest(
         [
             (

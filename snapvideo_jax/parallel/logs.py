@@ -17,7 +17,7 @@ class _LogFile(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def kept(folder: Path) -> Iterator[None]:
+def to_file(folder: Path) -> Iterator[None]:
     """Keeps the log of this process in a file, and on the terminal that of process 0.
 
     Debug lines, such as tracebacks, are for the file only.

@@ -11,7 +11,7 @@ SETTINGS = {
 """Options, and in capitals after SNAPVIDEO_ variables, that tell of the processes."""
 
 
-class Place(NamedTuple):
+class ProcessSettings(NamedTuple):
     """One process among those of a run, and where process 0 listens."""
 
     coordinator: str
@@ -19,10 +19,12 @@ class Place(NamedTuple):
     index: int
 
 
-ALONE = Place("", 1, 0)
+SINGLE_PROCESS = ProcessSettings("", 1, 0)
 
 
-def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | None:
+def settings(
+    options: Mapping[str, Any], environ: Mapping[str, str]
+) -> ProcessSettings | None:
     """The place that options (first) and variables ask for, None where none do.
 
     One process needs no coordinator: ``SNAPVIDEO_PROCESS_COUNT=1`` alone makes a
@@ -42,7 +44,7 @@ def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | 
             f"{'='.join(index)} is none of the {size} processes; use 0 to {size - 1}."
         )
     if size == 1:
-        return ALONE
+        return SINGLE_PROCESS
     for name in SETTINGS:
         if name not in given:
             raise ValueError(
@@ -51,7 +53,7 @@ def settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Place | 
                 f"{SETTINGS[name]}."
             )
     _check_address(found["coordinator"])
-    return Place(found["coordinator"][1], size, int(index[1]))
+    return ProcessSettings(found["coordinator"][1], size, int(index[1]))
 
 
 def setting(

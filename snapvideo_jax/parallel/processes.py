@@ -23,11 +23,11 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed  # the client has no public name
 
-from snapvideo_jax.io.errors import Ending, Preempted, first_line
+from snapvideo_jax.io.errors import Preempted, RunStopped, first_line
 from snapvideo_jax.parallel import logs
-from snapvideo_jax.parallel.coordinator import _client, barrier, listen, tell
+from snapvideo_jax.parallel.coordinator import _client, barrier, publish, wait_for
 from snapvideo_jax.parallel.process_settings import (
-    ALONE,
+    SINGLE_PROCESS,
     setting,
     settings,
     whole_number,
@@ -59,7 +59,7 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
     place = settings(options, os.environ)
     asked = setting("connect_seconds", options, os.environ)
     seconds = whole_number(asked, least=1) if asked else CONNECT_SECONDS
-    if place == ALONE or jax.distributed.is_initialized():
+    if place == SINGLE_PROCESS or jax.distributed.is_initialized():
         return
     tasks = {os.environ.get(name) for name in TASKS} - {None}
     if not place and tasks == {"1"}:
@@ -112,7 +112,7 @@ def processes(
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     with contextlib.ExitStack() as stack:
         if folder and (several or always_log):
-            stack.enter_context(logs.kept(Path(folder)))
+            stack.enter_context(logs.to_file(Path(folder)))
         if not several:
             try:
                 yield
@@ -130,7 +130,7 @@ def processes(
         watch.finish()
 
 
-def keep_compiled(folder: Path) -> None:
+def enable_compilation_cache(folder: Path) -> None:
     """Keeps compiled programs in a folder for all processes and later starts.
 
     JAX_COMPILATION_CACHE_DIR takes precedence. Process 0 writes, all read.
@@ -140,13 +140,13 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", path)
 
 
-def end_now(error: Ending) -> None:
+def end_all_processes(error: RunStopped) -> None:
     """Ends all processes at once with the line of ``error``; from any thread."""
     line, code = _verdict(error)
     logger.debug("The run ends: %s", line)
     client = _client() if jax_distributed.global_state.client else None
     if client and jax_distributed.global_state.num_processes > 1:
-        tell(ENDING, json.dumps((line, code, 0)))
+        publish(ENDING, json.dumps((line, code, 0)))
         time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
     else:
         _print_line(line)
@@ -169,7 +169,7 @@ class _Watch:
     def fail(self, error: BaseException) -> None:
         """Ends all processes with the line of ``error``, unless they end already."""
         logger.debug("This process failed.", exc_info=error)
-        tell(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
+        publish(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
         self._stopped.set()
         self._thread.join(4 * GRACE_SECONDS)
 
@@ -181,7 +181,7 @@ class _Watch:
         self._thread.join()
 
     def _wait(self) -> None:
-        verdict = listen(ENDING)
+        verdict = wait_for(ENDING)
         if verdict is None:
             return  # the coordinator is gone, and JAX ends this process
         if verdict == "null":
@@ -198,7 +198,7 @@ class _Watch:
         _leave(code)
 
 
-def leave(error: Ending) -> None:
+def exit_process(error: RunStopped) -> None:
     """Ends this process alone, with the line of ``error`` and its exit code."""
     _print_line(_verdict(error)[0])
     _leave(error.exit_code)
@@ -212,7 +212,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
     line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
     if jax_distributed.global_state.process_id:
         line = f"process {jax_distributed.global_state.process_id}: {line}"
-    word = "stopped" if isinstance(error, Ending) else "error"
+    word = "stopped" if isinstance(error, RunStopped) else "error"
     return f"snapvideo: {word}: {line if code > 1 else line.splitlines()[0]}", code
 
 

@@ -173,7 +173,7 @@ def layout(mesh: Mesh, rules: Rules = Rules()) -> Iterator[None]:  # noqa: B008
         _LAYOUT.reset(token)
 
 
-def laid_out(function: Callable, mesh: Mesh, rules: Rules = Rules()) -> Callable:  # noqa: B008
+def with_layout(function: Callable, mesh: Mesh, rules: Rules = Rules()) -> Callable:  # noqa: B008
     """``function``, traced within the layout."""
 
     @functools.wraps(function)
@@ -245,7 +245,7 @@ def _gather_backward(divided, whole, residual, gradient):
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def for_every_sample(table: jax.Array, batch: int) -> jax.Array:
+def broadcast_over_batch(table: jax.Array, batch: int) -> jax.Array:
     """Learned vectors, one for each token, for every sample: ``n d`` to ``b n d``.
 
     Its gradient is summed over the samples of a device, then summed and divided over
@@ -255,7 +255,7 @@ def for_every_sample(table: jax.Array, batch: int) -> jax.Array:
     """
     lane = math.gcd(table.shape[-1], 128)
     if _divides_along_fsdp(table.size // lane):
-        return _for_every_sample(table, batch, lane)
+        return _broadcast_over_batch(table, batch, lane)
     whole = gathered(table, "table", None)
     return jnp.broadcast_to(whole, (batch, *table.shape))
 
@@ -270,18 +270,18 @@ def _divides_along_fsdp(rows: int) -> bool:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _for_every_sample(table, batch: int, lane: int):
+def _broadcast_over_batch(table, batch: int, lane: int):
     rows = rearrange(table, "n (k v) -> (n k) v", v=lane)
     rows = gathered(rows, "table", None)
     whole = rearrange(rows, "(n k) v -> n (k v)", n=len(table))
     return jnp.broadcast_to(whole, (batch, *table.shape))
 
 
-def _for_every_sample_forward(table, batch, lane):
-    return _for_every_sample(table, batch, lane), None
+def _broadcast_over_batch_forward(table, batch, lane):
+    return _broadcast_over_batch(table, batch, lane), None
 
 
-def _for_every_sample_backward(batch, lane, residual, gradient):
+def _broadcast_over_batch_backward(batch, lane, residual, gradient):
     del batch, residual
     mesh, rules = current_layout()
     tokens = tuple(axis for axis in rules.table if axis != "fsdp")
@@ -303,7 +303,9 @@ def _for_every_sample_backward(batch, lane, residual, gradient):
     return (rearrange(rows, "(n k) v -> n (k v)", n=gradient.shape[1]),)
 
 
-_for_every_sample.defvjp(_for_every_sample_forward, _for_every_sample_backward)
+_broadcast_over_batch.defvjp(
+    _broadcast_over_batch_forward, _broadcast_over_batch_backward
+)
 
 
 # --- Where arrays of a state and a batch lie ----------------------------------------
@@ -328,7 +330,7 @@ def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  
     )
 
 
-def placed(shapes, shardings):
+def with_shardings(shapes, shardings):
     """Shapes of a tree of arrays with the sharding of each, as a restore wants them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -354,12 +356,12 @@ def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     return sorted({row for (rows,) in places for row in range(batch)[rows]})
 
 
-def filled_up(samples: int, mesh: Mesh) -> int:
+def round_up_to_devices(samples: int, mesh: Mesh) -> int:
     """The least number, from ``samples`` on, that all devices of a mesh can share."""
     return -(-samples // mesh.size) * mesh.size
 
 
-def on_host(batch: Shaped[Array, "b *s"]) -> Shaped[np.ndarray, "b *s"]:
+def to_host(batch: Shaped[Array, "b *s"]) -> Shaped[np.ndarray, "b *s"]:
     """A batch as NumPy has it; all of it in every process."""
     if not batch.is_fully_addressable:  # other processes have the rest
         batch = multihost_utils.process_allgather(batch, tiled=True)

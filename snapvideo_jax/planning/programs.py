@@ -15,8 +15,8 @@ from snapvideo_jax.parallel.layout_report import checked_shardings
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     bytes_per_device,
-    filled_up,
-    placed,
+    round_up_to_devices,
+    with_shardings,
 )
 from snapvideo_jax.sampling.generator import (
     SamplerInputs,
@@ -92,7 +92,7 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedPr
     """The program by which `snapvideo sample` makes so many clips at once."""
     state, _ = _state(experiment, mesh)
     settings = experiment.sampler
-    filled = filled_up(clips, mesh)
+    filled = round_up_to_devices(clips, mesh)
     fields = abstract_batch(experiment, filled)
     numbers = fields.pop("sample")
     fields.pop("video")
@@ -156,12 +156,12 @@ def _state(experiment: configs.Experiment, mesh: Mesh):
     """Shapes of a state in their places, and the places."""
     boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
-    return placed(nn.unbox(boxed), places), places
+    return with_shardings(nn.unbox(boxed), places), places
 
 
 def _placed_over_batch(tree, mesh: Mesh):
     over_batch = batch_sharding(mesh)
-    return placed(tree, jax.tree.map(lambda _: over_batch, tree))
+    return with_shardings(tree, jax.tree.map(lambda _: over_batch, tree))
 
 
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -32,10 +32,10 @@ from snapvideo_jax.diffusion.trajectory import empty_recording, recorded
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     constrain,
-    filled_up,
-    laid_out,
-    on_host,
     put_key,
+    round_up_to_devices,
+    to_host,
+    with_layout,
 )
 from snapvideo_jax.step import make_denoise
 from snapvideo_jax.types import CLIP_AXES, Context, embedded, pixels
@@ -191,7 +191,7 @@ class Generator:
         if self._experiment.model.is_upsampler and request.small is None:
             _refuse_upsampler()
         count = len(request.prompts)
-        filled = filled_up(max(count, self._batch), self._mesh)
+        filled = round_up_to_devices(max(count, self._batch), self._mesh)
         pick = np.minimum(np.arange(filled), count - 1)
         text, mask = self._experiment.text.encode(list(request.prompts))
         fps = np.broadcast_to(np.asarray(request.fps, float), count)
@@ -224,8 +224,8 @@ class Generator:
         )
         made = self._generate(params, inputs, self._guide_params)
         if not self._trajectory:
-            return Samples(on_host(made)[:count])
-        return Samples(*(on_host(part)[:count] for part in made))
+            return Samples(to_host(made)[:count])
+        return Samples(*(to_host(part)[:count] for part in made))
 
     def _negative(self, batch: int):
         """Text of the unconditional pass; None where that pass drops the text."""
@@ -377,7 +377,7 @@ def jit_sampler(program: SamplerProgram, mesh, has_small_clips: bool = False):
     """
     if program.experiment.model.is_upsampler and not has_small_clips:
         _refuse_upsampler()
-    return jax.jit(laid_out(program, mesh), out_shardings=batch_sharding(mesh))
+    return jax.jit(with_layout(program, mesh), out_shardings=batch_sharding(mesh))
 
 
 def _refuse_upsampler():

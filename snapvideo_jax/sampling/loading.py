@@ -30,7 +30,7 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
         such average of it.
     """
     config = configs.of_workdir(workdir)
-    processes.keep_compiled(workdir)
+    processes.enable_compilation_cache(workdir)
     experiment = configs.build(config)
     mesh = make_mesh(configs.MeshConfig(), batch=jax.device_count())
     if profile:

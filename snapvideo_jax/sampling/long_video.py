@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Reconstruction
 from snapvideo_jax.diffusion.windows import Window, check_rates, windows
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.sampling import loading
 from snapvideo_jax.sampling.clips import about_of, clip_shape
@@ -270,7 +270,7 @@ class Parts:
             for path, frames in zip(self._paths(index), sampled, strict=True):
                 buffer = io.BytesIO()
                 np.save(buffer, frames)
-                write_whole(path, buffer.getvalue())
+                write_atomically(path, buffer.getvalue())
 
     def remove(self) -> None:
         """Deletes the windows of these videos."""

@@ -66,7 +66,7 @@ class Output:
         self._shape, self._fps, self._sheets = shape, fps, sheets
         self._about = {n: json.loads(json.dumps(each)) for n, each in about.items()}
         self.missing = [n for n in about if options.overwrite or not self._has(n)]
-        coordinator.agree(
+        coordinator.assert_equal(
             f"The number of clips that {self.folder} lacks",
             str(len(self.missing)),
             "--out has to be a folder that all processes share, or empty",

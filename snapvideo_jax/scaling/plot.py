@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.scaling.extrapolate import FinishedRuns, law_from_json
 from snapvideo_jax.scaling.sweep import AXES
 
@@ -28,7 +28,7 @@ def write_table(found: FinishedRuns, path: Path) -> None:
             + [result[name] for name in ("seconds", "loss", "error")]
             + [result["bins"].get(name, "") for name in bins]
         )
-    write_whole(path, buffer.getvalue().encode())
+    write_atomically(path, buffer.getvalue().encode())
 
 
 def draw(found: FinishedRuns, fit: dict[str, Any], path: Path) -> None:

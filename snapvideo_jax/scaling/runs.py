@@ -37,7 +37,7 @@ def run_all(out: Path, part: int, parts: int, samples: int) -> None:
             logger.info("%s is finished.", run.name)
             continue
         workdir, began = out / "runs" / run.name, time.monotonic()
-        processes.keep_compiled(out)
+        processes.enable_compilation_cache(out)
         train(configs.from_json(json.dumps(run.config)), workdir)
         trained = time.monotonic() - began
         found = validate(workdir, Path(validation), samples)

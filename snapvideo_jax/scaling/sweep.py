@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.state import abstract_state
 
@@ -106,7 +106,7 @@ def write(out: Path, runs: Sequence[SweepRun], validation: str) -> None:
     text = json.dumps(sweep, indent=1)
     if path.is_file() and path.read_text() != text:
         raise ValueError(f"--out={out} has another sweep; use another folder.")
-    write_whole(path, text.encode())
+    write_atomically(path, text.encode())
 
 
 def read(out: Path) -> tuple[list[SweepRun], str]:

@@ -22,11 +22,11 @@ from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.diffusion.noise import fold_in, normal, sample_keys
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
-    laid_out,
     local_rows,
-    on_host,
     put_batch,
     put_key,
+    to_host,
+    with_layout,
 )
 from snapvideo_jax.sampling import loading
 from snapvideo_jax.step import BIN_EDGES, NOISE, first_pass
@@ -85,7 +85,7 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
         experiment.text,
         local_rows(over_batch, data.batch),
     )
-    program = jax.jit(laid_out(functools.partial(_losses, experiment), mesh))
+    program = jax.jit(with_layout(functools.partial(_losses, experiment), mesh))
     embed, key = experiment.text.on_devices(mesh), put_key(1, mesh)
     columns: list[list[np.ndarray]] = [[], [], []]
     count = -(-samples // data.batch)
@@ -94,9 +94,9 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
         places = np.arange(number * data.batch, (number + 1) * data.batch)
         sigma = noise_levels(experiment.diffusion, places)
         found = program(params, batch, jnp.asarray(sigma, jnp.float32), key)
-        is_image = on_host(batch["frame_interval"]) == 0
+        is_image = to_host(batch["frame_interval"]) == 0
         for column, part in zip(
-            columns, (on_host(found), sigma, is_image), strict=True
+            columns, (to_host(found), sigma, is_image), strict=True
         ):
             column.append(np.asarray(part))
     losses, sigma, is_image = map(np.concatenate, columns)

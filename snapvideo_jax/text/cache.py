@@ -201,7 +201,7 @@ def read_manifest(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def keep_manifest(folder: Path, manifest: dict) -> None:
+def begin_cache(folder: Path, manifest: dict) -> None:
     """Writes the manifest of a cache; checks it where the cache was begun before.
 
     Raises:

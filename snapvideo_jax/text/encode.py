@@ -15,9 +15,9 @@ from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.parallel.sharding import (
     MeshConfig,
     batch_sharding,
-    filled_up,
     make_mesh,
-    on_host,
+    round_up_to_devices,
+    to_host,
 )
 from snapvideo_jax.text import cache
 from snapvideo_jax.text.costs import padded_length
@@ -57,16 +57,16 @@ def write_cache(
             by_key.pop(key.ljust(cache.KEY_BYTES, b"\0"), None)
     keys = sorted(by_key)
     same = "--out has to be a folder that all processes share"
-    coordinator.agree("What is to be encoded", _digest(keys), same)
+    coordinator.assert_equal("What is to be encoded", _digest(keys), same)
     parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
     todo = list(zip(cache.next_shards(out, len(parts)), parts, strict=True))
     if is_writer:
-        cache.keep_manifest(out, encoder.manifest())
+        cache.begin_cache(out, encoder.manifest())
     coordinator.barrier("settled")  # no shard before all have seen which there are
     logger.info("%d captions to encode for %s.", len(keys), out)
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(fsdp=len(devices)), len(devices), devices)
-    batch = filled_up(batch, mesh)
+    batch = round_up_to_devices(batch, mesh)
     ours = todo[jax.process_index() :: jax.process_count()]
     for path, part in progress(ours, len(ours), name="shard", is_writer=is_writer):
         made = _embeddings([by_key[key] for key in part], encoder, mesh, batch)
@@ -93,7 +93,7 @@ def _embeddings(
             some = rows[first : first + batch]
             filled = np.resize(some, batch)
             inputs = (ids[filled, :size], mask[filled, :size])
-            out = on_host(embed(*jax.device_put(inputs, place)))
+            out = to_host(embed(*jax.device_put(inputs, place)))
             for row, embedding in zip(some, out, strict=False):
                 yield row, embedding[: lengths[row]]
 

@@ -12,7 +12,7 @@ import sentencepiece
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
 from snapvideo_jax.models.t5 import T5Encoder
-from snapvideo_jax.parallel.sharding import batch_sharding, laid_out
+from snapvideo_jax.parallel.sharding import batch_sharding, with_layout
 from snapvideo_jax.text import checkpoint, files
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
@@ -79,7 +79,7 @@ class T5Text(TextEncoder):
             model = T5Encoder(self._sizes, self._dtype)
             params = checkpoint.load_params(self._folder, model, mesh)
             embed = jax.jit(
-                laid_out(functools.partial(_embed, model), mesh),
+                with_layout(functools.partial(_embed, model), mesh),
                 out_shardings=batch_sharding(mesh),
             )
             self._embedders[mesh] = functools.partial(embed, params)

@@ -6,16 +6,16 @@ import math
 
 import numpy as np
 
-from snapvideo_jax.io.errors import Ending
-from snapvideo_jax.io.json_lines import cut_back, finite, read
-from snapvideo_jax.parallel.sharding import on_host
+from snapvideo_jax.io.errors import RunStopped
+from snapvideo_jax.io.json_lines import finite, read, truncate_after
+from snapvideo_jax.parallel.sharding import to_host
 from snapvideo_jax.state import GOOD, SPIKE
 from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(Ending):
+class NonFiniteLoss(RunStopped):
     """The loss of a step was infinite or not a number, or its gradient was."""
 
     exit_code = 3
@@ -45,7 +45,7 @@ class BadSteps:
         self._seen = folder.first or 0
         self.count = 0
         if folder.is_writer and self._path.exists():
-            cut_back(self._path, folder.first)
+            truncate_after(self._path, folder.first)
             self.count = len(read(self._path))
 
     def check(self, step: int, metrics) -> None:
@@ -97,8 +97,8 @@ class BadSteps:
 def _about(step: int, metrics) -> dict:
     """What is known of a bad step. Reasons are "loss", "gradient" and "spike"."""
     loss, median = float(metrics["loss"]), float(metrics["median_norm"])
-    losses = on_host(metrics["samples"]["loss"])
-    numbers = on_host(metrics["samples"]["number"])
+    losses = to_host(metrics["samples"]["loss"])
+    numbers = to_host(metrics["samples"]["number"])
     reason = "loss" if not math.isfinite(loss) else "gradient"
     return {
         "step": step,

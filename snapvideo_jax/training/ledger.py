@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt32
 
 from snapvideo_jax.io import json_lines
-from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.io.json_lines import truncate_after
 from snapvideo_jax.training.run_folder import RunFolder
 from snapvideo_jax.types import RawBatch
 
@@ -170,7 +170,7 @@ class Ledger:
             if first is not None and begin > first:
                 path.unlink()
             else:
-                cut_back(path, first)
+                truncate_after(path, first)
 
 
 def format_entry(

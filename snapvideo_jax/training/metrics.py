@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from tensorboardX.proto import summary_pb2
 
 from snapvideo_jax.io import media
-from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.io.json_lines import truncate_after
 from snapvideo_jax.training.run_folder import RunFolder
 
 
@@ -40,7 +40,7 @@ class MetricWriter:
             return
         folder.path.mkdir(parents=True, exist_ok=True)
         path = folder.path / "metrics.jsonl"
-        cut_back(path, folder.first)
+        truncate_after(path, folder.first)
         self._lines = path.open("a", encoding="utf-8")
         self._board = tensorboardX.SummaryWriter(
             str(folder.path / "tensorboard"),

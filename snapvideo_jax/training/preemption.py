@@ -120,7 +120,7 @@ class Preemption:
         # All are done. A thread that still asks the coordinator may not outlive it.
         self._finished = True
         coordinator.barrier("deaf")
-        coordinator.tell(REQUESTED, "")
+        coordinator.publish(REQUESTED, "")
         thread.join(processes.GRACE_SECONDS)
 
     def _listen(self, ours: socket.socket) -> None:
@@ -136,13 +136,13 @@ class Preemption:
             return
         started = self._request("")
         if self._joined:
-            coordinator.tell(REQUESTED, f"process {jax.process_index()}")
+            coordinator.publish(REQUESTED, f"process {jax.process_index()}")
         else:
             self._agree(started)
 
     def _hear(self) -> None:
         """Waits for the word of any process, and finds the step with the others."""
-        who = coordinator.listen(REQUESTED)
+        who = coordinator.wait_for(REQUESTED)
         if not who:
             return
         mine = self._request(f" through {who}")
@@ -179,4 +179,4 @@ class Preemption:
                 "the newest checkpoint stays" if self._started > 0 else "none is lost"
             )
             line = f"{why}; {kept}. The same command goes on."
-            processes.end_now(Preempted(line))
+            processes.end_all_processes(Preempted(line))

@@ -61,7 +61,7 @@ class Watchdog:
             else:
                 since, limit = max(self._beat, since_slow), self._limit
             if stands and self._beat > reported:
-                coordinator.take_back(STALLED)
+                coordinator.withdraw(STALLED)
                 stands = False
             waited = now - max(since, reported)
             if waited > limit:
@@ -70,14 +70,16 @@ class Watchdog:
 
     def _report_stall(self, part: str, waited: float) -> None:
         # The others notice within two of their looks.
-        said = coordinator.report(STALLED, part, 3 * self._limit / TICKS)
+        said = coordinator.poll(STALLED, part, 3 * self._limit / TICKS)
         what = (
             f"No step has finished for {waited / 60:.3g} min, since step {self._step}: "
             f"this process is {PARTS[part]}{_others(said)}"
         )
         logger.error("%s. All threads:\n%s", what, stacks())
         if self._ends:
-            processes.end_now(Stalled(f"{what}; the newest checkpoint stays."))
+            processes.end_all_processes(
+                Stalled(f"{what}; the newest checkpoint stays.")
+            )
 
 
 def stacks() -> str:

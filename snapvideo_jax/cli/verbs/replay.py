@@ -13,7 +13,7 @@ def run(arguments) -> None:
     """`snapvideo replay`. Exits with 1 where the step is not the one of the ledger."""
     check_least(arguments, {"step": 1})
     workdir = Path(arguments.workdir)
-    processes.keep_compiled(workdir)
+    processes.enable_compilation_cache(workdir)
     out = Path(arguments.out or workdir / "replay" / f"{arguments.step:07d}")
     rebuilt = rebuild(
         workdir,

@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.io.errors import Ending, Preempted, SaveFailed, is_full
+from snapvideo_jax.io.errors import Preempted, RunStopped, SaveFailed, is_disk_full
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.train import train
 from snapvideo_jax.training.dry_run import describe, print_description
@@ -23,8 +23,8 @@ def run(arguments) -> None:
     try:
         _train(arguments, folder)
     except Preempted as error:
-        processes.leave(error)  # at once, whatever the loader is waiting for
-    except Ending as error:
+        processes.exit_process(error)  # at once, whatever the loader is waiting for
+    except RunStopped as error:
         print(f"snapvideo: stopped: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
@@ -54,11 +54,11 @@ def _train(arguments, folder: str | None) -> None:
         config = _config(arguments)
         if not folder:
             raise ValueError("--workdir is missing; the run is kept there.")
-        processes.keep_compiled(Path(folder))
+        processes.enable_compilation_cache(Path(folder))
         try:
             train(config, Path(folder), preemption, goodput)
         except OSError as error:
-            if not is_full(error):
+            if not is_disk_full(error):
                 raise
             raise SaveFailed(
                 f"The disk takes no more ({error}); the newest checkpoint stays. Make "

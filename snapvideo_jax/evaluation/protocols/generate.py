@@ -31,7 +31,7 @@ from snapvideo_jax.evaluation.protocols.settings import (
     protocol_of,
 )
 from snapvideo_jax.io import media, resume
-from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.io.options import check_least, part_of
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
@@ -141,7 +141,7 @@ class Maker:
         missing = [each for each in mine if not _note(folder, each.index).is_file()]
         digest = hashlib.sha256(json.dumps(missing).encode()).hexdigest()[:16]
         shared = "--out has to be a folder that all processes share"
-        coordinator.agree(f"The missing clips of {point.name}", digest, shared)
+        coordinator.assert_equal(f"The missing clips of {point.name}", digest, shared)
         coordinator.barrier(f"looked at {point.name}")
         if len(missing) < len(mine):
             done = len(mine) - len(missing)
@@ -234,5 +234,5 @@ def _finish(folder: Path, wanted: Sequence[Entry], seed: int) -> None:
         )
         for entry in wanted
     ]
-    write_whole(folder / MANIFEST, "\n".join([*lines, ""]).encode())
+    write_atomically(folder / MANIFEST, "\n".join([*lines, ""]).encode())
     logger.info("%s: all %d clips are there.", folder.name, len(wanted))

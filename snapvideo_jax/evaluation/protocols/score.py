@@ -27,7 +27,7 @@ from snapvideo_jax.evaluation.protocols.settings import (
 )
 from snapvideo_jax.evaluation.results import read_result
 from snapvideo_jax.evaluation.settings import FRECHET
-from snapvideo_jax.io.files import write_json, write_whole
+from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.io.options import check_least
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _elsewhere(manifest: Path, folder: Path, out: Path) -> Path:
     path = out / MANIFEST
     if jax.process_index() == 0:
         text = "\n".join(map(json.dumps, lines)) + "\n"
-        write_whole(path, text.encode())
+        write_atomically(path, text.encode())
     evaluation.distributed.barrier(f"listed {out}")
     return path
 
@@ -224,7 +224,7 @@ def _report(
         "rows": rows,
     }
     write_json(out / "result.json", result)
-    write_whole(out / "table.csv", as_csv(rows).encode())
+    write_atomically(out / "table.csv", as_csv(rows).encode())
     print(describe(protocol, rows, unlike))
     if protocol.is_sweep:
         for path in curves.draw(protocol, rows, out):

@@ -20,7 +20,7 @@ from snapvideo_jax.evaluation.nets import NETWORKS, Params, random_params
 from snapvideo_jax.evaluation.weights import files
 from snapvideo_jax.evaluation.weights.files import Checkpoint
 from snapvideo_jax.evaluation.weights.layouts import LAYOUTS, Layout, Source
-from snapvideo_jax.io.files import sha256_of, write_whole
+from snapvideo_jax.io.files import sha256_of, write_atomically
 
 FORMAT = "snapvideo_jax metric network 1"
 NAMED = 5
@@ -91,7 +91,7 @@ def convert(
         "layout": f"{layout.name}, {found.kind}",
         "version": __version__,
     }
-    write_whole(out, save(leaves, header))
+    write_atomically(out, save(leaves, header))
     return header
 
 

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
 
 from snapvideo_jax.io.errors import first_line
-from snapvideo_jax.io.npz import opened
+from snapvideo_jax.io.npz import open_npz
 
 PICKLES = (".pkl", ".pickle")
 FLAX = (".msgpack", ".flax")
@@ -74,7 +74,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with opened(path) as file:
+        with open_npz(path) as file:
             return dict(file)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read safely ({error}).") from error

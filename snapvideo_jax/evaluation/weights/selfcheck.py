@@ -29,7 +29,7 @@ from snapvideo_jax.evaluation.tokenizer import (
     read_tokenizer,
 )
 from snapvideo_jax.evaluation.weights.convert import Weights, load
-from snapvideo_jax.io.npz import opened
+from snapvideo_jax.io.npz import open_npz
 
 ROWS = 16
 """Clips or pictures that are computed at once."""
@@ -161,7 +161,7 @@ def _inception_picture(weights: Weights, _, anchors: Path) -> tuple[float, ...]:
 def _fid_adm(name: str) -> Callable[..., tuple[float, ...]]:
     def compute(weights: Weights, _, anchors: Path) -> tuple[float, ...]:
         real = read_statistics(anchors / ADM_REAL)
-        with opened(anchors / name) as file:
+        with open_npz(anchors / name) as file:
             pictures = file["arr_0"]
         moments = _moments("inception", "tf", weights, pictures, inception.FEATURES)
         return (

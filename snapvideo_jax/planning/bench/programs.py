@@ -22,11 +22,11 @@ from snapvideo_jax.parallel import host_memory
 from snapvideo_jax.parallel.layout_report import checked_shardings
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
-    filled_up,
-    laid_out,
     local_rows,
     put_batch,
     put_key,
+    round_up_to_devices,
+    with_layout,
 )
 from snapvideo_jax.sampling import options
 from snapvideo_jax.sampling.generator import Generator, Request
@@ -88,7 +88,7 @@ def forward_program(experiment: configs.Experiment, mesh) -> Program:
         nothing = model.no_latents(size)
         return model.apply({"params": params}, clip, jnp.zeros(size), context, nothing)
 
-    jitted = jax.jit(laid_out(forward, mesh), out_shardings=batch_sharding(mesh))
+    jitted = jax.jit(with_layout(forward, mesh), out_shardings=batch_sharding(mesh))
     params = _initial(experiment, places, "params")
     compiled, seconds = _compile(jitted, params, batch, key)
     call = functools.partial(compiled, params, batch, key)
@@ -100,7 +100,7 @@ def sampler_program(experiment: configs.Experiment, mesh) -> Program:
     boxed = abstract_state(experiment)
     params = _initial(experiment, checked_shardings(boxed, mesh), "params")
     generator = Generator(experiment, experiment.sampler, mesh)
-    clips = filled_up(min(experiment.data.batch, options.BATCH), mesh)
+    clips = round_up_to_devices(min(experiment.data.batch, options.BATCH), mesh)
     request = Request(
         prompts=["a red cross moving left"] * clips,
         numbers=range(clips),
@@ -168,7 +168,7 @@ def _compile(jitted, *arguments):
     compiled = jitted.lower(*arguments).compile()
     seconds = time.perf_counter() - began
     if jax.default_backend() == "cpu":
-        host_memory.give_back()
+        host_memory.release_free_pages()
         free, needed = (
             host_memory.available(),
             compiled.memory_analysis().temp_size_in_bytes,

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.state import TrainState
 from snapvideo_jax.training.checkpoints.folder import Tier, state_bytes
@@ -200,7 +200,7 @@ def _own_folder(workdir: Path, local: Path) -> Path:
     path = workdir / "local_tier"
     if jax.process_index() == 0:
         if not path.is_file():
-            write_whole(path, f"{workdir.name}-{secrets.token_hex(8)}".encode())
+            write_atomically(path, f"{workdir.name}-{secrets.token_hex(8)}".encode())
         try:
             (local / path.read_text()).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.errors import first_line
-from snapvideo_jax.io.json_lines import cut_back
+from snapvideo_jax.io.json_lines import truncate_after
 from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import integrity
@@ -63,7 +63,7 @@ class EmaSnapshots:
             return
         self._list, self._is_writer = folder.ema_list, folder.is_writer
         if folder.is_writer:
-            cut_back(self._list, folder.first)
+            truncate_after(self._list, folder.first)
         self._folder = folder.ema
         context = ocp.Context()
         stored = jnp.dtype(optimizer.ema_snapshot_dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from snapvideo_jax.io.errors import SaveFailed, first_line, is_full
+from snapvideo_jax.io.errors import SaveFailed, first_line, is_disk_full
 from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.parallel import coordinator, host_memory
 from snapvideo_jax.state import TrainState
@@ -52,7 +52,7 @@ class Tier:
         self._checkpointer = None
         if not every_steps:
             return
-        host_memory.keep_flat()
+        host_memory.use_one_heap()
         policies = [_keep.LatestN(keep)]
         if keep_every:
             policies.append(_keep.EveryNSteps(keep_every))
@@ -216,7 +216,7 @@ class Tier:
         if self.latest is not None:
             kept = f"the checkpoint of step {self.latest} is kept"
         why, cure = f"{type(error).__name__}: {first_line(error)}", "Correct this"
-        if is_full(error):
+        if is_disk_full(error):
             free = shutil.disk_usage(self._folder).free
             why = (
                 f"the disk takes no more ({first_line(error)}); it needs "
@@ -247,7 +247,7 @@ class _Saving(threading.Thread):
         except Exception as error:
             self.error = error
         del self._response  # and what it holds of the state
-        host_memory.give_back()
+        host_memory.release_free_pages()
 
 
 def _write_manifest(folder: Path) -> None:

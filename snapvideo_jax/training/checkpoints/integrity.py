@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tensorstore
 
-from snapvideo_jax.io.files import write_whole
+from snapvideo_jax.io.files import write_atomically
 
 PREFIX = "manifest_"
 CHUNK = 1 << 22
@@ -40,7 +40,7 @@ def write_manifest(folder: Path, index: int = 0, count: int = 1) -> None:
         sums = pool.map(lambda name: checksum(folder / name), names)
         files = dict(zip(names, sums, strict=True))
     text = json.dumps({"count": count, "files": files})
-    write_whole(folder / f"{PREFIX}{index:04d}.json", text.encode())
+    write_atomically(folder / f"{PREFIX}{index:04d}.json", text.encode())
 
 
 def read_manifest(folder: Path) -> Listed | None:

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 from orbax.checkpoint import v1 as ocp
 
-from snapvideo_jax.parallel.sharding import placed, state_shardings
+from snapvideo_jax.parallel.sharding import state_shardings, with_shardings
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 from snapvideo_jax.training.checkpoints.integrity import COMMITTED
@@ -25,7 +25,7 @@ def restore_params(workdir: Path, experiment, mesh, ema: bool, step: int | None 
 def abstract_sharded_state(experiment, mesh):
     """Shapes of a state, with their places on a mesh."""
     shapes = abstract_state(experiment)
-    return placed(nn.unbox(shapes), state_shardings(shapes, mesh))
+    return with_shardings(nn.unbox(shapes), state_shardings(shapes, mesh))
 
 
 def restore_ema_profile(folder: Path, like) -> tuple[Any, int]:

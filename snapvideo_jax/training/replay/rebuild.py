@@ -27,9 +27,9 @@ from snapvideo_jax.parallel.layout_report import checked_shardings
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
     make_mesh,
-    placed,
     put_batch,
     put_key,
+    with_shardings,
 )
 from snapvideo_jax.state import TrainState, abstract_state
 from snapvideo_jax.step import jit_train_step
@@ -233,7 +233,7 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
     try:
         begun_at = checkpoints.latest  # one of step 0 is there where it was imported
         if begun_at is not None:
-            state = checkpoints.restore(placed(nn.unbox(boxed), places))
+            state = checkpoints.restore(with_shardings(nn.unbox(boxed), places))
             return state, begun_at, places
     finally:
         checkpoints.close()

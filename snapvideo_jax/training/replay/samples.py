@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 
 from snapvideo_jax.diffusion.edm import broadcast
-from snapvideo_jax.parallel.sharding import laid_out, on_host
+from snapvideo_jax.parallel.sharding import to_host, with_layout
 from snapvideo_jax.step import outputs, sample_losses
 from snapvideo_jax.training.replay.rebuild import RebuiltStep
 
@@ -43,11 +43,11 @@ def row_losses(
     the network has dropout, a sample alone would have another loss.
     """
     step = functools.partial(_all_losses, experiment=rebuilt.experiment)
-    found, sigma = jax.jit(laid_out(step, rebuilt.mesh))(
+    found, sigma = jax.jit(with_layout(step, rebuilt.mesh))(
         rebuilt.state.params, rebuilt.state.step, rebuilt.batch, rebuilt.key
     )
     order = _order(rebuilt.experiment)
-    unsorted = np.stack([np.ravel(on_host(found)), np.ravel(on_host(sigma))])
+    unsorted = np.stack([np.ravel(to_host(found)), np.ravel(to_host(sigma))])
     in_order = np.empty_like(unsorted)
     in_order[:, order] = unsorted
     return in_order[0], in_order[1]
@@ -109,7 +109,7 @@ def view_samples(rebuilt: RebuiltStep, rows: Sequence[int]) -> Iterator[SampleVi
     params = jax.device_put(rebuilt.state.params, device)
     key = jax.random.key(rebuilt.experiment.seed)
     step_key = jax.random.fold_in(key, int(rebuilt.state.step))
-    host = jax.tree.map(on_host, rebuilt.batch)
+    host = jax.tree.map(to_host, rebuilt.batch)
     period = rebuilt.experiment.training.self_conditioning_period
     conditioned = rebuilt.experiment.training.self_conditioned
     programs: dict[tuple[bool, bool], Any] = {}
