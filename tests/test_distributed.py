@@ -235,30 +235,30 @@ def test_an_error_of_one_process_ends_all(root, two, tmp_path):
 
 # --- How processes are told of each other --------------------------------------------
 
-WHOLE = dict(coordinator="host:8476", process_count="4", process_index="3")
+UNSET = ProcessOptions()
+WHOLE = dict(coordinator="host:8476", process_count=4, process_index=3)
 
 
 def as_variables(options):
-    return {f"SNAPVIDEO_{name.upper()}": value for name, value in options.items()}
+    return {f"SNAPVIDEO_{name.upper()}": str(value) for name, value in options.items()}
 
 
 def test_nothing_is_asked_for_where_nothing_is_set():
-    assert settings({}, {}) is None
-    assert settings({"coordinator": None}, {"SNAPVIDEO_COORDINATOR": ""}) is None
+    assert settings(UNSET, {}) is None
+    assert settings(UNSET, {"SNAPVIDEO_COORDINATOR": ""}) is None
 
 
 def test_options_and_variables_say_the_same():
-    place = ProcessSettings("host:8476", 4, 3)
-    assert settings(WHOLE, {}) == settings({}, as_variables(WHOLE)) == place
-    assert settings({"process_index": "1"}, as_variables(WHOLE)).index == 1
+    wanted = ProcessSettings("host:8476", 4, 3)
+    assert settings(ProcessOptions(**WHOLE), {}) == wanted
+    assert settings(UNSET, as_variables(WHOLE)) == wanted
+    assert settings(ProcessOptions(process_index=1), as_variables(WHOLE)).index == 1
 
 
 def test_one_process_needs_no_coordinator():
-    assert settings({"process_count": "1"}, {}) == SINGLE_PROCESS
-    assert (
-        settings(WHOLE | dict(process_count="1", process_index="0"), {})
-        == SINGLE_PROCESS
-    )
+    assert settings(ProcessOptions(process_count=1), {}) == SINGLE_PROCESS
+    first = ProcessOptions(**WHOLE | dict(process_count=1, process_index=0))
+    assert settings(first, {}) == SINGLE_PROCESS
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_one_process_needs_no_coordinator():
             {"process_index": ""},
             "SNAPVIDEO_PROCESS_INDEX .* is missing; set it to the number of this",
         ),
-        ({"process_index": "4"}, "INDEX=4 is none of the 4 processes; use 0 to 3"),
+        ({"process_index": "4"}, "INDEX=4 is not one of the 4 processes; use 0 to 3"),
         ({"process_index": "-1"}, "INDEX=-1 is not a whole number of at least 0; use"),
         ({"process_count": "0"}, "COUNT=0 is not a whole number of at least 1; use 1"),
         ({"process_count": "two"}, "COUNT=two is not a whole number"),
@@ -290,48 +290,54 @@ def test_one_process_needs_no_coordinator():
 )
 def test_a_place_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        settings({}, as_variables(WHOLE | changes))
+        settings(UNSET, as_variables(WHOLE | changes))
 
 
 def test_a_wait_that_is_no_number_is_refused():
     with pytest.raises(
         ValueError, match="--connect_seconds=0 is not a whole number of"
     ):
-        initialize({"connect_seconds": "0"})
+        initialize(ProcessOptions(connect_seconds=0))
 
 
 def test_one_process_alone_joins_nothing(monkeypatch):
     monkeypatch.setenv("SNAPVIDEO_COORDINATOR", "nowhere:1")
-    initialize({"process_count": "1"})
+    initialize(ProcessOptions(process_count=1))
     assert not jax.distributed.is_initialized()
 
 
 def test_a_launcher_of_one_process_joins_nothing(monkeypatch):
     monkeypatch.delenv("SNAPVIDEO_PROCESS_COUNT")
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    initialize()  # and not the error of devices in use
+    initialize(UNSET)  # and not the error of devices in use
     assert not jax.distributed.is_initialized()
 
 
 def test_a_coordinator_that_is_not_there_is_an_error():
-    place = dict(coordinator=f"localhost:{free_port()}", process_count="2")
-    more = dict(process_index="1", connect_seconds="1")
+    options = ProcessOptions(
+        coordinator=f"localhost:{free_port()}",
+        process_count=2,
+        process_index=1,
+        connect_seconds=1,
+    )
     with pytest.raises(
         ValueError,
         match=r"No process listens at the coordinator localhost:\d+ after 1 s "
         r"\(.*refused\); start process 0 there, correct SNAPVIDEO_COORDINATOR, or",
     ):
-        initialize(place | more)
+        initialize(options)
 
 
 def test_a_port_that_is_taken_is_an_error():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        place = dict(coordinator=f"localhost:{port}", process_count="2")
+        options = ProcessOptions(
+            coordinator=f"localhost:{port}", process_count=2, process_index=0
+        )
         with pytest.raises(
             ValueError, match=f"cannot listen at the coordinator localhost:{port} .* in"
         ):
-            initialize(place | {"process_index": "0"})
+            initialize(options)
 
 
 def test_processes_that_do_not_come_end_the_program(monkeypatch, capsys):
@@ -358,7 +364,7 @@ def test_processes_are_not_joined_once_devices_are_in_use(monkeypatch):
         match=r"cannot be joined \(.*must be called before any JAX calls.*\); .*or set "
         "SNAPVIDEO_PROCESS_COUNT=1 to run this one by itself",
     ):
-        initialize()
+        initialize(UNSET)
 
 
 def test_what_jax_finds_wrong_with_a_cluster_comes_out(monkeypatch):
@@ -368,7 +374,7 @@ def test_what_jax_finds_wrong_with_a_cluster_comes_out(monkeypatch):
     monkeypatch.delenv("SNAPVIDEO_PROCESS_COUNT")
     monkeypatch.setattr(jax.distributed, "initialize", half_a_cluster)
     with pytest.raises(ValueError, match="Number of processes must be defined"):
-        initialize()
+        initialize(UNSET)
 
 
 # --- Agreeing ------------------------------------------------------------------------
@@ -386,7 +392,7 @@ class Board(dict):
 
 def test_all_processes_must_have_what_process_0_has(monkeypatch):
     board = Board()
-    monkeypatch.setattr(coordinator, "_client", lambda: board)
+    monkeypatch.setattr(coordinator, "client", lambda: board)
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     for index, value in enumerate(["12", "12"]):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)

@@ -5,7 +5,6 @@ import json
 import time
 
 import jax
-from jax._src import distributed as jax_distributed  # the client has no public name
 
 WAIT_MILLISECONDS = 3_600_000
 """How long processes wait for each other later; a failure ends the wait at once."""
@@ -24,11 +23,11 @@ def assert_equal(name: str, value: str, cure: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    client, key = _client(), f"snapvideo/agree/{name}"
+    service, key = client(), f"snapvideo/agree/{name}"
     if jax.process_index() == 0:
-        client.key_value_set(key, value)
+        service.key_value_set(key, value)
         return
-    theirs = client.blocking_key_value_get(key, WAIT_MILLISECONDS)
+    theirs = service.blocking_key_value_get(key, WAIT_MILLISECONDS)
     if theirs != value:
         raise ValueError(f"{name} is {value} here and {theirs} for process 0; {cure}.")
 
@@ -36,7 +35,7 @@ def assert_equal(name: str, value: str, cure: str) -> None:
 def barrier(name: str) -> None:
     """Waits until all processes are here; a name is for one use."""
     if jax.process_count() > 1:
-        _client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
+        client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
 
 
 def gather(key: str, value: str, seconds: float | None = None) -> list[str] | None:
@@ -56,16 +55,16 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
     count = jax.process_count()
     if count == 1:
         return [value]
-    client, patience = _client(), int(1000 * seconds) if seconds else WAIT_MILLISECONDS
-    client.key_value_set(f"{key}/{jax.process_index()}", value)
+    service, patience = client(), int(1000 * seconds) if seconds else WAIT_MILLISECONDS
+    service.key_value_set(f"{key}/{jax.process_index()}", value)
     try:
         # Process 0 asks all and tells all, for n processes in place of n squared.
         if jax.process_index() == 0:
             each = [f"{key}/{index}" for index in range(count)]
-            said = [client.blocking_key_value_get(one, patience) for one in each]
-            client.key_value_set(f"{key}/all", json.dumps(said))
+            said = [service.blocking_key_value_get(one, patience) for one in each]
+            service.key_value_set(f"{key}/all", json.dumps(said))
             return said
-        return json.loads(client.blocking_key_value_get(f"{key}/all", patience))
+        return json.loads(service.blocking_key_value_get(f"{key}/all", patience))
     except RuntimeError:
         if seconds is None:
             raise
@@ -75,14 +74,14 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
 def publish(key: str, value: str) -> None:
     """Tells all processes that `listen`; whoever is first is heard."""
     with contextlib.suppress(RuntimeError):  # another was first, or all end
-        _client().key_value_set(key, value)
+        client().key_value_set(key, value)
 
 
 def wait_for(key: str) -> str | None:
     """Waits for what is told under a key; None where the coordinator is gone."""
     while True:
         try:
-            return _client().blocking_key_value_get(key, WAIT_MILLISECONDS)
+            return client().blocking_key_value_get(key, WAIT_MILLISECONDS)
         except RuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 return None
@@ -96,10 +95,10 @@ def poll(key: str, value: str, seconds: float) -> dict[int, str]:
     if jax.process_count() == 1:
         return {0: value}
     try:
-        client = _client()
-        client.key_value_set(f"{key}/{jax.process_index()}", value, True)
+        service = client()
+        service.key_value_set(f"{key}/{jax.process_index()}", value, True)
         time.sleep(seconds)
-        pairs = client.key_value_dir_get(f"{key}/")
+        pairs = service.key_value_dir_get(f"{key}/")
     except RuntimeError:  # all end
         return {}
     return {int(name.rpartition("/")[2]): said for name, said in pairs}
@@ -109,8 +108,20 @@ def withdraw(key: str) -> None:
     """Takes back what this process has said by `report`."""
     if jax.process_count() > 1:
         with contextlib.suppress(RuntimeError):  # all end
-            _client().key_value_delete(f"{key}/{jax.process_index()}")
+            client().key_value_delete(f"{key}/{jax.process_index()}")
 
 
-def _client():
-    return jax_distributed.global_state.client
+def client():
+    """The client of the coordination service; None where this process is alone."""
+    return state().client
+
+
+def state():
+    """JAX's state of the processes: ``client``, ``num_processes``, ``process_id``.
+
+    Unlike `jax.process_count`, it does not wait for devices. This is the only use of
+    private API of JAX in the package: the client has no public name.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state

@@ -16,18 +16,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-from jax._src import distributed as jax_distributed  # the client has no public name
 
 from snapvideo_jax.io.errors import Preempted, RunStopped, first_line
 from snapvideo_jax.parallel import logs
-from snapvideo_jax.parallel.coordinator import _client, barrier, publish, wait_for
+from snapvideo_jax.parallel.coordinator import barrier, client, publish, state, wait_for
 from snapvideo_jax.parallel.process_settings import (
     SINGLE_PROCESS,
+    ProcessOptions,
     setting,
     settings,
     whole_number,
@@ -45,45 +44,42 @@ ENDING = "snapvideo/ending"
 """The key under which the coordinator keeps why the run ends."""
 
 
-def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
-    """Joins the processes of a run, where there are several; else does nothing.
+def initialize(options: ProcessOptions) -> None:
+    """Joins the processes of a run where there are several.
 
-    Has to come before anything that touches a device.
-
-    Args:
-      options: of the command line, by name; those that are None are not set.
+    Must come before anything that touches a device.
 
     Raises:
       ValueError: the settings are wrong, or the processes do not find each other.
     """
-    place = settings(options, os.environ)
-    asked = setting("connect_seconds", options, os.environ)
-    seconds = whole_number(asked, least=1) if asked else CONNECT_SECONDS
-    if place == SINGLE_PROCESS or jax.distributed.is_initialized():
+    found = settings(options, os.environ)
+    wait = setting("connect_seconds", options, os.environ)
+    seconds = whole_number(wait, least=1) if wait else CONNECT_SECONDS
+    if found == SINGLE_PROCESS or jax.distributed.is_initialized():
         return
     tasks = {os.environ.get(name) for name in TASKS} - {None}
-    if not place and tasks == {"1"}:
+    if not found and tasks == {"1"}:
         return  # JAX would join it with itself, and leave it one GPU
     where = {}
-    if place:
+    if found:
         where = dict(
-            coordinator_address=place.coordinator,
-            num_processes=place.count,
-            process_id=place.index,
+            coordinator_address=found.coordinator,
+            num_processes=found.count,
+            process_id=found.index,
             cluster_detection_method="deactivate",
         )
-        if place.index:
-            _find_coordinator(place.coordinator, seconds)
+        if found.index:
+            _wait_for_coordinator(found.coordinator, seconds)
         else:
-            _check_port(place.coordinator)
-    # It would take SIGTERM away from `preemption`, which says why it is off.
+            _check_port(found.coordinator)
+    # It would intercept SIGTERM, which `preemption` handles; the reasons are there.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _deadline(seconds):
             jax.distributed.initialize(**where, initialization_timeout=2 * seconds + 60)
     except ValueError as error:
-        # What JAX says where it recognizes no cluster.
-        if not place and "coordinator_address should be defined" in str(error):
+        # JAX's message where it recognizes no cluster.
+        if not found and "coordinator_address should be defined" in str(error):
             return
         raise
     except RuntimeError as error:
@@ -95,7 +91,7 @@ def initialize(options: Mapping[str, Any] = {}) -> None:  # noqa: B006
 
 @contextlib.contextmanager
 def processes(
-    options: Mapping[str, Any], folder: str | None, always_log: bool = False
+    options: ProcessOptions, folder: str | Path | None, always_log: bool = False
 ) -> Iterator[None]:
     """A run of one or many processes: joined at its start, ended together.
 
@@ -121,13 +117,13 @@ def processes(
                     logger.debug("The run failed.", exc_info=error)
                 raise
             return
-        watch = _Watch()
+        monitor = _Monitor()
         try:
             yield
         except BaseException as error:
-            watch.fail(error)
+            monitor.fail(error)
             raise
-        watch.finish()
+        monitor.finish()
 
 
 def enable_compilation_cache(folder: Path) -> None:
@@ -144,8 +140,7 @@ def end_all_processes(error: RunStopped) -> None:
     """Ends all processes at once with the line of ``error``; from any thread."""
     line, code = _verdict(error)
     logger.debug("The run ends: %s", line)
-    client = _client() if jax_distributed.global_state.client else None
-    if client and jax_distributed.global_state.num_processes > 1:
+    if state().client and state().num_processes > 1:
         publish(ENDING, json.dumps((line, code, 0)))
         time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
     else:
@@ -153,7 +148,7 @@ def end_all_processes(error: RunStopped) -> None:
     _leave(code)
 
 
-class _Watch:
+class _Monitor:
     """Ends this process where another has failed, and tells where this one fails.
 
     A thread of its own waits for the coordinator's word, since the main thread may be
@@ -177,7 +172,7 @@ class _Watch:
         """Waits until all processes are done, and ends the watch."""
         barrier("end")
         if self._index == 0:
-            _client().key_value_set(ENDING, "null")
+            client().key_value_set(ENDING, "null")
         self._thread.join()
 
     def _wait(self) -> None:
@@ -193,7 +188,7 @@ class _Watch:
             _print_line(line)
         # Process 0 is the coordinator: it goes last, for the others to hear of it.
         with contextlib.suppress(RuntimeError):
-            _client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
+            client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
         time.sleep(0 if self._index else 0.5)
         _leave(code)
 
@@ -210,8 +205,8 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         return f"snapvideo: stopped: {error}", error.exit_code  # the same for all
     code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
     line = str(error) if code > 1 else f"{type(error).__name__}: {error}"
-    if jax_distributed.global_state.process_id:
-        line = f"process {jax_distributed.global_state.process_id}: {line}"
+    if state().process_id:
+        line = f"process {state().process_id}: {line}"
     word = "stopped" if isinstance(error, RunStopped) else "error"
     return f"snapvideo: {word}: {line if code > 1 else line.splitlines()[0]}", code
 
@@ -236,7 +231,7 @@ def _check_port(address: str) -> None:
         ) from error
 
 
-def _find_coordinator(address: str, seconds: int) -> None:
+def _wait_for_coordinator(address: str, seconds: int) -> None:
     """Waits until process 0 listens."""
     host, _, port = address.rpartition(":")
     end, problem = time.monotonic() + seconds, None

@@ -150,17 +150,30 @@ def _add_guidance(verb: argparse.ArgumentParser) -> None:
 
 
 def add_processes(verb: argparse.ArgumentParser) -> None:
-    """Options of every verb that runs in several processes; all take a text."""
+    """Options of `parallel.process_settings.ProcessOptions`."""
     group = verb.add_argument_group(
         "several processes",
-        "Cloud TPU pods, GKE, SLURM and Open MPI need none of these. SNAPVIDEO_ and "
-        "the name in capitals is a variable to the same end.",
+        "Cloud TPU pods, GKE, SLURM and Open MPI need none of these. A variable named "
+        "SNAPVIDEO_ and the option in capitals has the same effect.",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--process_count", metavar="N", help="of all processes")
-    group.add_argument("--process_index", metavar="I", help="of this one, from 0")
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of process 0"
+    )
+    group.add_argument(
+        "--process_count",
+        type=integer(least=1),
+        metavar="N",
+        help="number of processes",
+    )
+    group.add_argument(
+        "--process_index",
+        type=integer(least=0),
+        metavar="I",
+        help="number of this process, from 0",
+    )
     group.add_argument(
         "--connect_seconds",
+        type=integer(least=1),
         metavar="S",
-        help="how long processes wait for each other at the start (default: 300)",
+        help="longest wait for the other processes at the start (default: 300)",
     )

@@ -6,8 +6,10 @@ from pathlib import Path
 import jax
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.io.options import check_least
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 from snapvideo_jax.planning import PlanRequest, Target, cached_plan
 from snapvideo_jax.planning.bench import data, models
 from snapvideo_jax.planning.bench.measure import bench
@@ -23,7 +25,7 @@ def run(arguments) -> None:
         _check_what_is_measured(arguments)
         data.run(arguments)
         return
-    with processes.processes(vars(arguments), None):
+    with processes.processes(options(ProcessOptions, arguments), None):
         _check_what_is_measured(arguments)
         config = configs.load(arguments.config, arguments.overrides)
         target = _target(arguments)

@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.data import captions_in, make_sources
 from snapvideo_jax.io.captions import alternatives
 from snapvideo_jax.io.options import check_least, check_step_seconds
 from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 from snapvideo_jax.text import files
 from snapvideo_jax.text.costs import TextPlan
 from snapvideo_jax.text.encode import write_cache
@@ -27,7 +29,7 @@ def run(arguments) -> None:
     if arguments.plan:
         print(plan(arguments))
         return
-    with processes.processes(vars(arguments), arguments.out):
+    with processes.processes(options(ProcessOptions, arguments), arguments.out):
         encoder = encoder_of(arguments)
         write_cache(
             Path(arguments.out),

@@ -3,10 +3,12 @@
 import argparse
 import json
 
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.evaluation.protocols.generate import generate
 from snapvideo_jax.evaluation.protocols.score import score
 from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -15,7 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
         _list(arguments)
         return
     action = generate if arguments.action == "generate" else score
-    with processes.processes(vars(arguments), arguments.out):
+    with processes.processes(options(ProcessOptions, arguments), arguments.out):
         action(arguments)
 
 

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.options import check_least, part_of
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 from snapvideo_jax.scaling import extrapolate, plot, sweep
 from snapvideo_jax.scaling.runs import results, run_all
 from snapvideo_jax.scaling.validate import held_out_shapes, validation_data
@@ -24,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.action == "run":
         part = part_of(arguments.part)
-        with processes.processes(vars(arguments), arguments.out):
+        with processes.processes(options(ProcessOptions, arguments), arguments.out):
             run_all(Path(arguments.out), *part, arguments.samples)
         return
     {"generate": _generate, "fit": _fit, "plot": _plot}[arguments.action](arguments)

@@ -6,13 +6,14 @@ import jax
 
 from snapvideo_jax.cli.options import options
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 from snapvideo_jax.sampling.noise_search import search
 from snapvideo_jax.sampling.options import SearchNoiseOptions
 
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo search_noise`; process 0 prints the best noise level."""
-    with processes.processes(vars(arguments), str(arguments.out)):
+    with processes.processes(options(ProcessOptions, arguments), str(arguments.out)):
         found = search(options(SearchNoiseOptions, arguments))
         if jax.process_index() == 0:
             best = f"{found['best']:g}"

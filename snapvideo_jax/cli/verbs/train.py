@@ -6,8 +6,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.io.errors import Preempted, RunStopped, SaveFailed, is_disk_full
 from snapvideo_jax.parallel import processes
+from snapvideo_jax.parallel.process_settings import ProcessOptions
 from snapvideo_jax.train import train
 from snapvideo_jax.training.dry_run import describe, print_description
 from snapvideo_jax.training.goodput import Goodput, process_seconds
@@ -48,7 +50,9 @@ def _train(arguments, folder: str | None) -> None:
     goodput = Goodput(process_seconds())
     with (
         Preemption().listening() as preemption,
-        processes.processes(vars(arguments), folder, always_log=True),
+        processes.processes(
+            options(ProcessOptions, arguments), folder, always_log=True
+        ),
         preemption.synchronized(),
     ):
         config = _config(arguments)
