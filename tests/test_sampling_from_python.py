@@ -1,0 +1,61 @@
+"""The example of docs/sampling.md runs from Python, and shows a GIF of two clips."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from snapvideo_jax.sampling.options import SampleOptions
+
+DOC = pathlib.Path(__file__).parent.parent / "docs" / "sampling.md"
+
+
+def example():
+    """Its lines, the last one an expression."""
+    text = DOC.read_text().split("## From Python")[1]
+    return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].strip().splitlines()
+
+
+def test_the_example_samples_two_prompts_and_shows_them(trained, tmp_path):
+    pytest.importorskip("IPython", reason="needs pip install -e '.[notebook]'")
+    lines = [
+        line.replace("runs/demo", str(trained)).replace('"OUT"', repr(str(tmp_path)))
+        for line in example()
+    ]
+    assert len(lines) <= 10
+    names = {}
+    exec("\n".join(lines[:-1]), names)
+    shown = eval(lines[-1], names)
+    assert shown.data.startswith(b"GIF8")
+    assert names["frames"].shape == (2, 14, 16, 3)
+    assert names["frames"].dtype == np.uint8
+    clips = names["clips"]
+    assert sorted(clips.missing) == [0, 1] and (tmp_path / "00001.mp4").is_file()
+    # The same options sample nothing again, and read the same frames.
+    again = names["sample"](names["options"])
+    assert not again.missing
+    np.testing.assert_array_equal(again.read(0), names["frames"])
+
+
+@pytest.mark.parametrize(
+    "more, parts",
+    [
+        ({}, "--workdir is missing"),
+        ({"workdir": "a", "batch": 0}, "--batch=0 is too small; use 1 or more"),
+        ({"workdir": "a", "num_samples": 0}, "--num_samples=0 is too small"),
+        ({"workdir": "a", "seed": -1}, "--seed=-1 is too small; use 0 or more"),
+        ({"workdir": "a", "formats": ("avi",)}, "'avi'"),
+        ({"workdir": "a", "from_clip": "b", "strength": 1.5}, "1.5 is not a share"),
+        ({"cascade": "a"}, "give --workdir of a first one"),
+        ({"cascade": "a", "small_clips": "b", "prompt": ["c"]}, "leave out"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(more, parts):
+    with pytest.raises(ValueError, match=re.escape(parts)):
+        SampleOptions(out="out", **more)
+
+
+def test_a_single_prompt_may_be_a_text():
+    options = SampleOptions(out="out", workdir="run", prompt="a cross", num_samples=2)
+    assert options.captions() == ["a cross", "a cross"]
