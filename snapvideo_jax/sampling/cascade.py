@@ -239,9 +239,12 @@ def enlarge(second: SecondStage, folder: Path, options: SampleOptions) -> Output
         experiment.sheets,
     )
     batch = min(second.options.batch, len(small))
-    kept = options.save_trajectory
     generator = Generator(
-        experiment, second.sampler, mesh, batch=batch, trajectory=kept
+        experiment,
+        second.sampler,
+        mesh,
+        batch=batch,
+        trajectory=options.save_trajectory,
     )
     prompts = {number: each.prompt for number, each in small.items()}
     settings |= {"stream": STREAM, "small_noise": noise}

@@ -49,7 +49,7 @@ The sampler's steps use the tags 0 to ``steps``.
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Samples of equal settings that are made in one batch.
+    """Samples of equal settings, for one batch.
 
     Attributes:
       prompts: a caption for each sample; "" is unconditional.
@@ -59,8 +59,8 @@ class Request:
       fps: frame rate that clips are conditioned on, one or one for each sample; 0 for
         images.
       resolution: height and width of the original, which clips are conditioned on.
-      stream: of the noise; clips of one sample that are made one after another use
-        different ones.
+      stream: of the noise; clips of one sample that are sampled one after another
+        use different ones.
       small: low-resolution clip in 0..255 for each sample of an upsampler.
       small_noise: standard deviation of the noise that is added to it, in -1..1.
       known: clips in 0..255 whose frames ``is_known`` come back unchanged, by
@@ -222,10 +222,10 @@ class Generator:
             is_known=request.is_known,
             **clips,
         )
-        made = self._generate(params, inputs, self._guide_params)
+        found = self._generate(params, inputs, self._guide_params)
         if not self._trajectory:
-            return Samples(to_host(made)[:count])
-        return Samples(*(to_host(part)[:count] for part in made))
+            return Samples(to_host(found)[:count])
+        return Samples(*(to_host(part)[:count] for part in found))
 
     def _negative(self, batch: int):
         """Text of the unconditional pass; None where that pass drops the text."""

@@ -1,31 +1,26 @@
-"""Guidance as the command line asks for it: settings, guiding model, what is kept."""
+"""The guidance that options ask for, and its entries in the JSON of clips."""
 
 import dataclasses
-import re
-from pathlib import Path
 from typing import Any
 
-from snapvideo_jax import config as configs
+from snapvideo_jax.config import Experiment
 
 NEED_A_WEIGHT = ("oscillate", "guidance_interval", "negative_prompt")
 """Options that change how a weight is applied."""
 
 
-def guidance_of(
-    experiment: configs.Experiment, options, weight: float
-) -> configs.Experiment:
-    """The experiment, guided as the command line asks.
+def guidance_of(experiment: Experiment, options, weight: float) -> Experiment:
+    """The experiment with the guidance settings of the options.
 
     Args:
       experiment: of the run.
       options: a `SamplerOptions`.
-      weight: ``g`` of the request.
+      weight: ``g`` of the requests.
 
     Raises:
-      ValueError: settings that make no sense, alone or together.
+      ValueError: a setting is out of range, or has no effect without a weight.
     """
-    given = {name: getattr(options, name) for name in NEED_A_WEIGHT}
-    idle = [name for name, value in given.items() if value]
+    idle = [name for name in NEED_A_WEIGHT if getattr(options, name)]
     if idle and not weight:
         raise ValueError(
             f"--{idle[0]} does nothing at a guidance weight of g = 0 (1 + g = 1); give "
@@ -44,39 +39,14 @@ def guidance_of(
     return dataclasses.replace(experiment, guidance=guidance)
 
 
-def guide_of(
-    experiment: configs.Experiment, options
-) -> tuple[configs.Experiment, Path, int | None] | None:
-    """The experiment, the workdir and the step of --autoguide; None without it.
+def about_guidance(experiment: Experiment, options, weight: float) -> dict[str, Any]:
+    """How clips are guided, for their JSON; weights in both conventions.
 
-    Raises:
-      ValueError: there is no run, or one that cannot guide ``experiment``.
+    Args:
+      experiment: of `guidance_of`.
+      options: a `SamplerOptions`.
+      weight: ``g`` of the requests.
     """
-    if not options.autoguide:
-        return None
-    found = re.fullmatch(r"(.+)@(\d+)", options.autoguide)
-    workdir, step = (found[1], int(found[2])) if found else (options.autoguide, None)
-    file = Path(workdir) / "config.json"
-    if not file.is_file():
-        raise ValueError(
-            f"--autoguide={options.autoguide} holds no run: {file} is missing."
-        )
-    theirs = configs.build(configs.from_json(file.read_text()))
-    ours, others = _what_must_agree(experiment), _what_must_agree(theirs)
-    for name, value in ours.items():
-        if others[name] != value:
-            raise ValueError(
-                f"--autoguide={options.autoguide} cannot guide this run: its {name} "
-                f"is {others[name]}, and here it is {value}; use a run in which they "
-                "agree."
-            )
-    return theirs, Path(workdir), step
-
-
-def about_guidance(
-    experiment: configs.Experiment, options, weight: float
-) -> dict[str, Any]:
-    """How clips were guided, as it is written beside them; weights in both ways."""
     guidance = experiment.guidance
     return {
         "guidance_1_plus_g": 1 + weight,
@@ -86,19 +56,4 @@ def about_guidance(
             "autoguidance_g": guidance.autoguidance - 1,
         },
         "autoguide": options.autoguide,
-    }
-
-
-def _what_must_agree(experiment: configs.Experiment) -> dict[str, Any]:
-    """What two networks have in common that see the same noisy clips and captions."""
-    model, text = experiment.model, experiment.text
-    return {
-        "clip of frames, height and width": (model.frames, model.height, model.width),
-        "number of channels": (model.in_channels, model.out_channels),
-        "diffusion.sigma_in": experiment.diffusion.sigma_in,
-        "text encoder of tokens and width": (
-            type(text).__name__,
-            text.tokens,
-            text.width,
-        ),
     }

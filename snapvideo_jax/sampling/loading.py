@@ -1,6 +1,8 @@
-"""Loads a run for sampling: experiment, mesh and parameters."""
+"""Loads a run for sampling, and the guiding model of --autoguide."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -8,7 +10,6 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.parallel.sharding import make_mesh
 from snapvideo_jax.sampling.generator import Guide
-from snapvideo_jax.sampling.guidance_options import guide_of
 from snapvideo_jax.training.checkpoints.restore import (
     abstract_sharded_state,
     restore_ema_profile,
@@ -16,18 +17,18 @@ from snapvideo_jax.training.checkpoints.restore import (
 )
 
 
-def load(workdir: Path, ema: bool = True, profile: str | None = None):
-    """A workdir's experiment, its parameters, their step, and a mesh of all devices.
+def load(workdir: Path, ema: bool = True, profile: str | Path | None = None):
+    """A run's experiment, its parameters, their step, and a mesh of all devices.
 
     Args:
       workdir: of the run.
-      ema: its average, not the raw weights.
-      profile: folder of an average that `snapvideo ema` made, to be used in their
-        place.
+      ema: loads the EMA weights of the newest checkpoint, not the raw ones.
+      profile: folder of a post-hoc EMA written by `snapvideo ema`, loaded in place of
+        both.
 
     Raises:
-      ValueError: the folder holds no run, the run has no checkpoint yet, or there is no
-        such average of it.
+      ValueError: the folder holds no run, the run has no checkpoint yet, or the
+        post-hoc EMA is missing or of another run.
     """
     config = configs.of_workdir(workdir)
     processes.enable_compilation_cache(workdir)
@@ -42,13 +43,49 @@ def load(workdir: Path, ema: bool = True, profile: str | None = None):
 
 
 def load_guide(experiment: configs.Experiment, options, mesh) -> Guide | None:
-    """The guiding model that `SamplerOptions` asks for, if it does.
+    """The guiding model of --autoguide; None without it.
+
+    Args:
+      experiment: of the run that is guided.
+      options: a `SamplerOptions`.
+      mesh: for the parameters.
 
     Raises:
-      ValueError: as `guide_of`, or the checkpoint is not there.
+      ValueError: there is no such run or checkpoint, or its network sees other clips
+        or captions than that of ``experiment``.
     """
-    if (found := guide_of(experiment, options)) is None:
+    if not options.autoguide:
         return None
-    theirs, workdir, step = found
-    params, _ = restore_params(workdir, theirs, mesh, options.ema, step)
+    found = re.fullmatch(r"(.+)@(\d+)", options.autoguide)
+    workdir, step = (found[1], int(found[2])) if found else (options.autoguide, None)
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"--autoguide={options.autoguide} holds no run: {file} is missing."
+        )
+    theirs = configs.build(configs.from_json(file.read_text()))
+    ours, others = _must_agree(experiment), _must_agree(theirs)
+    for name, value in ours.items():
+        if others[name] != value:
+            raise ValueError(
+                f"--autoguide={options.autoguide} cannot guide this run: its {name} "
+                f"is {others[name]}, and here it is {value}; use a run in which they "
+                "agree."
+            )
+    params, _ = restore_params(Path(workdir), theirs, mesh, options.ema, step)
     return Guide(theirs.model, theirs.diffusion, params)
+
+
+def _must_agree(experiment: configs.Experiment) -> dict[str, Any]:
+    """Properties that two networks share if they see the same clips and captions."""
+    model, text = experiment.model, experiment.text
+    return {
+        "clip of frames, height and width": (model.frames, model.height, model.width),
+        "number of channels": (model.in_channels, model.out_channels),
+        "diffusion.sigma_in": experiment.diffusion.sigma_in,
+        "text encoder of tokens and width": (
+            type(text).__name__,
+            text.tokens,
+            text.width,
+        ),
+    }
