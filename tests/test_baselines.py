@@ -28,7 +28,7 @@ from snapvideo_jax.planning.search import candidates
 from snapvideo_jax.state import abstract_state, fresh_state
 from snapvideo_jax.step import jit_train_step
 from snapvideo_jax.train import train
-from snapvideo_jax.training.dry_run import describe
+from snapvideo_jax.training.dry_run import dry_run
 
 MODELS = ("unet", "dit")
 MESHES = {
@@ -161,7 +161,7 @@ def test_fsdp_divides_every_large_kernel(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_dry_run_tells_tokens_and_operations(model):
-    found = describe(tiny_config("nowhere", model=model))
+    found = dry_run(tiny_config("nowhere", model=model))
     tokens = {
         "unet": {"positions of level 0": 512, "positions of level 1": 128, "text": 4},
         "dit": {"patches": 32, "text": 4},

@@ -20,7 +20,7 @@ from snapvideo_jax.training.checkpoints.ema_snapshots import (
 )
 from snapvideo_jax.training.checkpoints.posthoc_ema import Average
 from snapvideo_jax.training.checkpoints.restore import restore_ema_profile
-from snapvideo_jax.training.dry_run import describe
+from snapvideo_jax.training.dry_run import dry_run
 from snapvideo_jax.training.run_folder import RunFolder
 
 STEPS, EVERY, DIRECT = 24, 2, 0.075
@@ -212,7 +212,7 @@ def test_a_dry_run_tells_the_disk_beforehand(run, shapes_root):
         "optimizer.ema_snapshot_steps=5",
     ]
     config = config_of(shapes_root, TRACKED[0], *changes)
-    told = describe(config)
+    told = dry_run(config)
     assert told["ema_snapshots"] == {
         "widths": [0.05, 0.1],
         "snapshots": 5,  # after 5, 10, 15, 20 and 24 steps
@@ -307,7 +307,7 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
         (["--length", "0.3"], ["--length: 0.3 is the width of no", "less than 0.2887"]),
         (["--half_life", "1000"], ["--half_life=1000 at step 24: 60."]),
         (["--length", "0.1", "--step", "5"], ["--step=5 has no", "[2, 4, 6, 8]"]),
-        ([], ["nothing to make; give --length"]),
+        ([], ["No length is given; use --length"]),
         (["--length", "0.1", "--x=1"], ["Unknown argument '--x=1'"]),
         (
             ["--length", "0.1", "--config", TINY_CONFIG],

@@ -128,7 +128,7 @@ def test_the_time_before_the_first_line_of_a_program_counts():
 
 
 @pytest.fixture
-def barks(caplog):
+def reports(caplog):
     def wait(count=1):
         end = time.monotonic() + 60
         while len(caplog.messages) < count and time.monotonic() < end:
@@ -150,20 +150,20 @@ def a_place_of_its_own(seconds):
         ("save", "waiting for a checkpoint to be saved"),
     ],
 )
-def test_the_watchdog_tells_what_the_run_is_at_and_where(part, words, barks):
+def test_the_watchdog_tells_what_the_run_is_at_and_where(part, words, reports):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.3 / 60, 100.0, False, spent)
     watchdog.step_finished(7)
     with spent.timing(part):
         a_place_of_its_own(0.8)
-    (first, *_) = barks()
+    (first, *_) = reports()
     watchdog.close()
     assert f"since step 7: this process is {words}. All threads:" in first
     assert "in a_place_of_its_own" in first and "most recent call first" in first
 
 
-def test_steps_and_compilations_do_not_make_it_bark(barks, caplog):
+def test_steps_and_compilations_do_not_make_it_report(reports, caplog):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.5 / 60, 100.0, False, spent)
@@ -176,16 +176,16 @@ def test_steps_and_compilations_do_not_make_it_bark(barks, caplog):
     assert not caplog.messages
 
 
-def test_a_compilation_that_takes_too_long_makes_it_bark(barks):
+def test_a_compilation_that_takes_too_long_makes_it_bark(reports):
     spent = Goodput()
     watchdog = Watchdog(100.0, 0.2 / 60, False, spent)
     with spent.timing("compile"):
         time.sleep(0.5)
-    assert "this process is compiling" in barks()[0]
+    assert "this process is compiling" in reports()[0]
     watchdog.close()
 
 
-def test_it_ends_a_run_that_stalls_where_asked(barks, monkeypatch):
+def test_it_ends_a_run_that_stalls_where_asked(reports, monkeypatch):
     ends = []
     monkeypatch.setattr(
         "snapvideo_jax.parallel.processes.end_all_processes", ends.append
@@ -193,7 +193,7 @@ def test_it_ends_a_run_that_stalls_where_asked(barks, monkeypatch):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.1 / 60, 100.0, True, spent)
-    barks()
+    reports()
     watchdog.close()
     assert ends[0].exit_code == 5
-    assert str(ends[0]).endswith("; the newest checkpoint stays.")
+    assert str(ends[0]).endswith("; the newest checkpoint remains.")

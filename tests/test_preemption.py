@@ -1,4 +1,4 @@
-"""A run that is told to stop saves what it has done, and goes on from there.
+"""A preempted run saves every finished step, and resumes from there.
 
 The processes are real, and so are the signals. Loaders that hang show that nothing
 waits for them.
@@ -77,9 +77,9 @@ def whole(shapes_root, folder):
 
 @pytest.fixture(scope="module")
 def stopped(shapes_root, folder):
-    """A run that is told to stop while its loader hangs: workdir, code, errors.
+    """A run preempted while its loader hangs: workdir, code, errors.
 
-    Its watchdog barks first.
+    Its watchdog reports first.
     """
     workdir = folder / "stopped"
     stall = "--config.run.stall_minutes=0.02"
@@ -99,11 +99,12 @@ def resumed(shapes_root, stopped):
     return stopped[0]
 
 
-def test_a_run_that_is_told_to_stop_saves_without_another_batch(stopped):
+def test_a_preempted_run_saves_without_another_batch(stopped):
     _, code, errors, kept, _ = stopped
     assert code == Preempted.exit_code == 75
     assert kept == [HANG_AT - 1]
-    line = f"Told to stop; step {HANG_AT - 1} is saved. The same command goes on.\n"
+    line = f"preempted (SIGTERM); step {HANG_AT - 1} is saved; "
+    line += "run the same command to resume.\n"
     assert errors.endswith(f"snapvideo: stopped: {line}")
     assert "Traceback" not in errors
 
@@ -117,7 +118,7 @@ def test_the_watchdog_says_what_the_run_waits_for(stopped):
     assert "in next" in log and "recorded.py" in log  # the loop, and what hangs
 
 
-def test_it_goes_on_bit_by_bit(whole, resumed):
+def test_it_resumes_bit_by_bit(whole, resumed):
     ours, theirs = restore(resumed), restore(whole)
     assert theirs[".step"] == STEPS
     for name, leaf in theirs.items():
@@ -140,7 +141,7 @@ def test_the_time_of_both_starts_adds_up(stopped, resumed):
     for summary in (first, both):
         parts = sum(summary["this_run"]["seconds"].values())
         assert parts == pytest.approx(summary["this_run"]["wall_seconds"], rel=1e-3)
-    # It hung for 1.2 s before the watchdog barked.
+    # It hung for 1.2 s before the watchdog reported.
     assert first["seconds"]["data"] > 1
     assert both["seconds"]["restore"] > 0 and both["between_seconds"] > 0
 
@@ -153,7 +154,7 @@ def test_a_run_that_did_no_step_ends_at_once(shapes_root, folder):
     process.send_signal(signal.SIGTERM)
     ((code, _, errors),) = end([process])
     assert code == 75
-    assert "Told to stop before a step was done; none is lost." in errors
+    assert "preempted (SIGTERM) before a step was finished; no step is lost;" in errors
     assert kept_steps(workdir) == []
 
 
@@ -178,7 +179,7 @@ def pair(root, workdir, *overrides, hang=("", "")):
     ]
 
 
-def test_one_of_two_processes_is_told_and_both_save_the_same_step(shapes_root, folder):
+def test_sigterm_to_one_of_two_processes_saves_the_same_step(shapes_root, folder):
     workdir = folder / "pair"
     stall = "--config.run.stall_minutes=0.05"
     processes = pair(shapes_root, workdir, stall, hang=(str(HANG_AT),) * 2)
@@ -192,9 +193,9 @@ def test_one_of_two_processes_is_told_and_both_save_the_same_step(shapes_root, f
     other, log = (
         (workdir / "logs" / f"process_000{index}.log").read_text() for index in (0, 1)
     )
-    assert "Told to stop by SIGTERM." in log
-    assert "Told to stop by SIGTERM through process 1." in other
-    # Any number of processes goes on with it.
+    assert "Preempted: SIGTERM received." in log
+    assert "Preempted: SIGTERM received by process 1." in other
+    # Any number of processes resumes it.
     ((code, _, errors),) = end([start(shapes_root, workdir)])
     assert code == 0, errors
     assert [line["step"] for line in read_metrics(workdir)] == list(range(1, STEPS + 1))
@@ -212,10 +213,10 @@ def test_what_cannot_be_saved_in_time_is_left(shapes_root, folder):
     ends = end(processes)
     assert [code for code, *_ in ends] == [75, 75], ends
     assert kept_steps(workdir) == [4]
-    assert "The 2 s of run.grace_seconds are over; the newest checkpoint" in ends[0][2]
+    assert "run.grace_seconds=2 have passed; the newest checkpoint" in ends[0][2]
 
 
-# --- Hearing and agreeing, in this process -------------------------------------------
+# --- Receiving and agreeing, in this process -----------------------------------------
 
 
 class Ends(list):
@@ -232,21 +233,21 @@ def ends(monkeypatch):
     return ends
 
 
-def tell_this_process(preemption):
+def preempt_this_process(preemption):
     os.kill(os.getpid(), signal.SIGTERM)
     agreed = lambda: preemption.ends_before(10**9)  # noqa: E731
     with preemption.changed:
         assert preemption.changed.wait_for(agreed, PATIENCE_SECONDS)
 
 
-def test_no_step_begins_after_the_word(ends):
+def test_no_step_begins_after_sigterm(ends):
     before = signal.getsignal(signal.SIGTERM)
     with Preemption().listening() as preemption:
         preemption.start(3, grace_seconds=60)
         preemption.compiled()
         assert not preemption.requested
         assert preemption.may_begin(3) and preemption.may_begin(4)
-        tell_this_process(preemption)
+        preempt_this_process(preemption)
         assert preemption.requested and not preemption.may_begin(5)
         assert preemption.ends_before(5) and not preemption.ends_before(4)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -257,13 +258,13 @@ def test_a_compilation_is_not_waited_for(ends):
     with Preemption().listening() as preemption:
         preemption.start(3, grace_seconds=60)
         assert preemption.may_begin(3)
-        tell_this_process(preemption)
+        preempt_this_process(preemption)
         limit = time.monotonic() + PATIENCE_SECONDS
         while not ends and time.monotonic() < limit:
             time.sleep(0.01)
     assert ends == [
-        "Told to stop before a step was done; the newest checkpoint stays. The same "
-        "command goes on."
+        "preempted (SIGTERM) before a step was finished; the newest checkpoint "
+        "remains; run the same command to resume."
     ]
 
 
@@ -272,7 +273,7 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_same(ends, monkeypatch):
         preemption.start(0, grace_seconds=60)
         assert preemption.may_begin(0)
         preemption.compiled()
-        tell_this_process(preemption)
+        preempt_this_process(preemption)
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does
         time.sleep(0.2)
         assert not ends
@@ -282,8 +283,8 @@ def test_a_second_signal_ends_at_once_unless_it_is_the_same(ends, monkeypatch):
         while not ends and time.monotonic() < limit:
             time.sleep(0.01)
     assert ends == [
-        "Told to stop a second time; the newest checkpoint stays. The same command "
-        "goes on."
+        "preempted (second SIGTERM); the newest checkpoint remains; run the same "
+        "command to resume."
     ]
 
 
@@ -298,7 +299,8 @@ def test_a_main_thread_that_is_busy_elsewhere_holds_nothing_up(ends):
         assert heard.wait(PATIENCE_SECONDS)
         assert preemption.requested
     assert ends == [
-        "Told to stop before a step was done; none is lost. The same command goes on."
+        "preempted (SIGTERM) before a step was finished; no step is lost; run the same "
+        "command to resume."
     ]
 
 
@@ -367,7 +369,7 @@ def test_a_batch_that_nobody_waits_for_does_not_keep_the_run_from_its_end():
 def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
     batches = Batches()
     batches.number = 3
-    # Once it no longer listens, what is left of the grace period ends nothing.
+    # Once it no longer listens, the rest of the grace period has no effect.
     with Preemption().listening() as preemption:
         preemption.start(0, grace_seconds=60)
         preemption.compiled()
@@ -377,7 +379,7 @@ def test_an_error_of_the_loader_comes_out_unless_the_run_is_to_stop(ends):
             prefetch.next(0)
         prefetch.close()
         assert preemption.may_begin(0)
-        # The workers of a loader may get the signal too, and die before this is heard.
+        # The workers of a loader may get the signal too, and die before it is received.
         prefetch = Prefetch(batches, preemption)
         batches.allowed.release()
         timer = threading.Timer(0.1, preemption._signalled)

@@ -132,7 +132,7 @@ def test_a_table_shows_all_faults():
     [
         (("--faults", "flood"), "--faults=flood is unknown; use some of "),
         (("--processes", "1", "--faults", "lost_process"), "needs --processes of at"),
-        (("--steps", "5"), "--steps=5 is too small; use 6 or more"),
+        (("--steps", "5"), "argument --steps: 5 is too small; use 6 or more"),
         (("--config.model.patch_head_width=3",), "patch_head_width"),
     ],
 )

@@ -21,7 +21,7 @@ from snapvideo_jax.step import LABEL, SIGMA, sample_losses
 from snapvideo_jax.text.cache import begin_cache, key_of, write_shard
 from snapvideo_jax.training import ledger
 from snapvideo_jax.training.bad_steps import NonFiniteLoss
-from snapvideo_jax.training.replay import rebuild
+from snapvideo_jax.training.replay import ReplayOptions, rebuild
 from snapvideo_jax.training.replay.rebuild import agreement
 from snapvideo_jax.training.replay.samples import row_losses, view_samples
 
@@ -63,7 +63,7 @@ def test_a_step_has_the_recorded_loss_bit_by_bit(
     trained, tmp_path, step, begun_at, again
 ):
     """Checkpoints 4, 8, 10 and 12 are kept."""
-    rebuilt = rebuild(trained, step, tmp_path)
+    rebuilt = rebuild(ReplayOptions(workdir=trained, step=step, out=tmp_path))
     assert (rebuilt.begun_at, rebuilt.rerun) == (begun_at, again)
     assert not rebuilt.approximate and int(rebuilt.state.step) == step - 1
     recorded = ledger.entry_of(trained, step)
@@ -91,7 +91,7 @@ def test_numbers_agree_or_not():
 
 
 def test_losses_of_samples_are_in_order_and_make_the_loss(run_of_files, tmp_path):
-    rebuilt = rebuild(run_of_files, 3, tmp_path)
+    rebuilt = rebuild(ReplayOptions(workdir=run_of_files, step=3, out=tmp_path))
     found, sigma = row_losses(rebuilt)
     keys = sample_keys(rebuilt.key, rebuilt.batch["sample"])
     expected = rebuilt.experiment.diffusion.training_sigma(fold_in(keys, SIGMA))
@@ -101,7 +101,7 @@ def test_losses_of_samples_are_in_order_and_make_the_loss(run_of_files, tmp_path
 
 
 def test_gradients_of_samples_are_those_within_the_batch(run_of_files, tmp_path):
-    rebuilt = rebuild(run_of_files, 3, tmp_path)
+    rebuilt = rebuild(ReplayOptions(workdir=run_of_files, step=3, out=tmp_path))
     experiment, params = rebuilt.experiment, rebuilt.state.params
 
     @jax.jit
@@ -163,7 +163,7 @@ def test_a_file_that_has_changed_is_named(root, run_of_files, tmp_path, run):
     report = json.loads(out)
     assert code == 1 and report["agreement"] == {"digest": "different"}
     found = {each["row"]: each["file"] for each in report["differences"]}
-    rebuilt = rebuild(run_of_files, 3, tmp_path / "out")
+    rebuilt = rebuild(ReplayOptions(workdir=run_of_files, step=3, out=tmp_path / "out"))
     numbers = rebuilt.rows["sample"].tolist()
     files = [rebuilt.joint.sample_caption(number)[0] for number in numbers]
     expected = {row: "3.mp4" for row, file in enumerate(files) if file == "3.mp4"}
@@ -177,7 +177,9 @@ def test_a_file_that_was_repaired_is_told(root, run_of_files, tmp_path):
     changed = [f"--config.data.root={tmp_path / 'clips'}"]
     entry = next(each for each in ledger.read(run_of_files) if each.moved)
     out = tmp_path / "out"
-    differences = rebuild(run_of_files, entry.step, out, changed).differences()
+    differences = rebuild(
+        ReplayOptions(workdir=run_of_files, step=entry.step, out=out, overrides=changed)
+    ).differences()
     assert [each.row for each in differences] == sorted(entry.moved)
     assert {each.file for each in differences} == {"5a.mp4"}
     assert "the file 1 places after its first choice" in differences[0].reason
@@ -211,7 +213,7 @@ def test_the_sample_that_made_a_loss_no_number_is_shown(root, tmp_path, run):
     "options, message",
     [
         (("--step", 13), "--step=13 is past the last step of the run, 12"),
-        (("--step", 0), "--step=0 is too small; use 1 or more"),
+        (("--step", 0), "argument --step: 0 is too small; use 1 or more"),
         (("--step", 1, "--samples", "1,8"), "--samples=8 is not in the batch; use 0"),
         (("--step", 1, "--config.seed=1"), r"seed=1 \(was 0\)"),
     ],
@@ -224,4 +226,4 @@ def test_what_cannot_be_replayed_is_refused(trained, tmp_path, run, options, mes
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no run: config.json is missing"):
-        rebuild(tmp_path, 1, tmp_path / "out")
+        rebuild(ReplayOptions(workdir=tmp_path, step=1, out=tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""What `snapvideo train --dry-run` prints: sizes and memory, nothing allocated."""
+"""What `snapvideo train --dry-run` reports: sizes and memory; allocates nothing."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ from snapvideo_jax.training.checkpoints import warm_start
 from snapvideo_jax.training.checkpoints.ema_snapshots import budget, describe_budget
 
 
-def describe(config: ConfigDict) -> dict:
-    """What --dry-run prints: sizes and memory, computed without allocating anything."""
+def dry_run(config: ConfigDict) -> dict:
+    """Parameters, tokens, FLOPs and the bytes of the state per device, from shapes."""
     experiment = configs.build(config)
     boxed = abstract_state(experiment)
     sizes = dataclasses.asdict(experiment.mesh)
@@ -50,29 +50,24 @@ def describe(config: ConfigDict) -> dict:
     }
 
 
-def print_description(description: dict, as_json: bool) -> None:
-    """The description as JSON, or as text for people."""
-    if as_json:
-        print(json.dumps(description))
-        return
-    print(json.dumps(description["config"], indent=2))
-    memory = description["state_bytes_per_device"]
-    tokens = description["tokens"]
-    print(f"parameters        {description['parameters']:,}")
-    print("tokens            " + ", ".join(f"{n:,} {k}" for k, n in tokens.items()))
-    print(f"forward FLOPs     {description['forward_flops_per_sample']:.4g} a sample")
-    print(f"batch             {description['batch']:,}")
-    print(
-        "mesh              "
-        + ", ".join(f"{axis} {size}" for axis, size in description["mesh"].items())
-    )
-    print(
-        "state per device  "
-        + ", ".join(f"{name} {human_bytes(size)}" for name, size in memory.items())
-    )
-    if description["ema_snapshots"]["snapshots"]:
-        print(f"EMA snapshots     {describe_budget(description['ema_snapshots'])}")
-    if begins := description["init_from"]:
-        print(f"init_from         {warm_start.Transplant(**begins)}")
-    print("layout of the parameters")
-    print(layout_report.describe(description["layout"]))
+def describe(report: dict) -> str:
+    """The report of `dry_run` as text."""
+    memory, begins = report["state_bytes_per_device"], report["init_from"]
+    tokens = ", ".join(f"{n:,} {kind}" for kind, n in report["tokens"].items())
+    mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
+    state = ", ".join(f"{name} {human_bytes(size)}" for name, size in memory.items())
+    lines = [
+        json.dumps(report["config"], indent=2),
+        f"parameters        {report['parameters']:,}",
+        f"tokens            {tokens}",
+        f"forward FLOPs     {report['forward_flops_per_sample']:.4g} a sample",
+        f"batch             {report['batch']:,}",
+        f"mesh              {mesh}",
+        f"state per device  {state}",
+    ]
+    if report["ema_snapshots"]["snapshots"]:
+        lines.append(f"EMA snapshots     {describe_budget(report['ema_snapshots'])}")
+    if begins:
+        lines.append(f"init_from         {warm_start.Transplant(**begins)}")
+    lines += ["layout of the parameters", layout_report.describe(report["layout"])]
+    return "\n".join(lines)

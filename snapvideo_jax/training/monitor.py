@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -86,12 +86,20 @@ class Monitor:
         if self._folder.is_writer:
             self._summary.write(done)
 
-    def ended(self, why: str) -> None:
-        """Writes and tells where the time went."""
-        if self._folder.is_writer:
-            with contextlib.suppress(OSError):  # a full disk ends it, and is told of
-                self._summary.write(self._done, why)
-            self._summary.log()
+    @contextlib.contextmanager
+    def summarizing(self) -> Iterator[None]:
+        """Writes and logs the summary at the end of the context, with its reason."""
+        ended = "finished"
+        try:
+            yield
+        except BaseException as error:
+            ended = type(error).__name__
+            raise
+        finally:
+            if self._folder.is_writer and self._done > self._folder.first:
+                with contextlib.suppress(OSError):  # a full disk, reported elsewhere
+                    self._summary.write(self._done, ended)
+                self._summary.log()
 
     def close(self) -> None:
         self._writer.close()

@@ -1,13 +1,13 @@
-"""Told to stop: the step at which all processes save, and the time they have for it.
+"""Preemption: on SIGTERM all processes agree on a step, save it, and exit.
 
-SIGTERM is how platforms tell: Kubernetes, SLURM, a machine that is taken away. It can
-come at any moment and to one process only, while the main thread is deep inside of a
-compilation or waits for a batch. So a thread of its own hears of it, tells the other
-processes through JAX's coordinator, and finds the step: the largest that any of them
-has begun. No process begins another one from the moment it hears, but those behind
-make up what is missing.
+Platforms announce preemption by SIGTERM: Kubernetes, SLURM, a machine that is taken
+away. It can come at any moment and to one process only, while the main thread is deep
+inside a compilation or waits for a batch. So a dedicated thread receives it, notifies
+the other processes through JAX's coordinator, and determines the step: the largest that
+any of them has begun. No process begins another step once it is notified, but those
+behind finish the steps that are missing.
 
-JAX has a preemption service to the same end. It is off, for it looks once a second,
+JAX's preemption service has the same purpose. It is off, for it polls once a second,
 takes the signal away from everything else, and always asks for one more step, which a
 slow loader may never bring.
 """
@@ -28,25 +28,24 @@ from snapvideo_jax.parallel import coordinator, processes
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 25.0
-"""What a run may take to save, unless run.grace_seconds says."""
+"""Time to save, unless run.grace_seconds is set."""
 DEBOUNCE_SECONDS = 1.0
-"""A second signal within this is the first one again, as `timeout` sends two."""
-REQUESTED = "snapvideo/told"
-"""The key under which the coordinator keeps that the run was told to stop."""
+"""A second signal within this counts as the first one; `timeout` sends two."""
+REQUESTED = "snapvideo/preempted"
+"""Key of the coordinator that holds which process received SIGTERM."""
 
 
 class Preemption:
-    """Hears that the run is to stop, and agrees on the step after which it does.
+    """Receives SIGTERM, and agrees with the other processes on the last step.
 
-    Until `compiled` there is nothing to save, and a run that is told to stop ends at
-    once.
+    Until `compiled` there is nothing to save, and a preempted run exits at once.
     """
 
     def __init__(self):
         self.changed = threading.Condition()
-        """Notified when the run is told to stop, and when the step is agreed on."""
+        """Notified when SIGTERM arrives, and when the step is agreed on."""
         self._first: int | None = None
-        self._started = -1  # updates that were begun, those of earlier runs included
+        self._started = -1  # updates that were begun, in this start or before it
         self._grace = GRACE_SECONDS
         self._requested_at: float | None = None
         self._last: int | None = None
@@ -55,29 +54,29 @@ class Preemption:
     # --- For the training loop ----------------------------------------------------
 
     def start(self, first: int, grace_seconds: float) -> None:
-        """From now on there is a state of ``first`` updates, and more to come."""
+        """The loop starts, with a state of ``first`` updates."""
         with self.changed:
             self._first, self._grace = first, grace_seconds
             if not self.requested:
                 self._started = first
 
     def compiled(self) -> None:
-        """The first update is compiled, which may take longer than any grace."""
+        """The first update is compiled, which may take longer than the grace period."""
         self._compiled = True
 
     @property
     def requested(self) -> bool:
-        """Whether the run was told to stop."""
+        """Whether SIGTERM was received, by this process or another."""
         return self._requested_at is not None
 
     def ends_before(self, step: int) -> bool:
-        """True where the run is known to end before update ``step`` (from 0)."""
+        """True if the agreed last step comes before update ``step`` (from 0)."""
         return self._last is not None and step >= self._last
 
     def may_begin(self, step: int) -> bool:
-        """Whether this process may begin update ``step``; it has to, where it may.
+        """Whether to begin update ``step``; a process that may also has to finish it.
 
-        Waits for the other processes where the run was told to stop.
+        After SIGTERM it waits until the processes agree on the last step.
         """
         with self.changed:
             while self.requested and self._last is None:
@@ -87,15 +86,15 @@ class Preemption:
             self._started = step + 1
             return True
 
-    # --- Hearing ------------------------------------------------------------------
+    # --- Receiving ----------------------------------------------------------------
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Preemption"]:
-        """Hears SIGTERM; only in the main thread."""
+        """Receives SIGTERM; only in the main thread."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        # Python runs handlers between two lines of the main thread, which may be far
-        # away. What is written here comes through at once.
+        # Python runs handlers between two bytecodes of the main thread, which may take
+        # long. The wakeup fd is written to at once.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
@@ -109,17 +108,17 @@ class Preemption:
 
     @contextlib.contextmanager
     def synchronized(self) -> Iterator[None]:
-        """Hears also what other processes were told; after they have joined."""
+        """Receives also the SIGTERM of other processes; after they have joined."""
         if jax.process_count() == 1:
             yield
             return
         self._joined = True
-        thread = threading.Thread(target=self._hear, daemon=True)
+        thread = threading.Thread(target=self._wait_for_others, daemon=True)
         thread.start()
         yield
-        # All are done. A thread that still asks the coordinator may not outlive it.
+        # All are done. A thread that waits for the coordinator must not outlive it.
         self._finished = True
-        coordinator.barrier("deaf")
+        coordinator.barrier("preemption")
         coordinator.publish(REQUESTED, "")
         thread.join(processes.GRACE_SECONDS)
 
@@ -132,7 +131,7 @@ class Preemption:
     def _signalled(self) -> None:
         if self._requested_at is not None:
             if time.monotonic() - self._requested_at > DEBOUNCE_SECONDS:
-                self._end("Told to stop a second time")
+                self._end("preempted (second SIGTERM)")
             return
         started = self._request("")
         if self._joined:
@@ -140,25 +139,25 @@ class Preemption:
         else:
             self._agree(started)
 
-    def _hear(self) -> None:
-        """Waits for the word of any process, and finds the step with the others."""
+    def _wait_for_others(self) -> None:
+        """Waits for the SIGTERM of any process, then agrees on the last step."""
         who = coordinator.wait_for(REQUESTED)
         if not who:
             return
-        mine = self._request(f" through {who}")
+        mine = self._request(f" by {who}")
         started = coordinator.gather(f"{REQUESTED}/started", str(mine), self._grace)
         if started is not None:
             self._agree(max(map(int, started)))
 
     def _request(self, how: str) -> int:
-        """Begins the grace period; returns the updates that were begun until now."""
+        """Starts the grace period; returns the updates that were begun until now."""
         with self.changed:
             if self._requested_at is not None:
                 return self._started  # which has not changed since
             self._requested_at = time.monotonic()
             self.changed.notify_all()
-        logger.warning("Told to stop by SIGTERM%s.", how)
-        over = f"The {self._grace:g} s of run.grace_seconds are over"
+        logger.warning("Preempted: SIGTERM received%s.", how)
+        over = f"preempted; run.grace_seconds={self._grace:g} have passed"
         timer = threading.Timer(self._grace, self._end, (over,))
         timer.daemon = True
         timer.start()
@@ -170,13 +169,12 @@ class Preemption:
             self.changed.notify_all()
             unsaved = last - (self._first or 0)
         if unsaved <= (0 if self._compiled else 1):
-            self._end("Told to stop before a step was done")
+            self._end("preempted (SIGTERM) before a step was finished")
 
     def _end(self, why: str) -> None:
         """Ends all processes at once, whatever they do."""
         if not self._finished:
-            kept = (
-                "the newest checkpoint stays" if self._started > 0 else "none is lost"
-            )
-            line = f"{why}; {kept}. The same command goes on."
+            has_steps = self._started > 0
+            rest = "the newest checkpoint remains" if has_steps else "no step is lost"
+            line = f"{why}; {rest}; run the same command to resume."
             processes.end_all_processes(Preempted(line))

@@ -1,4 +1,4 @@
-"""Batches, fetched by a thread, one ahead; the loop can be told to stop meanwhile."""
+"""Batches fetched by a thread, one ahead; preemption ends the wait for a batch."""
 
 import queue
 import threading
@@ -8,21 +8,21 @@ from snapvideo_jax.training.preemption import Preemption
 from snapvideo_jax.types import Fetched
 
 SIGNAL_SECONDS = 0.5
-"""Worker processes that read may die of the same signal, before this one hears it."""
+"""How long a loader's error waits for SIGTERM: its workers may die of it first."""
 CLOSE_SECONDS = 1.0
-"""What a batch that nobody waits for may still take, before it is left alone."""
+"""How long `Prefetch.close` waits for a batch that is being fetched."""
 
 
 class Prefetch:
     """The batches of an iterator, one by one, each with the iterator's state after it.
 
-    While an update runs, the next batch is fetched: whatever the iterator does in the
-    training process, such as to embed captions, costs the loop no time.
+    The next batch is fetched while an update runs, so that what the iterator does in
+    the training process, such as to embed captions, takes no time of the loop.
 
     Args:
-      iterator: of batches, with ``get_state`` and ``close``. It is one batch ahead of
-        what was given out, and goes no further after an error.
-      stop: hears that the run is to stop.
+      iterator: of batches, with ``get_state`` and ``close``. It is one batch ahead, and
+        stops at an error.
+      preemption: of the run.
     """
 
     def __init__(self, iterator: Any, preemption: Preemption):
@@ -34,10 +34,10 @@ class Prefetch:
         self._thread.start()
 
     def next(self, step: int) -> tuple[Fetched, Any] | None:
-        """The batch of update ``step`` and the iterator's state; None ends the run.
+        """The batch of update ``step`` and the iterator's state; None once preempted.
 
         Raises:
-          Exception: what the iterator raises, unless the run was told to stop.
+          Exception: what the iterator raises, unless the run is preempted.
         """
         with self._preemption.changed:
             while not self._fetched and not self._preemption.ends_before(step):
@@ -57,7 +57,7 @@ class Prefetch:
         raise error
 
     def close(self) -> None:
-        """Closes the iterator, unless it is still at a batch that nobody waits for."""
+        """Closes the iterator, unless it is still fetching a batch."""
         self._asked.put(False)
         self._thread.join(CLOSE_SECONDS)
         if not self._thread.is_alive():

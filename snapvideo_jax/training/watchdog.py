@@ -1,4 +1,4 @@
-"""Says what a run hangs at: stacks of all threads where no step finishes for long."""
+"""Watchdog: if no step finishes, logs what the run hangs at, with all stacks."""
 
 import faulthandler
 import logging
@@ -15,21 +15,21 @@ from snapvideo_jax.training.goodput import PARTS, Goodput
 logger = logging.getLogger(__name__)
 
 SLOW = ("start", "restore", "compile", "evaluation")
-"""Parts of a run that may take longer than steps."""
+"""Parts of a run that may take longer than a step."""
 TICKS = 20
-"""How often within its limit the watchdog looks."""
+"""Checks of the watchdog within its time limit."""
 STALLED = "snapvideo/stalled"
-"""The key under which processes say what they hang at."""
+"""Key of the coordinator under which processes report what they hang at."""
 
 
 class Watchdog:
-    """A thread that dumps stacks to the log where no step has finished for long.
+    """A thread that logs the stacks of all threads if no step has finished for long.
 
     Args:
-      minutes: without a finished step; 0 for no watchdog.
+      minutes: without a finished step before it reports; 0 for no watchdog.
       slow_minutes: the same while the run is at one of `SLOW`.
       ends: whether it also ends the run, with the exit code of `Stalled`.
-      goodput: tells what the run is at.
+      goodput: reports which part of `PARTS` the run is at.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         since_slow = reported = 0.0
-        stands = False  # a word of this process, of a stall that may be over
+        is_reported = False  # a stall of this process, which may be over
         while not self._closed.wait(min(self._limit, self._slow_limit) / TICKS):
             part, since = self._goodput.current
             now = time.monotonic()
@@ -60,16 +60,16 @@ class Watchdog:
                 since_slow, limit = now, self._slow_limit
             else:
                 since, limit = max(self._beat, since_slow), self._limit
-            if stands and self._beat > reported:
+            if is_reported and self._beat > reported:
                 coordinator.withdraw(STALLED)
-                stands = False
+                is_reported = False
             waited = now - max(since, reported)
             if waited > limit:
                 self._report_stall(part, waited)
-                stands, reported = True, time.monotonic()
+                is_reported, reported = True, time.monotonic()
 
     def _report_stall(self, part: str, waited: float) -> None:
-        # The others notice within two of their looks.
+        # The others notice within two of their checks.
         said = coordinator.poll(STALLED, part, 3 * self._limit / TICKS)
         what = (
             f"No step has finished for {waited / 60:.3g} min, since step {self._step}: "
@@ -77,13 +77,12 @@ class Watchdog:
         )
         logger.error("%s. All threads:\n%s", what, stacks())
         if self._ends:
-            processes.end_all_processes(
-                Stalled(f"{what}; the newest checkpoint stays.")
-            )
+            error = Stalled(f"{what}; the newest checkpoint remains.")
+            processes.end_all_processes(error)
 
 
 def stacks() -> str:
-    """Where all threads of this process are."""
+    """The stacks of all threads of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -91,7 +90,7 @@ def stacks() -> str:
 
 
 def _others(said: dict[int, str]) -> str:
-    """What the other processes are at."""
+    """What the other processes report."""
     words = [
         f", process {index} is {PARTS[said[index]] if index in said else 'silent'}"
         for index in range(jax.process_count())

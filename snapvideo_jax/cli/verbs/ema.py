@@ -1,73 +1,51 @@
-"""The verb `snapvideo ema`: averages of any length, made after a run has been trained.
+"""`snapvideo ema`."""
 
-Two averages are tracked while training and kept every so many steps. The average of
-another length is a weighted sum of all of them, and `profiles` tells the weights and
-how far its profile is from the one that was asked for.
-"""
-
+import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.io.messages import human_bytes
-from snapvideo_jax.training.checkpoints.ema_snapshots import (
-    EmaSnapshotReader,
-    describe_budget,
-)
-from snapvideo_jax.training.checkpoints.posthoc_ema import (
-    _check_lengths,
-    make,
-    plan,
-)
+from snapvideo_jax.training.checkpoints.ema_snapshots import describe_budget
+from snapvideo_jax.training.checkpoints.posthoc_ema import EmaOptions, plan, reconstruct
 
 
-def run(arguments) -> None:
-    """`snapvideo ema`."""
-    experiment, workdir = _experiment(arguments)
+def run(arguments: argparse.Namespace) -> None:
+    if bool(arguments.workdir) == bool(arguments.config):
+        raise ValueError("Give --workdir, of a run, or --config, of one to be planned.")
+    if arguments.workdir and arguments.overrides:
+        raise ValueError(f"Unknown argument {arguments.overrides[0]!r}; see --help.")
+    chosen, experiment = options(EmaOptions, arguments), None
+    if arguments.config:
+        config = configs.load(arguments.config, arguments.overrides)
+        experiment = configs.build(config)
     if arguments.plan:
-        _print(plan(experiment, workdir, arguments), arguments.json)
+        found = plan(chosen, experiment)
+        print(json.dumps(found) if arguments.json else _describe_plan(found))
         return
-    if workdir is None:
-        raise ValueError("--workdir is missing; --config can only be planned.")
-    _check_lengths(arguments)
-    with EmaSnapshotReader(experiment, workdir) as reader:
-        made = make(reader, workdir, arguments)
+    written = reconstruct(chosen)
     if arguments.json:
-        print(json.dumps(made))
+        print(json.dumps(written))
         return
-    for each in made:
+    for each in written:
         print(
             f"{each['folder']}  error of the profile {each['error']:.2%}, as wide "
             f"as a half-life of {each['half_life']:,.0f} steps"
         )
 
 
-def _experiment(arguments):
-    """The experiment that the command line names, and its workdir if it has one."""
-    if bool(arguments.workdir) == bool(arguments.config):
-        raise ValueError("Give --workdir, of a run, or --config, of one to be planned.")
-    if arguments.config:
-        config = configs.load(arguments.config, arguments.overrides)
-        return configs.build(config), None
-    if arguments.overrides:
-        raise ValueError(f"Unknown argument {arguments.overrides[0]!r}; see --help.")
-    workdir = Path(arguments.workdir)
-    return configs.build(configs.of_workdir(workdir)), workdir
-
-
-def _print(found: dict[str, Any], as_json: bool) -> None:
-    """A plan as JSON, or as text for people."""
-    if as_json:
-        print(json.dumps(found))
-        return
-    print(f"snapshots   {describe_budget(found['disk'])}")
+def _describe_plan(found: dict[str, Any]) -> str:
+    lines = [f"snapshots   {describe_budget(found['disk'])}"]
     if "bytes_there" in found:
-        print(f"there now   {human_bytes(found['bytes_there'], 4)}")
-    print(f"What they give at step {found['step']:,}:")
-    print("length   half-life in steps   error of the profile   rounding comes x")
-    for row in found["lengths"]:
-        print(
-            f"{row['length']:<6.4g}   {row['half_life']:>18,.0f}   "
-            f"{row['error']:>20.3%}   {row['amplification']:>16.2f}"
-        )
+        lines.append(f"on disk     {human_bytes(found['bytes_there'], 4)}")
+    lines += [
+        f"Averages that they give at step {found['step']:,}:",
+        "length   half-life in steps   error of the profile   rounding comes x",
+    ]
+    lines += [
+        f"{row['length']:<6.4g}   {row['half_life']:>18,.0f}   "
+        f"{row['error']:>20.3%}   {row['amplification']:>16.2f}"
+        for row in found["lengths"]
+    ]
+    return "\n".join(lines)

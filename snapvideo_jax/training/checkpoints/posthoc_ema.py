@@ -24,13 +24,16 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from snapvideo_jax import config as configs
 from snapvideo_jax import optim
+from snapvideo_jax.config import Experiment
 from snapvideo_jax.optim import gamma
 from snapvideo_jax.training.checkpoints.ema_snapshots import (
     EmaSnapshotReader,
     UnreadableSnapshot,
     budget,
 )
+from snapvideo_jax.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -127,31 +130,78 @@ def solve(averages: Sequence[Average], wanted: Sequence[Average]) -> list[Soluti
     return found
 
 
-def make(reader: EmaSnapshotReader, workdir: Path, arguments) -> list[dict[str, Any]]:
-    """Writes the averages that the command line asks for, and tells of each.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmaOptions:
+    """Which averages `reconstruct` writes, or `plan` reports.
 
-    A snapshot that cannot be read is named and left out, and all is solved anew.
+    Attributes:
+      workdir: folder of the run; None for a run that is only planned.
+      lengths: relative standard deviations of the averages' profiles.
+      half_life: further lengths, as half-lives in steps of exponential averages.
+      step: of a snapshot; None for the newest.
+      out: folder of the averages; None for ``ema_profiles`` in the workdir.
+      most_error: largest relative error of a profile that is written.
+    """
+
+    workdir: Path | None = None
+    lengths: tuple[float, ...] = ()
+    half_life: tuple[float, ...] = ()
+    step: int | None = None
+    out: Path | None = None
+    most_error: float = 0.1
+
+    def __post_init__(self):
+        for length in self.lengths:
+            optim.check_width(length, "--length")
+
+    def averages_at(self, step: int) -> list[Average]:
+        """The averages asked for, at a step.
+
+        Raises:
+          ValueError: a half-life is too long for the step.
+        """
+        widths = list(self.lengths)
+        for half_life in self.half_life:
+            widths.append(width_of(half_life, step))
+            optim.check_width(widths[-1], f"--half_life={half_life:g} at step {step}")
+        return [Average(width, step) for width in widths]
+
+
+def reconstruct(options: EmaOptions) -> list[dict[str, Any]]:
+    """Writes averages of a run, and returns the folder and profile of each.
+
+    A snapshot that cannot be read is logged and left out.
 
     Raises:
-      ValueError: what is left cannot give a length, or the step has no snapshot.
+      ValueError: the run has no snapshots, the other snapshots cannot give a length, or
+        the step has no snapshot.
     """
-    steps = _present(reader)
-    while True:
-        try:
-            until = _until(steps, arguments.step)
-            return _made(reader, until, workdir, arguments)
-        except UnreadableSnapshot as error:
-            logger.warning("%s It is left out.", error)
-            steps = [step for step in steps if step != error.step]
+    if options.workdir is None:
+        raise ValueError("--workdir is missing; --config can only be planned.")
+    if not options.lengths and not options.half_life:
+        raise ValueError("No length is given; use --length, such as --length=0.1.")
+    experiment = configs.build(configs.of_workdir(options.workdir))
+    with EmaSnapshotReader(experiment, options.workdir) as reader:
+        steps = reader.existing_steps()
+        if missing := [step for step in reader.steps if step not in steps]:
+            logger.warning("Snapshots are missing and left out, of steps %s.", missing)
+        while True:
+            try:
+                return _reconstruct(reader, _until(steps, options.step), options)
+            except UnreadableSnapshot as error:
+                logger.warning("%s It is left out.", error)
+                steps = [step for step in steps if step != error.step]
 
 
-def _made(reader, steps: list[int], workdir: Path, arguments) -> list[dict[str, Any]]:
-    """The same of these snapshots, at the last of them."""
-    out, last = Path(arguments.out or workdir / "ema_profiles"), steps[-1]
+def _reconstruct(
+    reader: EmaSnapshotReader, steps: list[int], options: EmaOptions
+) -> list[dict[str, Any]]:
+    """Writes the averages at the last of ``steps`` from the snapshots of all."""
+    out, last = options.out or options.workdir / "ema_profiles", steps[-1]
     averages = [Average(w, s) for s in steps for w in reader.widths]
-    wanted = [Average(length, last) for length in _lengths(arguments, last)]
-    solutions = [_solved(averages, each, arguments.most_error) for each in wanted]
-    made = []
+    wanted = options.averages_at(last)
+    solutions = [_solved(averages, each, options.most_error) for each in wanted]
+    written = []
     for each, solution in zip(wanted, solutions, strict=True):
         weights: dict[int, dict[float, float]] = {step: {} for step in steps}
         for average, weight in zip(averages, solution.weights, strict=True):
@@ -164,69 +214,42 @@ def _made(reader, steps: list[int], workdir: Path, arguments) -> list[dict[str, 
             overwrite=True,
             custom_metadata=about,
         )
-        made.append({"folder": str(folder), **about})
-    return made
+        written.append({"folder": str(folder), **about})
+    return written
 
 
-def plan(experiment, workdir: Path | None, arguments) -> dict[str, Any]:
-    """What the snapshots of a whole run take, and the errors of lengths they give.
+def plan(options: EmaOptions, experiment: Experiment | None = None) -> dict[str, Any]:
+    """The disk that the snapshots of a whole run take, and the errors of lengths.
+
+    Args:
+      options: lengths and step; without lengths `PLANNED_LENGTHS`.
+      experiment: of a run to be planned; None for the one in ``options.workdir``.
 
     Raises:
       ValueError: the config has no power-function averages.
     """
+    if experiment is None:
+        experiment = configs.build(configs.of_workdir(options.workdir))
     optimizer = experiment.optimizer
     if not optimizer.ema_widths:
         raise ValueError(
             "optimizer.ema_widths=() tracks nothing; use (0.05,0.1), and set "
             "optimizer.ema_snapshot_steps."
         )
-    steps = _until(optimizer.snapshots(), arguments.step)
+    steps = _until(optimizer.snapshots(), options.step)
     averages = [Average(w, s) for s in steps for w in optimizer.ema_widths]
     last = steps[-1]
-    lengths = _lengths(arguments, last) or PLANNED_LENGTHS
-    wanted = [Average(length, last) for length in lengths]
+    wanted = options.averages_at(last)
+    wanted = wanted or [Average(length, last) for length in PLANNED_LENGTHS]
     found = {"disk": budget(experiment), "step": last}
-    if workdir is not None:
-        files = [file for file in (workdir / "ema").rglob("*") if file.is_file()]
-        found["bytes_there"] = sum(file.stat().st_size for file in files)
+    if options.workdir is not None:
+        files = RunFolder(options.workdir).ema.rglob("*")
+        found["bytes_there"] = sum(x.stat().st_size for x in files if x.is_file())
     found["lengths"] = [
         _about(each, solution, steps)
         for each, solution in zip(wanted, solve(averages, wanted), strict=True)
     ]
     return found
-
-
-def _check_lengths(arguments) -> None:
-    """Refuses lengths of no average before anything is read.
-
-    Raises:
-      ValueError: there are none, or one cannot be.
-    """
-    if not arguments.lengths and not arguments.half_life:
-        raise ValueError("There is nothing to make; give --length, such as 0.1.")
-    for length in arguments.lengths:
-        optim.check_width(length, "--length")
-
-
-def _lengths(arguments, step: int) -> list[float]:
-    """Lengths that the command line asks for, of averages at this step.
-
-    Raises:
-      ValueError: a half-life is too long for the step.
-    """
-    found = list(arguments.lengths)
-    for half_life in arguments.half_life:
-        found.append(width_of(half_life, step))
-        optim.check_width(found[-1], f"--half_life={half_life:g} at step {step}")
-    return found
-
-
-def _present(reader: EmaSnapshotReader) -> list[int]:
-    """Steps of the snapshots that are there; those that are missing are named."""
-    there = reader.existing_steps()
-    if missing := [step for step in reader.steps if step not in there]:
-        logger.warning("Snapshots are missing and left out, of steps %s.", missing)
-    return there
 
 
 def _until(steps: Sequence[int], step: int | None) -> list[int]:

@@ -1,12 +1,12 @@
-"""Weights of one network put into a larger one: an upsampler begins as a first stage.
+"""Warm start: weights of one network in a larger one, a first stage in an upsampler.
 
-Every array of the source goes to the one of the same name:
+Each array of the target comes from the source's array of the same name:
 
-    the same shape           copied
-    a patch embedding        input channels that the source lacks are zero, so that at
-                             the start nothing is seen through them [C]
-    a table of positions     resized: between patches by place in the picture [C]
-    only in the target       as training begins with it, where it is of an input that
+    same shape               copied
+    patch embedding          input channels that the source lacks are zero, so that at
+                             the start they have no effect [C]
+    position table           interpolated between patches by place in the picture [C]
+    only in the target       initialized as in training, if it belongs to an input that
                              the source does not have
 
 Anything else does not fit. [P] Sec. 3.5: the upsampler starts from the first stage.
@@ -15,8 +15,9 @@ Anything else does not fit. [P] Sec. 3.5: the upsampler starts from the first st
 import dataclasses
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -40,15 +41,22 @@ MAY_BE_NEW = ("context/low_resolution_noise_", POSITIONS)
 """What a target may have that its source lacks."""
 
 
+class Weights(NamedTuple):
+    """A network and its parameters, or their shapes, by name."""
+
+    network: Any
+    arrays: Mapping[str, Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Transplant:
-    """What became of the arrays of a network, by name.
+    """Where each array of a target network comes from, by name.
 
     Attributes:
-      copied: as they were.
-      widened: with more input channels, which are zero.
-      resized: tables of positions.
-      new: as training begins with them.
+      copied: unchanged from the source.
+      widened: from the source, with further input channels, which are zero.
+      resized: position tables, interpolated from the source's.
+      new: initialized, as the source has no such array.
     """
 
     copied: tuple[str, ...]
@@ -63,89 +71,73 @@ class Transplant:
                 parts.append(f"{name}: {', '.join(found)}")
         return "; ".join(parts)
 
+    @classmethod
+    def plan(cls, source: Weights, target: Weights) -> "Transplant":
+        """How the source's arrays become the target's; only shapes are used.
 
-def plan_transplant(source, target, theirs, ours) -> Transplant:
-    """What a transplant would do.
+        Raises:
+          ValueError: the source does not fit; names the first arrays that do not.
+        """
+        found = {field.name: [] for field in dataclasses.fields(cls)}
+        theirs, ours = source.arrays, target.arrays
+        wrong = [f"{name} has no place here" for name in theirs.keys() - ours.keys()]
+        for name, leaf in ours.items():
+            if origin := _origin(name, source, target):
+                found[origin].append(name)
+            elif name in theirs:
+                shape = theirs[name].shape
+                wrong.append(f"{name} is {shape}, and here {leaf.shape}")
+            else:
+                wrong.append(f"{name} is missing")
+        if wrong:
+            more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ValueError(
+                f"does not fit this network: {', '.join(sorted(wrong)[:5])}{more}; use "
+                "a first stage of the same widths, latents and blocks."
+            )
+        return cls(**{origin: tuple(names) for origin, names in found.items()})
 
-    Args:
-      source, target: the networks.
-      theirs, ours: shapes of their parameters, by name.
+    def apply(self, source: Weights, target: Weights) -> dict[str, Array]:
+        """The target's parameters after the transplant, by name.
 
-    Raises:
-      ValueError: the source does not fit; names the first arrays that do not.
-    """
-    found = {"copied": [], "widened": [], "resized": [], "new": []}
-    wrong = [f"{name} has no place here" for name in theirs.keys() - ours.keys()]
-    for name, leaf in ours.items():
-        if name not in theirs:
-            kind = "new" if name.startswith(MAY_BE_NEW) else None
-            said = f"{name} is missing"
-        elif theirs[name].shape == leaf.shape and not _is_moved(name, source, target):
-            kind = "copied"
-        elif name.startswith(POSITIONS):
-            kind = "resized" if _same_width(theirs[name], leaf) else None
-            said = _shapes(name, theirs[name], leaf)
-        elif name == EMBEDDING and _widens(source, target, theirs[name], leaf):
-            kind = "widened"
-        else:
-            kind, said = None, _shapes(name, theirs[name], leaf)
-        if kind:
-            found[kind].append(name)
-        else:
-            wrong.append(said)
-    if wrong:
-        more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(
-            f"does not fit this network: {', '.join(sorted(wrong)[:5])}{more}; use a "
-            "first stage of the same widths, latents and blocks."
-        )
-    return Transplant(**{kind: tuple(names) for kind, names in found.items()})
-
-
-def _shapes(name: str, theirs, ours) -> str:
-    return f"{name} is {theirs.shape}, and here {ours.shape}"
-
-
-def _same_width(theirs, ours) -> bool:
-    return theirs.shape[-1] == ours.shape[-1]
-
-
-def _is_moved(name: str, source, target) -> bool:
-    """Whether a table of equally many places is of another grid."""
-    if not name.startswith(POSITIONS):
-        return False
-    fields = ("frames", "height", "width", "pad_height", "patch", "group")
-    return any(getattr(source, each) != getattr(target, each) for each in fields)
+        Args:
+          source: network and parameters.
+          target: network and its initial parameters.
+        """
+        theirs, fresh = source.arrays, target.arrays
+        result = {name: theirs[name] for name in self.copied}
+        result |= {name: fresh[name] for name in self.new}
+        channels = source.network.in_channels, target.network.in_channels
+        for name in self.widened:
+            result[name] = widen_patch_embedding(theirs[name], *channels)
+        for name in (*self.resized, *self.new):
+            if name.startswith(POSITIONS):
+                table = theirs.get(name, theirs[POSITIONS])
+                grid = _grid_of(name, target.network)
+                result[name] = resize_positions(table, source.network, grid)
+        return {name: result[name].astype(leaf.dtype) for name, leaf in fresh.items()}
 
 
-def _widens(source, target, theirs, ours) -> bool:
-    return (
-        source.patch == target.patch
-        and source.in_channels < target.in_channels
-        and _same_width(theirs, ours)
+def _origin(name: str, source: Weights, target: Weights) -> str | None:
+    """The field of `Transplant` that an array of the target belongs to."""
+    theirs, ours = source.arrays.get(name), target.arrays[name]
+    if theirs is None:
+        return "new" if name.startswith(MAY_BE_NEW) else None
+    same_width = theirs.shape[-1:] == ours.shape[-1:]
+    is_table = name.startswith(POSITIONS)
+    same_grid = all(
+        getattr(source.network, field) == getattr(target.network, field)
+        for field in ("frames", "height", "width", "pad_height", "patch", "group")
     )
-
-
-def transplant_params(report: Transplant, source, target, theirs, fresh):
-    """The parameters of a target, by name.
-
-    Args:
-      report: of `plan_transplant`.
-      source, target: the networks.
-      theirs: the source's parameters, by name.
-      fresh: what the target would begin with, by name.
-    """
-    result = {name: theirs[name] for name in report.copied}
-    result |= {name: fresh[name] for name in report.new}
-    for name in report.widened:
-        result[name] = widen_patch_embedding(
-            theirs[name], source.in_channels, target.in_channels
-        )
-    for name in (*report.resized, *report.new):
-        if name.startswith(POSITIONS):
-            table = theirs.get(name, theirs[POSITIONS])
-            result[name] = resize_positions(table, source, _grid_of(name, target))
-    return {name: result[name].astype(leaf.dtype) for name, leaf in fresh.items()}
+    if theirs.shape == ours.shape and (same_grid or not is_table):
+        return "copied"
+    if is_table:
+        return "resized" if same_width else None
+    more = source.network.in_channels < target.network.in_channels
+    same_patch = source.network.patch == target.network.patch
+    if name == EMBEDDING and same_patch and more and same_width:
+        return "widened"
+    return None
 
 
 def widen_patch_embedding(
@@ -217,55 +209,54 @@ def _grid_of(name: str, network):
     return network.grids[0]
 
 
-# --- A run that begins so ------------------------------------------------------------
+# --- A run that starts from another ---------------------------------------------------
 
 
-def initial_state(experiment: Experiment, mesh, places, workdir: Path | None = None):
-    """The state that a run begins with: fresh, or with weights of ``run.init_from``.
+def initial_state(experiment: Experiment, mesh, shardings, workdir: Path | None = None):
+    """The state of a new run: initialized, or with the weights of ``run.init_from``.
 
     Args:
-      experiment: of the run.
-      mesh: of the run.
-      places: shardings of the state.
-      workdir: where ``init_from.json`` tells what was done; None tells it nowhere.
+      experiment, mesh: of the run.
+      shardings: of the state.
+      workdir: in which ``init_from.json`` is written; None to write nothing.
 
     Raises:
-      ValueError: the run to begin from is not there, or does not fit; before anything
-        is compiled.
+      ValueError: the source run does not exist or does not fit; before anything is
+        compiled.
     """
     where = experiment.run.init_from
     if not where:
         return jax.jit(
-            lambda: nn.unbox(fresh_state(experiment)), out_shardings=places
+            lambda: nn.unbox(fresh_state(experiment)), out_shardings=shardings
         )()
     first, source, step = open_source(where)
-    report = check_source(experiment, first)
+    transplant = check_source(experiment, first)
     params, step = restore_params(source, first, mesh, True, step)
-    logger.info("Beginning from %s, step %d: %s.", source, step, report)
+    logger.info("Starting from %s, step %d: %s.", source, step, transplant)
     if workdir and jax.process_index() == 0:
-        about = {"init_from": where, "step": step} | dataclasses.asdict(report)
+        about = {"init_from": where, "step": step} | dataclasses.asdict(transplant)
         write_json(workdir / "init_from.json", about)
 
     def state(params):
         fresh = nn.unbox(fresh_state(experiment))
-        structure = jax.tree.structure(fresh.params)
-        names = named_leaves(fresh.params)
-        moved = transplant_params(
-            report, first.model, experiment.model, named_leaves(params), names
+        ours = named_leaves(fresh.params)
+        moved = transplant.apply(
+            Weights(first.model, named_leaves(params)), Weights(experiment.model, ours)
         )
-        params = structure.unflatten([moved[name] for name in names])
-        again = tuple(jax.tree.map(jnp.copy, params) for _ in fresh.powers)
+        structure = jax.tree.structure(fresh.params)
+        params = structure.unflatten([moved[name] for name in ours])
+        powers = tuple(jax.tree.map(jnp.copy, params) for _ in fresh.powers)
         ema = jax.tree.map(jnp.copy, params)
-        return fresh.replace(params=params, ema=ema, powers=again)
+        return fresh.replace(params=params, ema=ema, powers=powers)
 
-    return jax.jit(state, out_shardings=places)(params)
+    return jax.jit(state, out_shardings=shardings)(params)
 
 
 def check_source(experiment: Experiment, first: Experiment) -> Transplant:
-    """What becomes of the arrays of a run that begins from another.
+    """The transplant of a run that starts from the weights of run ``first``.
 
     Raises:
-      ValueError: it cannot.
+      ValueError: the weights do not fit.
     """
     where = experiment.run.init_from
     kinds = type(first.model).__name__, type(experiment.model).__name__
@@ -274,12 +265,12 @@ def check_source(experiment: Experiment, first: Experiment) -> Transplant:
             f"run.init_from={where} is a {kinds[0]} and this network a {kinds[1]}; "
             "weights go from a FIT to a FIT only."
         )
-    theirs, ours = (
-        named_leaves(nn.unbox(abstract_state(each)).params)
+    source, target = (
+        Weights(each.model, named_leaves(nn.unbox(abstract_state(each)).params))
         for each in (first, experiment)
     )
     try:
-        return plan_transplant(first.model, experiment.model, theirs, ours)
+        return Transplant.plan(source, target)
     except ValueError as error:
         raise ValueError(f"run.init_from={where} {error}") from error
 

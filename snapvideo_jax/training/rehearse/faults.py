@@ -301,7 +301,7 @@ def _starts(run: RunProcesses) -> list[int]:
     """The steps from which process 0 has gone on until now, 0 where it began anew."""
     text = run.log().read_text(errors="replace")
     return [
-        int(step) for step in re.findall(r"(?:Resum|Beginn)ing .* at step (\d+)", text)
+        int(step) for step in re.findall(r"(?:Resum|Start)ing .* at step (\d+)", text)
     ]
 
 

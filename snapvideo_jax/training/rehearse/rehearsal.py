@@ -1,12 +1,15 @@
-"""The verb `snapvideo rehearse`: a config, and all that can happen to its run."""
+"""The rehearsal: an undisturbed run of a config, then one run for each fault."""
 
+import dataclasses
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.io.files import write_json
 from snapvideo_jax.training.rehearse import report
 from snapvideo_jax.training.rehearse.faults import FAULTS, NOT_BIT_EXACT, FaultTrial
 from snapvideo_jax.training.rehearse.report import Outcome
@@ -17,51 +20,109 @@ from snapvideo_jax.training.rehearse.runner import (
 )
 
 CHECKPOINTS = 6
-"""In a run that is rehearsed."""
+"""Checkpoints of each run."""
 
 
-def rehearse(setup: RunSetup, arguments, names: list[str]) -> list[Outcome]:
-    """Plays faults one after the other, and tells what became of each run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RehearseOptions:
+    """Which runs meet which faults.
+
+    Attributes:
+      config: "FILE[:ARG]" or "NAME[:ARG]".
+      overrides: of its fields, each as "--config.a.b=value".
+      out: new folder for the workdirs and logs of all runs.
+      steps: of each run; 6 or more.
+      processes: of each run.
+      seed: of the steps at which faults strike.
+      faults: names in `faults.FAULTS`; None for all that the processes allow.
+      kills: of the faults ``sigkill`` and ``save_kill``.
 
     Raises:
-      ValueError: the config does not train even where nothing happens.
+      ValueError: a fault is unknown or needs more processes, or a value is too small.
     """
-    # Only the processes of runs use devices; what is compared needs none.
+
+    config: str
+    out: Path
+    overrides: tuple[str, ...] = ()
+    steps: int = 24
+    processes: int = 2
+    seed: int = 0
+    faults: tuple[str, ...] | None = None
+    kills: int = 3
+
+    def __post_init__(self):
+        least = {"steps": CHECKPOINTS, "processes": 1, "seed": 0, "kills": 1}
+        for name, smallest in least.items():
+            if (value := getattr(self, name)) < smallest:
+                raise ValueError(
+                    f"--{name}={value} is too small; use {smallest} or more."
+                )
+        for name in self.names:
+            if name not in FAULTS:
+                raise ValueError(
+                    f"--faults={name} is unknown; use some of {list(FAULTS)}."
+                )
+        if "lost_process" in self.names and self.processes == 1:
+            raise ValueError("--faults=lost_process needs --processes of at least 2.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the faults."""
+        if self.faults:
+            return self.faults
+        alone = self.processes == 1
+        return tuple(name for name in FAULTS if not (alone and name == "lost_process"))
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between the checkpoints of a run."""
+        return self.steps // CHECKPOINTS
+
+
+def rehearse(options: RehearseOptions) -> Iterator[Outcome]:
+    """Runs the faults one after another, and writes ``rehearsal.json`` at the end.
+
+    Yields:
+      The outcome of each fault, as soon as it is known.
+
+    Raises:
+      ValueError: the config cannot be used, the folder is not empty, or the undisturbed
+        run fails.
+    """
+    setup = _setup(options)
+    # The processes of the runs use devices; the comparison of their states needs none.
     jax.config.update("jax_platforms", "cpu")
-    out = Path(arguments.out)
-    whole = out / "undisturbed"
-    run = RunProcesses(setup, whole, arguments.processes)
+    undisturbed = options.out / "undisturbed"
+    run = RunProcesses(setup, undisturbed, options.processes)
     try:
         run.finish()
     except RehearsalFailed as error:
-        raise ValueError(
-            f"The run does not come to its end though nothing happens: {error}"
-        ) from error
+        raise ValueError(f"The undisturbed run fails: {error}") from error
     finally:
         run.kill()
     outcomes = []
-    for name in names:
+    for name in options.names:
         trial = FaultTrial(
             setup=setup,
-            workdir=out / name,
-            steps=arguments.steps,
-            every=_every(arguments.steps),
-            count=arguments.processes,
-            kills=arguments.kills,
-            rng=random.Random(f"{arguments.seed} {name}"),
+            workdir=options.out / name,
+            steps=options.steps,
+            every=options.checkpoint_every,
+            count=options.processes,
+            kills=options.kills,
+            rng=random.Random(f"{options.seed} {name}"),
         )
-        outcomes.append(_play(name, trial, whole))
-        if not arguments.json:
-            print(report.describe(outcomes[-1]), flush=True)
-    return outcomes
+        outcomes.append(_try(name, trial, undisturbed))
+        yield outcomes[-1]
+    write_json(options.out / "rehearsal.json", report.as_json(outcomes))
 
 
-def _play(name: str, trial: FaultTrial, whole: Path) -> Outcome:
+def _try(name: str, trial: FaultTrial, undisturbed: Path) -> Outcome:
+    """The outcome of one fault."""
     exact, survived = "", False
     try:
         FAULTS[name](trial)
         survived, exact = report.compare(
-            trial.workdir, whole, same_bits=name not in NOT_BIT_EXACT
+            trial.workdir, undisturbed, same_bits=name not in NOT_BIT_EXACT
         )
     except RehearsalFailed as error:
         trial.notes.append(str(error))
@@ -75,50 +136,29 @@ def _play(name: str, trial: FaultTrial, whole: Path) -> Outcome:
     )
 
 
-def _faults(arguments) -> list[str]:
-    """The faults that are asked for.
+def _setup(options: RehearseOptions) -> RunSetup:
+    """What the runs share; checks the config before any of them starts.
 
     Raises:
-      ValueError: one is unknown, or needs more processes.
+      ValueError: the config cannot be used, or the folder is not empty.
     """
-    asked = arguments.faults or tuple(
-        name for name in FAULTS if arguments.processes > 1 or name != "lost_process"
-    )
-    for name in asked:
-        if name not in FAULTS:
-            raise ValueError(f"--faults={name} is unknown; use some of {list(FAULTS)}.")
-    if "lost_process" in asked and arguments.processes == 1:
-        raise ValueError("--faults=lost_process needs --processes of at least 2.")
-    return list(asked)
-
-
-def _setup(arguments) -> RunSetup:
-    """What the runs share; the config is checked before any of them starts.
-
-    Raises:
-      ValueError: the config cannot be used, or the folder is not new.
-    """
-    out, every = Path(arguments.out), _every(arguments.steps)
+    out, every = options.out, options.checkpoint_every
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out={out} is not empty; use a new folder.")
     fields = {
-        "optimizer.steps": arguments.steps,
+        "optimizer.steps": options.steps,
         "run.checkpoint_every_steps": every,
         "run.log_every_steps": every,
         "run.keep": 3,
         "sheets.every_steps": 0,
     }
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    overrides += arguments.overrides
-    configs.build(configs.load(arguments.config, overrides))
+    overrides += options.overrides
+    configs.build(configs.load(options.config, overrides))
     return RunSetup(
-        train=("--config", arguments.config, *overrides),
-        devices=2 * arguments.processes,  # as many as processes with other_count
-        # Compiled once for all starts, and kept where the user keeps programs.
+        train=("--config", options.config, *overrides),
+        devices=2 * options.processes,  # as many as processes with other_count
+        # Compiled once for all starts, in the user's compilation cache if there is one.
         programs=Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or out / "programs"),
         flags=os.environ.get("XLA_FLAGS", ""),
     )
-
-
-def _every(steps: int) -> int:
-    return max(1, steps // CHECKPOINTS)

@@ -1,10 +1,10 @@
-"""A step of a run, made once more and looked into: `snapvideo replay`.
+"""A step of a run, replayed from an earlier checkpoint, and a look into its batch.
 
-`rebuild` brings back the state before the step, the batch and the step itself, and
-compares them with the ledger; `samples` looks into single samples; `command` is the
-verb and what it prints and draws.
+`rebuild` makes the state and the batch that the step had, `samples` looks into the
+batch, `report` compares with the ledger and writes what was found.
 """
 
-from snapvideo_jax.training.replay.rebuild import RebuiltStep, rebuild
+from snapvideo_jax.training.replay.rebuild import RebuiltStep, ReplayOptions, rebuild
+from snapvideo_jax.training.replay.report import replay
 
-__all__ = ["RebuiltStep", "rebuild"]
+__all__ = ["RebuiltStep", "ReplayOptions", "rebuild", "replay"]

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from snapvideo_jax import config as configs
+from snapvideo_jax.config import Experiment
 from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
 from snapvideo_jax.data.unusable import list_of
 from snapvideo_jax.parallel.layout_report import checked_shardings
@@ -44,6 +45,53 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Relative difference of losses that other devices, or sums in another order, make."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """Which step is replayed, and what is shown of it.
+
+    Attributes:
+      workdir: folder of the run.
+      step: updates after it, from 1.
+      samples: rows of the batch to look into; None for those of the largest losses.
+      from_checkpoint: takes the checkpoint's state as an approximation of the state
+        before the step, and recomputes nothing.
+      out: folder of the report; None for ``replay/STEP`` in the workdir.
+      overrides: "--config.a.b=value", of fields that a resumed run may change.
+    """
+
+    workdir: Path
+    step: int
+    samples: Sequence[int] | None = None
+    from_checkpoint: bool = False
+    out: Path | None = None
+    overrides: Sequence[str] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the report is written."""
+        return self.out or self.workdir / "replay" / f"{self.step:07d}"
+
+    def check(self, experiment: Experiment) -> None:
+        """Checks step and rows.
+
+        Raises:
+          ValueError: the run has no such step, or the batch no such row.
+        """
+        if self.step < 1:
+            raise ValueError(f"--step={self.step} is too small; use 1 or more.")
+        if self.step > experiment.optimizer.steps:
+            raise ValueError(
+                f"--step={self.step} is past the last step of the run, "
+                f"{experiment.optimizer.steps}; use that or an earlier one."
+            )
+        for row in self.samples or ():
+            if not 0 <= row < experiment.data.batch:
+                raise ValueError(
+                    f"--samples={row} is not in the batch; use 0 to "
+                    f"{experiment.data.batch - 1}."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,60 +191,37 @@ def agreement(recorded: float, replayed: float) -> str:
     return "different"
 
 
-def rebuild(
-    workdir: Path,
-    step: int,
-    out: Path,
-    overrides: Sequence[str] = (),  # noqa: B006
-    from_checkpoint: bool = False,
-    asked: Sequence[int] = (),
-) -> RebuiltStep:
-    """A step of a run, rebuilt from the newest checkpoint that lies before it.
+def rebuild(options: ReplayOptions) -> RebuiltStep:
+    """A step of a run, rebuilt from the newest checkpoint before it.
 
-    Args:
-      workdir: of the run.
-      step: from 1.
-      out: folder in which files that cannot be used are listed.
-      overrides: as for `config.load`.
-      from_checkpoint: takes the checkpoint's state in place of the exact one.
-      asked: rows of the batch that will be looked into.
+    Files that cannot be used are listed in ``options.folder``.
 
     Raises:
       ValueError: there is no such run, step or row, or the config or the data cannot be
         used.
     """
-    experiment = configs.build(configs.of_workdir(workdir, overrides))
-    if step > experiment.optimizer.steps:
-        raise ValueError(
-            f"--step={step} is past the last step of the run, "
-            f"{experiment.optimizer.steps}; use that or an earlier one."
-        )
-    for row in asked:
-        if not 0 <= row < experiment.data.batch:
-            raise ValueError(
-                f"--samples={row} is not in the batch; use 0 to "
-                f"{experiment.data.batch - 1}."
-            )
+    workdir, step = options.workdir, options.step
+    experiment = configs.build(configs.of_workdir(workdir, options.overrides))
+    options.check(experiment)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
-    joint = _joint(experiment, workdir, out)
+    joint = _joint(experiment, workdir, options.folder)
     iterator = iter(split_dataset(joint, 0, 1, experiment.text))
-    state, begun_at, places = _state(experiment, mesh, workdir, step - 1)
-    update = jit_train_step(experiment, mesh, places)
+    state, begun_at, shardings = _state(experiment, mesh, workdir, step - 1)
+    update = jit_train_step(experiment, mesh, shardings)
     key = put_key(experiment.seed, mesh)
-    embed = experiment.text.on_devices(mesh)
-    first = step - 1 if from_checkpoint else begun_at
+    embed, over_batch = experiment.text.on_devices(mesh), batch_sharding(mesh)
+    first = step - 1 if options.from_checkpoint else begun_at
     seek(iterator, first)
-    if first > begun_at:  # what is drawn for the step is still that of the step
+    if first > begun_at:  # noise and dropout of a step are derived from its number
         number = jax.device_put(np.int32(first), state.step.sharding)
         state = state.replace(step=number)
-    over_batch = batch_sharding(mesh)
-    kept = {each.step: each for each in ledger.read(workdir, first + 1, step)}
+    recorded = {each.step: each for each in ledger.read(workdir, first + 1, step)}
     for done in range(first + 1, step + 1):
         rows, moved = next(iterator)
         batch = embedded(put_batch(rows, over_batch), embed)
         if done < step:
             state, metrics = update(state, batch, key)
-            _compare(done, rows, metrics, kept.get(done))
+            _compare(done, rows, metrics, recorded.get(done))
     iterator.close()
     return RebuiltStep(
         experiment=experiment,
@@ -210,7 +235,7 @@ def rebuild(
         moved=moved,
         batch=batch,
         key=key,
-        recorded=kept.get(step),
+        recorded=recorded.get(step),
         update=update,
     )
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,12 @@ from snapvideo_jax.io import media
 from snapvideo_jax.io.json_lines import finite
 from snapvideo_jax.state import Params
 from snapvideo_jax.training.replay import samples
-from snapvideo_jax.training.replay.rebuild import RebuiltStep, agreement
+from snapvideo_jax.training.replay.rebuild import (
+    RebuiltStep,
+    ReplayOptions,
+    agreement,
+    rebuild,
+)
 
 SHOWN = 64
 """Samples that a sheet shows where none are asked for: those of the largest losses."""
@@ -24,17 +28,15 @@ TILE_WIDTH = 200
 """Pixels of a sample's three clips on the sheet that labels need."""
 
 
-def replay(
-    rebuilt: RebuiltStep, out: Path, rows: Sequence[int] | None
-) -> dict[str, Any]:
-    """Does a step again, writes the sheet and ``replay.json``.
+def replay(options: ReplayOptions) -> dict[str, Any]:
+    """Replays a step, writes its sheet and ``replay.json``, and returns the latter.
 
-    Args:
-      rebuilt: the step; its state is gone afterwards.
-      out: where they are written.
-      rows: of the batch, to be looked into; None for those of the largest losses.
+    Raises:
+      ValueError: as `rebuild.rebuild`.
     """
+    rebuilt = rebuild(options)
     losses, sigma = samples.row_losses(rebuilt)
+    rows = options.samples
     if rows is None:
         worst = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf))
         rows = sorted(worst[:SHOWN].tolist())
@@ -54,9 +56,9 @@ def replay(
         }
         for k, row in enumerate(rows)
     ]
-    _write_sheet(out / "sheet", looks, about, rebuilt.experiment.sheets)
+    _write_sheet(options.folder / "sheet", looks, about, rebuilt.experiment.sheets)
     report = finite(_report(rebuilt, losses, sigma) | {"samples": about})
-    (out / "replay.json").write_text(json.dumps(report, indent=2))
+    (options.folder / "replay.json").write_text(json.dumps(report, indent=2))
     return report
 
 
