@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import xla
+
 import snapvideo_jax
 
 HERE = pathlib.Path(__file__).parent
@@ -24,8 +26,7 @@ def environment(devices, **more):
     """One that tells a process nothing of others, nor where to keep programs."""
     ours = ("SNAPVIDEO_PROCESS_COUNT", "JAX_COMPILATION_CACHE_DIR")
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0"
+    flags = f"{xla.devices(devices)} {xla.FAST_COMPILE}"
     return kept | {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, **more}
 
 

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+import xla
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 from processes import PACKAGE
 from test_distributed import end, free_port
@@ -41,8 +42,8 @@ def command(root, workdir, *overrides):
 
 def start(root, workdir, *overrides, **more):
     """A run of one process and one device, with pipes for what it says."""
-    flags = "--xla_backend_optimization_level=0"
-    about = {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, "RECORD": os.devnull}
+    about = {"XLA_FLAGS": xla.FAST_COMPILE, "PYTHONPATH": PACKAGE}
+    about["RECORD"] = os.devnull
     return subprocess.Popen(
         [sys.executable, HERE / "recorded.py", *command(root, workdir, *overrides)],
         env=os.environ | about | more,

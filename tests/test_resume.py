@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+import xla
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 
 from snapvideo_jax.training import ledger
@@ -27,7 +28,7 @@ def runs(shapes_root, tmp_path_factory):
         ),
         devices=1,
         programs=pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]),
-        flags="--xla_backend_optimization_level=0",
+        flags=xla.FAST_COMPILE,
     )
     whole = folder / "whole"
     RunProcesses(setup, whole, 1).finish()
