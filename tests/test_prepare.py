@@ -242,7 +242,7 @@ def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
 def test_the_shipped_config_builds():
     built = config.build(configs.load(CONFIG, ["--config.source=gs://bucket/clips"]))
     assert built.source == "gs://bucket/clips"
-    assert config.stages["upsampler"] == Stage(height=288, width=512)
+    assert built.stages["upsampler"] == Stage(height=288, width=512)
 
 
 def test_other_settings_than_those_of_the_folder_are_refused(prepared, source):
@@ -264,11 +264,14 @@ def test_other_settings_than_those_of_the_folder_are_refused(prepared, source):
     [
         (None, "has no captions.jsonl; write one with a line"),
         ("\n\n", "has an empty captions.jsonl; nothing to prepare"),
-        ("no json\n", "captions.jsonl: no json: its line Expecting value"),
+        (
+            "no json\n",
+            "captions.jsonl: no json: its line is not JSON .Expecting value",
+        ),
         ('{"file": "a"}', "its line has type=None, wanted a string"),
         (
             '{"file": "a", "type": "video", "caption": "\\ud800"}',
-            "its line 'utf-8' codec can't encode",
+            "its line holds text that is not UTF-8",
         ),
     ],
 )
@@ -279,3 +282,13 @@ def test_a_list_that_begins_badly_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         pipeline.prepare(config_of(tmp_path), str(tmp_path / "out"), [])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unusable_line_is_an_entry_that_says_why():
+    pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
+    line = b'{"file": "a", "type": "video", "caption": "x\xc2\x85y"}'
+    expected = {"file": "a", "type": "video", "caption": "x\x85y"}
+    assert list(pipeline.parsed(b"\xef\xbb\xbf" + line + b"\r")) == [expected]
+    assert not list(pipeline.parsed(b" \r"))
+    (entry,) = pipeline.parsed(line.replace(b"\xc2", b""))
+    assert entry["malformed"] == "its line holds text that is not UTF-8"

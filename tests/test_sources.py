@@ -92,7 +92,7 @@ def test_a_limit_of_records_is_no_more_than_there_are(records):
 def test_blank_lines_and_bytes_of_other_systems_are_fine(folder):
     text = (folder / "captions.jsonl").read_text(encoding="utf-8")
     (folder / "captions.jsonl").write_bytes(
-        ("\n" + text.replace("\n", "\r\n\r\n")).encode()
+        ("\ufeff\n" + text.replace("\n", "\r\n\r\n")).encode()
     )
     assert all_of(FolderSource(folder, "video")) == SAMPLES["video"]
 
@@ -112,7 +112,7 @@ def test_files_without_captions_are_refused(tmp_path):
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
-        ("3", "line 2 has file=None, wanted a string"),
+        ("3", "line 2 is int, not a JSON object"),
         ('{"type": "video", "caption": "x"}', "line 2 has file=None, wanted a string"),
         ('{"file": "a", "type": "video"}', "line 2 has caption=None, wanted a string"),
         (
@@ -125,7 +125,7 @@ def test_files_without_captions_are_refused(tmp_path):
         ),
         (
             '{"file": "videos/lost.mp4", "type": "video", "caption": "x"}',
-            "has no file 'videos/lost.mp4', which captions.jsonl lists; add",
+            "has no file 'videos/lost.mp4', which captions.jsonl lists in line 2; a",
         ),
     ],
 )

@@ -7,7 +7,6 @@ it starts.
 """
 
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -20,7 +19,13 @@ import numpy as np
 from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
 from snapvideo_jax.data.filters import Filter, broken, kept
 from snapvideo_jax.data.records import decode_record, read_headers
-from snapvideo_jax.io.captions import Fields, Kind, alternatives, check_line
+from snapvideo_jax.io.captions import (
+    CAPTIONS,
+    Fields,
+    Kind,
+    captions_from,
+    read_entries,
+)
 from snapvideo_jax.io.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -109,67 +114,45 @@ class FolderSource:
                 f"data.root={str(root)!r} is not a folder; set data.root to a folder "
                 f"with captions.jsonl."
             )
-        if not (self._root / "captions.jsonl").is_file():
+        if not (self._root / CAPTIONS).is_file():
             raise ValueError(
                 f"data.root={str(root)!r} has no captions.jsonl; write one with a line "
                 f'{{"file": ..., "type": "video" or "image", "caption": ...}} for each '
                 f"file."
             )
-        lines = [line for line in self._read_lines() if line["type"] == kind]
-        lines = lines[:limit] if limit else lines
         where = f"data.root={str(root)!r}"
-        _require_samples(lines, kind, where)
-        chosen = _chosen(filters, lines, kind, where)
-        self._lines = lines if chosen is None else [lines[i] for i in chosen]
-        for line in self._lines:
-            if not (self._root / line["file"]).is_file():
+        try:
+            entries = read_entries(self._root / CAPTIONS, allow_non_unicode=True)
+            entries = [entry for entry in entries if entry.type == kind]
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        entries = entries[:limit] if limit else entries
+        _require_samples(entries, kind, where)
+        chosen = _chosen(filters, (entry.fields for entry in entries), kind, where)
+        self._entries = entries if chosen is None else [entries[i] for i in chosen]
+        for entry in self._entries:
+            if not (self._root / entry.file).is_file():
                 raise ValueError(
-                    f"data.root={str(root)!r} has no file {line['file']!r}, which "
-                    f"captions.jsonl lists; add the file or delete its line."
+                    f"{where} has no file {entry.file!r}, which {CAPTIONS} lists in "
+                    f"line {entry.line}; add the file or delete its line."
                 )
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
-        line = self._lines[index]
-        path = self._root / line["file"]
+        entry = self._entries[index]
+        path = self._root / entry.file
         try:
             is_large = path.stat().st_size > LARGE_BYTES
             data = path if is_large else path.read_bytes()
         except OSError as error:
             raise UnusableClip(f"unreadable file ({error.strerror})") from error
-        return _sample(line["file"], line, data)
+        return _sample(entry.file, entry.fields, data)
 
     def headers(self) -> Iterator[Fields]:
         """The lines of the list."""
-        return iter(self._lines)
-
-    def _read_lines(self) -> list[dict[str, Any]]:
-        lines = (self._root / "captions.jsonl").read_bytes().splitlines()
-        return [
-            self._read_line(number, line)
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
-
-    def _read_line(self, number: int, line: bytes) -> dict[str, Any]:
-        where = f"data.root={str(self._root)!r}: captions.jsonl line {number}"
-        try:
-            # Bytes that are no UTF-8 come through: the sample is refused, not the run.
-            entry = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            raise ValueError(
-                f"{where} is not JSON ({error}); write one object a line."
-            ) from error
-        try:
-            check_line(entry)
-        except ValueError as error:
-            raise ValueError(
-                f'{where} {error}; write {{"file": ..., "type": "video" or "image", '
-                f'"caption": ...}}.'
-            ) from error
-        return entry
+        return (entry.fields for entry in self._entries)
 
 
 class RecordSource:
@@ -298,7 +281,7 @@ class TFDSSource:
 
 def _sample(name: str, fields: Mapping[str, Any], data: Encoded) -> Sample:
     """A sample of what is said of a file, and of its content."""
-    captions, original = alternatives(fields), fields.get("original_size")
+    captions, original = captions_from(fields), fields.get("original_size")
     return Sample(
         name,
         captions[0],
@@ -348,7 +331,7 @@ def captions_in(source: Source) -> Iterator[str]:
     headers = source.headers()
     if headers is not None:
         for fields in headers:
-            yield from alternatives(fields)
+            yield from captions_from(fields)
         return
     for index in range(len(source)):
         yield from captions_of_sample(source, index)

@@ -1,7 +1,6 @@
-"""Numbers and prompts on the command line, checked before any work."""
+"""Numbers on the command line, checked before any work."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 SMALL_NOISE = 0.1
 """Deviation of the noise in an upsampler's small clip, where none is told [C]."""
@@ -51,18 +50,3 @@ def check_step_seconds(arguments) -> None:
     seconds = arguments.step_seconds
     if seconds is not None and not seconds > 0:
         raise ValueError(f"--step_seconds={seconds} is no time; use one above 0.")
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file of --prompts, without those that are empty.
-
-    Raises:
-      ValueError: there is no such file, or it is not UTF-8.
-    """
-    if not path.is_file():
-        raise ValueError(f"--prompts={path}: there is no such file.")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts={path} is not UTF-8 ({error.reason}).") from error
-    return [line.strip() for line in lines if line.strip()]

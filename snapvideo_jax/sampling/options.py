@@ -8,7 +8,8 @@ from typing import Any
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.io import media
-from snapvideo_jax.io.options import SMALL_NOISE, read_prompts
+from snapvideo_jax.io.captions import read_prompts
+from snapvideo_jax.io.options import SMALL_NOISE
 
 BATCH = 64
 """Clips that are sampled at once by default."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from snapvideo_jax import config as configs
 from snapvideo_jax.cli.options import options
 from snapvideo_jax.data import captions_in, make_sources
-from snapvideo_jax.io.captions import alternatives
+from snapvideo_jax.io.captions import captions_from
 from snapvideo_jax.io.options import check_least, check_step_seconds
 from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.models.t5 import SIZES, T5Sizes
@@ -134,7 +134,7 @@ def read_captions(arguments) -> list[str]:
 def _captions(path: Path, number: int, line: str) -> tuple[str, ...]:
     """The caption of a line, or all of several."""
     try:
-        return alternatives(json.loads(line))
+        return captions_from(json.loads(line))
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f"--captions={path}: line {number} is no JSON object with a caption."

@@ -10,7 +10,8 @@ from snapvideo_jax.evaluation.pages.matching import Wish
 from snapvideo_jax.evaluation.pages.study import build_study
 from snapvideo_jax.evaluation.pages.tally import describe, tally
 from snapvideo_jax.evaluation.pages.votes import read_key, read_votes
-from snapvideo_jax.io.options import check_least, read_prompts
+from snapvideo_jax.io.captions import read_prompts
+from snapvideo_jax.io.options import check_least
 
 
 def run(arguments: argparse.Namespace) -> None:

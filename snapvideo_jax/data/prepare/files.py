@@ -21,9 +21,7 @@ from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_imag
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.rescale import upright
 from snapvideo_jax.data.video import Clip
-
-Entry = dict[str, Any]
-"""A line of captions.jsonl."""
+from snapvideo_jax.io.captions import Fields
 
 
 class Rejected(Exception):
@@ -72,7 +70,7 @@ class Prepared:
     too_small: dict[str, str]
 
 
-def prepare_file(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared:
+def prepare_file(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
     """Probes a file, applies the rules, and makes the records of every stage.
 
     Args:
@@ -104,7 +102,7 @@ def check_megabytes(rules: Rules, size: int) -> None:
     _check(rules, {"megabytes": size / 1e6})
 
 
-def check_quality(rules: Sequence[Filter], entry: Entry) -> None:
+def check_quality(rules: Sequence[Filter], entry: Fields) -> None:
     """Applies the rules of what a line of captions.jsonl says.
 
     Raises:
@@ -142,7 +140,7 @@ def _check_size(rules: Rules, facts: Facts) -> None:
     _check(rules, measured | {"aspect": facts.width / facts.height})
 
 
-def _prepare_image(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared:
+def _prepare_image(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
     image = decode_image(data)
     facts = Facts(1, 0.0, 0.0, *image.shape[:2])
     _check_size(config.rules, facts)
@@ -157,7 +155,7 @@ def _prepare_image(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared
     return Prepared(facts, records, too_small)
 
 
-def _prepare_video(config: PrepareConfig, entry: Entry, data: bytes) -> Prepared:
+def _prepare_video(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
     # Encoding takes its time too; the rules bound what a file may cost.
     with Clip(data, seconds=math.inf, whole=True) as clip:
         timing = {
@@ -217,11 +215,11 @@ def _sizes(
     return sizes, too_small
 
 
-def _record(entry: Entry, facts: Facts, size: tuple[int, int]) -> dict[str, Any]:
+def _record(entry: Fields, facts: Facts, size: tuple[int, int]) -> dict[str, Any]:
     """The line's own fields, and the size that the file has and had."""
     height, width = size
     original = [facts.height, facts.width]
-    return entry | {"height": height, "width": width, "original_size": original}
+    return {**entry, "height": height, "width": width, "original_size": original}
 
 
 def _part(file: str, first: int, end: int, frames: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ another, and a run that is stopped loses no more than those it was at.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +20,6 @@ from apache_beam.runners.runner import PipelineState
 
 from snapvideo_jax.data.prepare import storage
 from snapvideo_jax.data.prepare.config import PrepareConfig
-from snapvideo_jax.data.prepare.files import Entry
 from snapvideo_jax.data.prepare.manifest import write_manifest
 from snapvideo_jax.data.prepare.shards import (
     REPORTS,
@@ -31,12 +29,11 @@ from snapvideo_jax.data.prepare.shards import (
     shard_of,
 )
 from snapvideo_jax.io import resume
-from snapvideo_jax.io.captions import KINDS, check_line
+from snapvideo_jax.io.captions import CAPTIONS, KINDS, Fields, parse_line
 
 FORMAT = 2
 """Of the output; another wherever the same input would give other bytes."""
 SETTINGS = "settings.json"
-CAPTIONS = "captions.jsonl"
 MADE_WITH = ("av", "array-record", "pillow")
 """Packages whose version may show in the bytes of the output."""
 
@@ -75,7 +72,7 @@ def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
         >> beam.io.ReadFromText(
             storage.join(config.source, CAPTIONS), coder=beam.coders.BytesCoder()
         )
-        | "Parse" >> beam.FlatMap(parse_line)
+        | "Parse" >> beam.FlatMap(parsed)
         | "Hash" >> beam.Map(_with_shard, config)
     )
     names = [name for kind in KINDS for name in shard_names(config, kind)]
@@ -99,22 +96,20 @@ def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
     return Outcome(manifest, kept, len(names) - kept)
 
 
-def parse_line(line: bytes) -> Iterator[Entry]:
-    """The entry of a line of captions.jsonl; of a blank one none.
+def parsed(line: bytes) -> Iterator[Fields]:
+    """The fields of a line of captions.jsonl; nothing for a blank line.
 
-    A line that makes no sense is an entry with the field "malformed", which says why:
-    one among millions is no reason to stop.
+    An unusable line gives fields with the key "malformed", which says why: one among
+    millions does not end the run.
     """
-    if not line.strip():
-        return
     try:
-        entry = json.loads(line)
-        check_line(entry)
-        json.dumps(entry, ensure_ascii=False).encode()  # no halves of characters
+        entry = parse_line(line)
     except ValueError as error:
         where = f"{CAPTIONS}: {line[:80].strip().decode('utf-8', 'replace')}"
-        entry = {"file": where, "type": "video", "malformed": f"its line {error}"}
-    yield entry
+        yield {"file": where, "type": "video", "malformed": f"its line {error}"}
+    else:
+        if entry is not None:
+            yield entry.fields
 
 
 def check_list(source: str) -> None:
@@ -131,7 +126,7 @@ def check_list(source: str) -> None:
         )
     with FileSystems.open(path) as file:
         for line in iter(file.readline, b""):
-            for entry in parse_line(line):
+            for entry in parsed(line):
                 if "malformed" in entry:
                     raise ValueError(f"{entry['file']}: {entry['malformed']}.")
                 return
@@ -152,7 +147,7 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
     return settings
 
 
-def _with_shard(entry: Entry, config: PrepareConfig) -> tuple[str, Entry]:
+def _with_shard(entry: Fields, config: PrepareConfig) -> tuple[str, Fields]:
     return shard_of(config, entry), entry
 
 
@@ -162,7 +157,7 @@ class _MakeShard(beam.DoFn):
     def __init__(self, config: PrepareConfig, out: str):
         self._config, self._out = config, out
 
-    def process(self, element: tuple[str, Iterable[Entry | None]]) -> None:
+    def process(self, element: tuple[str, Iterable[Fields | None]]) -> None:
         shard, entries = element
         mine = [entry for entry in entries if entry is not None]
         kept = make_shard(self._config, self._out, shard, mine)

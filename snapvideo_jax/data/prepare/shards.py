@@ -19,13 +19,13 @@ from typing import Any
 from snapvideo_jax.data.prepare import storage
 from snapvideo_jax.data.prepare.config import PrepareConfig
 from snapvideo_jax.data.prepare.files import (
-    Entry,
     Prepared,
     Rejected,
     check_megabytes,
     prepare_file,
 )
 from snapvideo_jax.data.records import RecordWriter, headers_of
+from snapvideo_jax.io.captions import Fields
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def shard_names(config: PrepareConfig, kind: str) -> list[str]:
     return [f"{kind}-{number:05}-of-{count:05}" for number in range(count)]
 
 
-def shard_of(config: PrepareConfig, entry: Entry) -> str:
+def shard_of(config: PrepareConfig, entry: Fields) -> str:
     """Name of the shard that a file belongs to."""
     names = shard_names(config, entry["type"])
     digest = hashlib.sha256(entry["file"].encode()).digest()
@@ -62,7 +62,7 @@ def file_name(stage: str, shard: str) -> str:
 
 
 def make_shard(
-    config: PrepareConfig, out: str, shard: str, entries: Sequence[Entry]
+    config: PrepareConfig, out: str, shard: str, entries: Sequence[Fields]
 ) -> bool:
     """Makes a shard, unless it is finished.
 
@@ -113,7 +113,7 @@ def make_shard(
     return False
 
 
-def _read(config: PrepareConfig, entry: Entry, size: int | None) -> bytes:
+def _read(config: PrepareConfig, entry: Fields, size: int | None) -> bytes:
     """Content of a file that is there and not too large."""
     if "malformed" in entry:
         raise Rejected("malformed", entry["malformed"])
@@ -161,12 +161,12 @@ class _Tally:
     def rejections(self) -> int:
         return len(self.report["rejected"])
 
-    def reject(self, entry: Entry, stage: str, rule: str, reason: str) -> None:
+    def reject(self, entry: Fields, stage: str, rule: str, reason: str) -> None:
         """Notes a file that is not kept, in one stage or ("") in none."""
         line = {"file": entry["file"], "stage": stage, "rule": rule, "reason": reason}
         self.report["rejected"].append(line)
 
-    def add(self, entry: Entry, prepared: Prepared) -> None:
+    def add(self, entry: Fields, prepared: Prepared) -> None:
         """Counts a file that is kept, and what was made of it."""
         kind, facts = entry["type"], prepared.facts
         for stage, reason in prepared.too_small.items():
