@@ -26,7 +26,7 @@ def foreign(network, layout, seed=0):
     tensors = {}
     for path, source in layout.sources(shapes).items():
         if source.name is not None:
-            shape = source.turn.shape(shapes[path])
+            shape = source.transform.shape(shapes[path])
             shape = [120 if size is None else size for size in shape]
             tensors[source.name] = rng.normal(size=shape).astype(np.float32)
     return tensors

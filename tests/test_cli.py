@@ -97,8 +97,8 @@ def folder(path, *lines):
             ["--clips", "--against", "--out", "--metrics", "--weights", "--features"]
             + ["--frames", "--fps", "--position", "--real_fps", "--real_position"]
             + ["--seed", "--size", "--view", "--image_frames", "--fvd", "--fid"]
-            + ["--clip", "--splits", "--batch", "--shards", "--threads", "--selfcheck"]
-            + ["--anchors", "--coordinator", "--process_count"],
+            + ["--clip", "--splits", "--batch", "--shards", "--threads"]
+            + ["--coordinator", "--process_count"],
         ),
         (
             "export",

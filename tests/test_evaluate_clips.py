@@ -10,7 +10,7 @@ from PIL import Image
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.evaluation import clips
 from snapvideo_jax.evaluation.clips import Item, Selection
-from snapvideo_jax.evaluation.settings import Scoring
+from snapvideo_jax.evaluation.settings import EvaluateOptions
 from snapvideo_jax.io.media import write_gif, write_mp4, write_png
 
 
@@ -59,9 +59,9 @@ def test_a_manifest_gives_order_and_prompts(tmp_path):
     for line, message in (
         ("{", "line 1 is not JSON"),
         ('{"video": "a.mp4"}', "index=None"),
-        ('{"index": 0}', "have to be texts"),
+        ('{"index": 0}', "have to be strings"),
         ("", "lists no clips"),
-        ('{"index": 0, "video": "a"}\n' * 2, "line 2 has index=0 again"),
+        ('{"index": 0, "video": "a"}\n' * 2, "line 2 repeats index=0"),
     ):
         path.write_text(line)
         with pytest.raises(ValueError, match=message):
@@ -108,8 +108,8 @@ def test_random_frames_depend_on_the_seed_and_the_clip():
     "name, make, reason",
     [
         ("a.mp4", lambda p: write_mp4(p, smooth_clip(0, 5), 8), "has 5 frames, fewer"),
-        ("a.png", lambda p: Image.new("RGB", (70, 9)).save(p), "no 16 frames side by"),
-        ("a.png", lambda p: Image.new("RGB", (160, 160)).save(p), "no 16 frames side"),
+        ("a.png", lambda p: Image.new("RGB", (70, 9)).save(p), "not 16 frames side by"),
+        ("a.png", lambda p: Image.new("RGB", (160, 160)).save(p), "not 16 frames side"),
         ("a.npz", lambda p: np.savez(p, np.zeros((20, 4, 4, 3))), "wanted uint8"),
         ("a.npz", lambda p: np.savez(p, a=np.zeros(1), b=np.zeros(1)), "wanted one ar"),
         ("a.npz", lambda p: p.write_bytes(b"PK"), "unreadable array"),
@@ -125,14 +125,20 @@ def test_clips_that_cannot_be_used_say_why(tmp_path, name, make, reason):
 def test_views_and_sizes():
     frames = np.zeros((2, 18, 32, 3), np.uint8)
     frames[:, :, 7:25] = 255
-    square = clips.fitted(frames, "square", None)
+    square = clips.crop_and_resize(frames, "square", None)
     assert square.shape == (2, 18, 18, 3) and square.min() == 255
-    assert clips.fitted(frames, "native", (36, 64)).shape == (2, 36, 64, 3)
+    assert clips.crop_and_resize(frames, "native", (36, 64)).shape == (2, 36, 64, 3)
 
 
-def test_frames_for_pictures_are_spread_evenly():
+def test_frames_for_pictures_are_spread_evenly(tmp_path):
     places = {
-        asked: Scoring(("fid",), image_frames=asked).image_places()
+        asked: EvaluateOptions(
+            clips=tmp_path,
+            out=tmp_path,
+            features="random:0",
+            metrics=("fid",),
+            image_frames=asked,
+        ).image_indices()
         for asked in ("all", "middle", "1", "4")
     }
     assert places["all"] == tuple(range(16))

@@ -384,7 +384,7 @@ def test_clip_of_an_archive_in_half_precision(tmp_path, monkeypatch):
     whole = halves["transformer.resblocks.0.attn.in_proj_weight"]
     np.testing.assert_array_equal(found, whole[8:16].T.astype(np.float32))
     path = save_archive(tmp_path / "gelu.pt", halves, torch.nn.GELU())
-    with pytest.raises(ValueError, match="trained with gelu, expected was quick_gelu"):
+    with pytest.raises(ValueError, match="trained with gelu, expected quick_gelu"):
         convert("clip", path, out)
 
 

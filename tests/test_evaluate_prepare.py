@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from snapvideo_jax.evaluation import resize
-from snapvideo_jax.evaluation.preprocess import CLIP_MEAN, CLIP_STD, VARIANTS, default
+from snapvideo_jax.evaluation.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    VARIANTS,
+    default_variant,
+)
 from snapvideo_jax.evaluation.tokenizer import (
     END,
     START,
@@ -160,7 +165,9 @@ def test_clip_sees_what_pillow_makes():
 
 
 def test_defaults_are_those_of_the_documents():
-    found = [default(network) for network in ("i3d", "inception", "c3d", "clip")]
+    found = [
+        default_variant(network) for network in ("i3d", "inception", "c3d", "clip")
+    ]
     assert found == ["stylegan-v", "tf", "tgan", "openai"]
     assert VARIANTS["i3d"]["stylegan-v"].settings == {"epsilon": 1e-3}
     assert VARIANTS["i3d"]["videogpt"].settings == {"epsilon": 1e-5}

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from snapvideo_jax.evaluation.features import cosines
+from snapvideo_jax.evaluation.features import cosine_similarity
 from snapvideo_jax.evaluation.frechet import frechet_distance
 from snapvideo_jax.evaluation.results import (
     gaussian_of,
     read_statistics,
     write_statistics,
 )
-from snapvideo_jax.evaluation.stats import Average, Marginals, Moments, splits_of
+from snapvideo_jax.evaluation.stats import Average, Marginals, Moments, assign_splits
 
 
 def normal(*shape, seed=0):
@@ -108,7 +108,7 @@ def test_any_number_of_shards_gives_the_same_fvd(shards):
         state = Moments.empty(400)
         for batch in np.array_split(fake[part::shards], 7):
             state = state.update(batch)
-        merged = merged.merge(Moments.of(state.arrays()))
+        merged = merged.merge(Moments.from_arrays(state.arrays()))
     assert merged.n == 900
     assert distance(moments_of(real), merged) == pytest.approx(expected, abs=1e-10)
 
@@ -204,7 +204,7 @@ def test_prompts_by_class_have_to_be_shuffled_before_they_are_split():
     logits = np.where(np.arange(101) == classes[:, None], 12.0, 0.0)
     empty = Marginals.empty(10, 101)
     in_order = np.arange(10_000) * 10 // 10_000
-    shuffled = splits_of(10_000, 10, seed=42)
+    shuffled = assign_splits(10_000, 10, seed=42)
     sums = empty.update(logits, shuffled)
     assert empty.update(logits, in_order).scores().mean() < 12
     assert sums.scores().mean() > 85
@@ -212,22 +212,22 @@ def test_prompts_by_class_have_to_be_shuffled_before_they_are_split():
 
 
 def test_splits_are_equal_and_of_no_process():
-    splits = splits_of(10_000, 10, seed=42)
+    splits = assign_splits(10_000, 10, seed=42)
     assert np.bincount(splits).tolist() == [1000] * 10
-    np.testing.assert_array_equal(splits, splits_of(10_000, 10, seed=42))
-    assert (splits != splits_of(10_000, 10, seed=1)).mean() > 0.8
+    np.testing.assert_array_equal(splits, assign_splits(10_000, 10, seed=42))
+    assert (splits != assign_splits(10_000, 10, seed=1)).mean() > 0.8
     with pytest.raises(ValueError, match="4 samples do not fill 5 splits"):
-        splits_of(4, 5, seed=0)
+        assign_splits(4, 5, seed=0)
 
 
 def test_shards_of_a_score_merge():
-    logits, splits = 3 * normal(200, 7), splits_of(200, 4, seed=0)
+    logits, splits = 3 * normal(200, 7), assign_splits(200, 4, seed=0)
     whole = Marginals.empty(4, 7).update(logits, splits)
     merged = Marginals.empty(4, 7)
     for part in range(3):
         some = slice(part, None, 3)
         state = Marginals.empty(4, 7).update(logits[some], splits[some])
-        merged = merged.merge(Marginals.of(state.arrays()))
+        merged = merged.merge(Marginals.from_arrays(state.arrays()))
     np.testing.assert_allclose(merged.scores(), whole.scores(), rtol=1e-12)
     with pytest.raises(ValueError, match="0 samples"):
         Marginals.empty(2, 7).scores()
@@ -238,16 +238,18 @@ def test_shards_of_a_score_merge():
 
 def test_cosines_of_equal_opposite_and_scaled_vectors():
     vectors = normal(4, 16).astype(np.float32)
-    np.testing.assert_allclose(cosines(vectors, 7 * vectors), 1, atol=1e-6)
-    np.testing.assert_allclose(cosines(vectors, -vectors), -1, atol=1e-6)
+    np.testing.assert_allclose(cosine_similarity(vectors, 7 * vectors), 1, atol=1e-6)
+    np.testing.assert_allclose(cosine_similarity(vectors, -vectors), -1, atol=1e-6)
     frames = np.stack([vectors, 2 * vectors], axis=1)
-    np.testing.assert_allclose(cosines(frames, vectors[:, None]), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        cosine_similarity(frames, vectors[:, None]), 1, atol=1e-6
+    )
 
 
 def test_averages_merge():
     values = normal(10)
     halves = [Average().update(values[i::2]) for i in range(2)]
-    merged = halves[0].merge(Average.of(halves[1].arrays()))
+    merged = halves[0].merge(Average.from_arrays(halves[1].arrays()))
     assert merged.n == 10 and merged.mean() == pytest.approx(values.mean())
     with pytest.raises(ValueError, match="no sample"):
         Average().mean()

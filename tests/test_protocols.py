@@ -12,7 +12,7 @@ from metric_files import flat_clip, smooth_clip
 from snapvideo_jax.evaluation.nets import NETWORKS
 from snapvideo_jax.evaluation.protocols import curves
 from snapvideo_jax.evaluation.protocols.prompts import class_counts, entries, quotas
-from snapvideo_jax.evaluation.protocols.score import as_csv, describe
+from snapvideo_jax.evaluation.protocols.score import Scores, as_csv, describe
 from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS, protocol_of
 from snapvideo_jax.evaluation.protocols.ucf101 import PROMPTS
 from snapvideo_jax.io.media import write_mp4
@@ -76,7 +76,7 @@ def test_classes_are_asked_for_as_often_as_they_are_there(tmp_path):
     assert sum(share.values()) == 10_000
     for i, name in enumerate(names):
         assert abs(share[name] - 10_000 * (i + 1) / len(lines)) < 1
-    found = entries(protocol_of("ucf101"), 10_000, None, str(path))
+    found = entries(protocol_of("ucf101"), 10_000, None, path)
     assert [each.index for each in found] == list(range(10_000))
     assert found[-1] == (9_999, "a person at a Yo-Yo competition", "YoYo")
 
@@ -91,7 +91,7 @@ def test_captions_of_msr_vtts_test_split_in_their_order(tmp_path):
     ]
     path.write_text(json.dumps({"videos": videos, "sentences": sentences}))
     protocol = protocol_of("msrvtt")
-    found = [entries(protocol, n, str(path), None) for n in (1, 3)]
+    found = [entries(protocol, n, path, None) for n in (1, 3)]
     assert [[each.prompt for each in some] for some in found] == [
         ["one"],
         ["one", "two", "one"],
@@ -149,7 +149,7 @@ def test_what_is_there_is_not_made_again(run, trained, samples, tmp_path):
     for name in ("00003.png", "00001.png"):
         (out / "samples" / name).write_bytes(b"changed")
     code, _, log = run(*generate(trained, out))
-    assert code == 0 and "4 of 5 clips are there" in log
+    assert code == 0 and "4 of 5 clips are complete" in log
     assert (strip(out / "samples", 3) == lost).all()
     assert (out / "samples" / "00001.png").read_bytes() == b"changed"
     assert (out / "samples" / "manifest.jsonl").is_file() and kept.any()
@@ -178,9 +178,9 @@ def test_what_makes_no_sense_is_refused(run, trained, tmp_path, nothing_compiles
     for parts, *more in (
         (["did you mean 'ucf101'"], "--num_samples", 5),
         (["--guidance=1.0", "cfg_sweep sweeps"], "--guidance", 1),
-        (["--only=guidance-9", "no point of cfg_sweep"], "--only", "guidance-9"),
-        (["--part=4/4 is no part"], "--part", "4/4"),
-        (["--num_samples=0 is too small"], "--num_samples", 0),
+        (["--only=guidance-9", "not a point of cfg_sweep"], "--only", "guidance-9"),
+        (["argument --part: 4/4 is not a part"], "--part", "4/4"),
+        (["argument --num_samples: 0 is too small"], "--num_samples", 0),
         (["--captions=none.txt"], "--captions", "none.txt"),
     ):
         name = "ucf11" if "did you mean" in parts[0] else "cfg_sweep"
@@ -193,7 +193,7 @@ def test_what_makes_no_sense_is_refused(run, trained, tmp_path, nothing_compiles
     wrong = tmp_path / "list.txt"
     wrong.write_text("Knitting/v.avi\nSleeping/v.avi")
     command = generate(trained, tmp_path / "x", "--classes", wrong, name="ucf101")
-    assert_one_line(run(*command), "'Sleeping'", "no class of UCF-101")
+    assert_one_line(run(*command), "'Sleeping'", "not a class of UCF-101")
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_scores_of_both_views_with_all_that_departs_from_the_paper(
     for _ in range(2):  # the second time nothing is left to score
         code, printed, log = run(*score(samples, out, "--against", real))
         assert code == 0, log
-    assert "5 of 5 shards are there" in log
+    assert "5 of 5 shards are complete" in log
     result = json.loads((out / "result.json").read_text())
     native, square = result["rows"]
     assert {"clip_fid", "clipsim"} <= native.keys() and "clipsim" not in square
@@ -247,20 +247,20 @@ def test_clips_that_were_enlarged_are_scored_in_place(
     assert run(*command, "--clips", large)[0] == 0
     (large / "samples" / "00002.png").unlink()
     result = run(*command, "--clips", large)
-    assert_one_line(result, "00002.png and .mp4 are not there")
+    assert_one_line(result, "00002.png and .mp4 are missing")
 
 
 def test_what_cannot_be_scored_is_refused(run, samples, tmp_path, nothing_compiles):
     out = tmp_path / "scores"
     assert_one_line(run(*score(samples, out)), "--against is missing")
-    assert_one_line(run(*score(tmp_path, out)), "no folder of snapvideo protocol")
+    assert_one_line(run(*score(tmp_path, out)), "not a folder of snapvideo protocol")
     command = score(samples, out, "--metrics", "is")
     assert_one_line(run(*command), "--metrics=is is not of msrvtt")
     half = tmp_path / "half"
     shutil.copytree(samples, half)
     (half / "samples" / "manifest.jsonl").unlink()
     result = run(*score(half, out, "--metrics", "clipsim"))
-    assert_one_line(result, "manifest.jsonl is not there: 5 clips")
+    assert_one_line(result, "manifest.jsonl is missing: 5 clips")
 
 
 # --- Curves -------------------------------------------------------------------------
@@ -292,6 +292,6 @@ def test_curves_of_sweeps(name, tmp_path):
         rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
         assert rgb in drawn, f"no curve in {colour}"
     assert len(as_csv(rows).splitlines()) == 1 + len(rows)
-    assert "fvd" in describe(protocol, rows, [])
+    assert "fvd" in describe(Scores(protocol, rows, [], []))
     # One point makes no curve.
     assert curves.draw(protocol, rows[:1], tmp_path) == []

@@ -1,8 +1,11 @@
-"""Scores of generated clips, by the networks and the rules that papers use.
+"""Scores generated clips with the networks and the rules that papers use.
 
-`snapvideo evaluate` finds `clips`, prepares them (`preprocess`, `resize`), runs them
-through the networks (`nets`, `features`) and keeps sums (`stats`) by shard (`scoring`,
-`shards`); `frechet` and `results` make numbers of them, each with what it depends on
-(`settings`). `convert` makes our weights of others' (`checkpoints` reads their files,
-`layouts` knows their names); `selfcheck` runs published numbers. `command` is the verb.
+`evaluate` finds the `clips`, crops and preprocesses them (`resize`, `preprocess`), runs
+them through the networks (`nets`, `features`) and accumulates statistics (`stats`) by
+shard (`scoring`, `shards`). `frechet` and `results` turn statistics into values with
+their provenance; `settings` has the options, `tokenizer` is CLIP's.
+
+`weights` converts published checkpoints, `protocols` are the paper's evaluations,
+`pages` the gallery and the human study, and `shapes` measures how often a model of
+moving shapes obeys its prompts.
 """

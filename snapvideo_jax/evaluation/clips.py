@@ -1,9 +1,9 @@
-"""The clips that are scored: found in folders, manifests or arrays, and read.
+"""Finds the clips to score in folders, manifests and arrays, and reads their frames.
 
-A manifest joins the making of clips with their scoring: one JSON object a line, with
-``index``, ``video`` (a path, from the manifest's folder on) and, where there are some,
-``prompt``, ``class`` and ``seed``. A folder is searched, nested folders included, for
-videos, for strips of frames side by side, and for folders of single frames.
+A manifest connects generating clips with scoring them: one JSON object per line, with
+``index``, ``video`` (a path relative to the manifest's folder) and optionally
+``prompt``, ``class`` and ``seed``. A folder is searched recursively for videos, strips
+of frames side by side, and folders of single frames.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,24 +30,25 @@ VIDEOS = (".mp4", ".gif", ".webm", ".avi", ".mkv", ".mov", ".mpg", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg")
 ARRAYS = (".npz",)
 EXACT_FIRST = (*ARRAYS, ".png", *VIDEOS)
-"""Of a clip that is there in several formats, the first of these is read."""
+"""Of a clip in several formats, the first of these is read."""
 MANIFEST, CAPTIONS = "manifest.jsonl", "captions.jsonl"
 OVERVIEW = "sheet"
-"""Stem of the files in which `snapvideo sample` shows all clips at once."""
+"""Stem of the contact sheet that `snapvideo sample` writes; it is not a clip."""
 MAX_ASPECT = 4
-"""Of a frame in a strip; beyond that the picture is taken for something else."""
+"""Largest aspect ratio of a frame in a strip; other pictures are not strips."""
 
-POSITIONS = ("start", "center", "random")
+Position = Literal["start", "center", "random"]
+POSITIONS = get_args(Position)
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One clip that can be read.
+    """One clip.
 
-    name: what to call it in messages, and what its place is called in a set.
-    path: of its file, or of its folder of frames.
-    row: of an array of many clips.
-    prompt: that it was made from, where it is known.
+    name: for messages; unique in a set.
+    path: its file, or its folder of frames.
+    row: its index in an array of several clips.
+    prompt: the caption that it was generated from, if known.
     """
 
     name: str
@@ -55,11 +56,11 @@ class Item:
     row: int | None = None
     prompt: str | None = None
 
-    def stamp(self, with_time: bool) -> list:
-        """Changes where the clip does, as far as its file system knows.
+    def fingerprint(self, with_time: bool) -> list:
+        """Values that change with the clip's file.
 
         Args:
-          with_time: else a copy of the clip has the same.
+          with_time: include the modification time, which copying changes.
         """
         try:
             status = self.path.stat()
@@ -74,16 +75,16 @@ class Selection:
     """Which frames of a clip are scored.
 
     Attributes:
-      frames: of each clip.
-      fps: frame-rate that they are taken at, by presentation time; None takes frames
-        one after the other, whatever their rate.
-      position: of the first: "start", so that they are in the "center", or "random".
-      seed: of the random position, which depends on the clip's name too.
+      frames: number of frames.
+      fps: frame rate that they are taken at, by presentation time; None takes
+        consecutive frames at any rate.
+      position: "start", "center" or "random".
+      seed: of the random position, which also depends on the clip's name.
     """
 
     frames: int = 16
     fps: float | None = None
-    position: Literal["start", "center", "random"] = "start"
+    position: Position = "start"
     seed: int = 0
 
     def __post_init__(self):
@@ -97,18 +98,18 @@ class Selection:
             )
 
     def described(self) -> dict[str, Any]:
-        """All of it that changes a number."""
+        """The fields that change a score, as JSON."""
         fields = dataclasses.asdict(self)
         return fields if self.position == "random" else fields | {"seed": None}
 
-    def begin(self, room: float, name: str) -> float:
-        """Where to begin, from 0 to ``room``."""
+    def start(self, spare: float, name: str) -> float:
+        """Where the selection starts in a clip, from 0 to ``spare``."""
         if self.position == "start":
             return 0.0
         if self.position == "center":
-            return room / 2
+            return spare / 2
         key = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
-        return room * (int.from_bytes(key[:6], "big") / 2**48)
+        return spare * (int.from_bytes(key[:6], "big") / 2**48)
 
 
 # --- Finding clips ------------------------------------------------------------------
@@ -118,7 +119,7 @@ def find(path: Path) -> list[Item]:
     """The clips of a folder, a manifest or an .npz, in a fixed order.
 
     Raises:
-      ValueError: there are none, or the manifest is damaged; says where.
+      ValueError: there are none, or a line of the manifest is invalid; names the line.
     """
     if path.is_dir():
         if (path / MANIFEST).is_file():
@@ -131,7 +132,7 @@ def find(path: Path) -> list[Item]:
     elif path.suffix in ARRAYS and path.is_file():
         found = list(_rows(path, path.name))
     else:
-        raise ValueError(f"{path} is no folder, manifest (.jsonl) or .npz of clips.")
+        raise ValueError(f"{path} is not a folder, manifest (.jsonl) or .npz of clips.")
     if not found:
         raise ValueError(
             f"{path} holds no clips; wanted {', '.join(EXACT_FIRST)}, folders of "
@@ -141,10 +142,10 @@ def find(path: Path) -> list[Item]:
 
 
 def digest(items: Sequence[Item], with_time: bool) -> str:
-    """Tells sets of clips apart, by their names, prompts, sizes and, maybe, times."""
+    """A hash of names, prompts, file sizes and (``with_time``) modification times."""
     whole = hashlib.sha256()
     for item in items:
-        whole.update(json.dumps(item.stamp(with_time)).encode())
+        whole.update(json.dumps(item.fingerprint(with_time)).encode())
     return whole.hexdigest()[:16]
 
 
@@ -162,11 +163,11 @@ def _search(root: Path) -> Iterator[Item]:
             if path.suffix.lower() in ARRAYS:
                 yield from _rows(path, name)
             else:
-                yield Item(name, path, prompt=_prompt_beside(path))
+                yield Item(name, path, prompt=_noted_prompt(path))
 
 
 def _one_of_each(folder: Path, names: Sequence[str]) -> list[Path]:
-    """A file for every stem, in the format that keeps most."""
+    """One file for every stem, the first of `EXACT_FIRST`."""
     best: dict[str, Path] = {}
     for name in sorted(names):
         path = folder / name
@@ -182,11 +183,11 @@ def _one_of_each(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _rows(path: Path, name: str) -> Iterator[Item]:
-    """The clips of an array, whose shape is read alone."""
+    """The clips of an array; only its header is read."""
     try:
         shape = _array_shape(path)
     except UnusableClip:
-        yield Item(name, path)  # is met and named again when it is read
+        yield Item(name, path)  # reading it reports the reason
         return
     if len(shape) == 4:
         yield Item(name, path)
@@ -194,8 +195,8 @@ def _rows(path: Path, name: str) -> Iterator[Item]:
         yield from (Item(f"{name}[{row}]", path, row) for row in range(shape[0]))
 
 
-def _prompt_beside(path: Path) -> str | None:
-    """What `snapvideo sample` noted beside a clip."""
+def _noted_prompt(path: Path) -> str | None:
+    """The prompt in the .json that `snapvideo sample` writes for a clip."""
     about = path.with_suffix(".json")
     if not about.is_file():
         return None
@@ -212,11 +213,11 @@ def _manifest(path: Path) -> list[Item]:
         index, video, prompt = (entry.get(x) for x in ("index", "video", "prompt"))
         where = f"{path}: line {number}"
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-            raise ValueError(f"{where} has index={index!r}; use a number from 0 on.")
+            raise ValueError(f"{where} has index={index!r}; use 0 or more.")
         if not isinstance(video, str) or not isinstance(prompt, str | None):
-            raise ValueError(f"{where}: video and prompt have to be texts.")
+            raise ValueError(f"{where}: video and prompt have to be strings.")
         if index in items:
-            raise ValueError(f"{where} has index={index} again; use each once.")
+            raise ValueError(f"{where} repeats index={index}; use each once.")
         items[index] = Item(video, path.parent / video, prompt=prompt)
     return [items[index] for index in sorted(items)]
 
@@ -235,10 +236,10 @@ def _captions(path: Path) -> list[Item]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Numbers and objects of the lines of a list that has some.
+    """Line numbers and JSON objects of a file.
 
     Raises:
-      ValueError: a line is no JSON object, or there is none.
+      ValueError: a line is not a JSON object, or the file is empty.
     """
     is_empty = True
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
@@ -249,7 +250,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict]]:
         except ValueError as error:
             raise ValueError(f"{path}: line {number} is not JSON ({error}).") from error
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: line {number} is no JSON object.")
+            raise ValueError(f"{path}: line {number} is not a JSON object.")
         is_empty = False
         yield number, entry
     if is_empty:
@@ -260,7 +261,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def read(item: Item, selection: Selection) -> UInt8[np.ndarray, "t h w 3"]:
-    """The frames of a clip that are scored.
+    """The selected frames of a clip.
 
     Raises:
       UnusableClip: it cannot be read, or has too few frames.
@@ -288,8 +289,8 @@ def _times(clip: Clip, selection: Selection, name: str) -> np.ndarray:
             f"lasts {duration:.3f} s, shorter than {count} frames at "
             f"{selection.fps:g} fps"
         )
-    begin = selection.begin(max(duration - span, 0), name)
-    return begin + np.arange(count) / selection.fps
+    start = selection.start(max(duration - span, 0), name)
+    return start + np.arange(count) / selection.fps
 
 
 def _first(held: int, selection: Selection, name: str) -> int:
@@ -297,13 +298,13 @@ def _first(held: int, selection: Selection, name: str) -> int:
         raise UnusableClip(
             f"has {held} frames, fewer than the {selection.frames} that are scored"
         )
-    return int(selection.begin(held - selection.frames + 1, name))
+    return int(selection.start(held - selection.frames + 1, name))
 
 
 def _pick(
     frames: np.ndarray | list[Path], selection: Selection, name: str
 ) -> np.ndarray:
-    """Frames one after the other, of those without presentation times."""
+    """Consecutive frames of a clip without presentation times."""
     if selection.fps is not None:
         raise UnusableClip("has no presentation times, which --fps needs")
     first = _first(len(frames), selection, name)
@@ -311,7 +312,7 @@ def _pick(
     if not isinstance(chosen, np.ndarray):
         pictures = [decode_image(path) for path in chosen]
         if len({picture.shape for picture in pictures}) > 1:
-            raise UnusableClip("its frames have several sizes")
+            raise UnusableClip("has frames of several sizes")
         chosen = np.stack(pictures)
     return chosen
 
@@ -330,7 +331,7 @@ def _strip(path: Path, frames: int) -> np.ndarray:
         width % frames or not each / MAX_ASPECT <= height <= MAX_ASPECT * each
     ):
         raise UnusableClip(
-            f"{width}x{height} pixels are no {frames} frames side by side"
+            f"of {width}x{height} pixels is not {frames} frames side by side"
         )
     return picture.reshape(height, frames, each, 3).transpose(1, 0, 2, 3)
 
@@ -347,7 +348,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @functools.lru_cache(maxsize=1)
 def _array(path: Path) -> np.ndarray:
-    """An array, kept for the clips in it that are read next."""
+    """An array, cached for the next clips in it."""
     try:
         with open_npz(path) as file:
             return next(iter(file.values()))
@@ -359,7 +360,7 @@ def _array_shape(path: Path) -> tuple[int, ...]:
     """The shape of the one array in an .npz, from its header.
 
     Raises:
-      UnusableClip: it is no array of clips.
+      UnusableClip: it is not an array of clips.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -369,7 +370,7 @@ def _array_shape(path: Path) -> tuple[int, ...]:
             with archive.open(names[0]) as file:
                 version = np.lib.format.read_magic(file)
                 if version not in ((1, 0), (2, 0)):
-                    raise UnusableClip("is of an unknown version of NumPy's format")
+                    raise UnusableClip("has an unknown version of NumPy's format")
                 read_header = getattr(
                     np.lib.format, f"read_array_header_{version[0]}_0"
                 )
@@ -384,20 +385,20 @@ def _array_shape(path: Path) -> tuple[int, ...]:
     return shape
 
 
-def fitted(
+def crop_and_resize(
     frames: UInt8[np.ndarray, "t h w 3"], view: str, size: resize.Size | None
 ) -> UInt8[np.ndarray, "t y x 3"]:
-    """Frames as all networks see them.
+    """The frames before the preprocessing of each network.
 
     Args:
       frames: of a clip.
-      view: "native", or "square" for the middle of the shorter side.
-      size: height and width that they are brought to, by Pillow's bicubic; None leaves
-        them.
+      view: "native", or "square" for the central square.
+      size: height and width to resize to with Pillow's bicubic filter; None does not
+        resize.
     """
     if view == "square":
         side = min(frames.shape[1:3])
-        frames = resize.centre(frames, (side, side))
+        frames = resize.center_crop(frames, (side, side))
     if size is not None and frames.shape[1:3] != size:
         frames = resize.bicubic(frames, size)
     return frames

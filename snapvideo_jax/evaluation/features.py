@@ -1,8 +1,7 @@
-"""A metric network on the devices of this process: rows in, float32 features out.
+"""Runs a metric network on the devices of this process: rows in, float32 features out.
 
-Each process scores its own shards on its own devices, so none waits for another. Rows
-are filled up to one size, divided over all devices, and what was filled in is cut off
-again: a network is compiled once.
+Each process scores its own shards on its own devices, so none waits for another. Every
+batch is padded to one size and sharded over all devices, so a network compiles once.
 """
 
 import functools
@@ -27,21 +26,21 @@ Rows = Shaped[np.ndarray, "b *s"]
 
 
 def local_mesh():
-    """All devices of this process, side by side."""
+    """A mesh of all devices of this process."""
     devices = jax.local_devices()
     return make_mesh(MeshConfig(), len(devices), devices)
 
 
 class Extractor:
-    """A function of rows, compiled for one number of them.
+    """A network's features of any number of rows, compiled for one batch size.
 
     Args:
       network: one of `NETWORKS`.
       weights: its parameters.
-      rows: that are computed at once; rounded up to what the devices can share.
-      settings: of its module.
-      method: of the module; None calls it.
-      mesh: devices.
+      rows: batch size; rounded up to a multiple of the number of devices.
+      settings: fields of its module.
+      method: of the module; None is ``__call__``.
+      mesh: devices; None is `local_mesh`.
     """
 
     def __init__(
@@ -55,39 +54,38 @@ class Extractor:
     ):
         mesh = local_mesh() if mesh is None else mesh
         self._rows = round_up_to_devices(rows, mesh)
-        self._place = batch_sharding(mesh)
-        whole = NamedSharding(mesh, PartitionSpec())
-        self._params = jax.device_put({"params": weights.params}, whole)
+        self._sharding = batch_sharding(mesh)
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self._params = jax.device_put({"params": weights.params}, replicated)
         module = NETWORKS[network].module(**(settings or {}))
         apply = functools.partial(module.apply, method=method)
-        self._apply = jax.jit(apply, out_shardings=self._place)
+        self._apply = jax.jit(apply, out_shardings=self._sharding)
 
     def __call__(self, rows: Rows) -> Float32[np.ndarray, "b d"]:
-        """The features of any number of rows."""
         parts = [
-            self._full(rows[first : first + self._rows])
+            self._batch(rows[first : first + self._rows])
             for first in range(0, len(rows), self._rows)
         ]
         return np.concatenate(parts)
 
-    def _full(self, rows: Rows) -> Float32[np.ndarray, "b d"]:
-        empty = np.zeros((self._rows - len(rows), *rows.shape[1:]), rows.dtype)
-        filled = np.concatenate([rows, empty]) if len(empty) else rows
-        features = self._apply(self._params, jax.device_put(filled, self._place))
+    def _batch(self, rows: Rows) -> Float32[np.ndarray, "b d"]:
+        padding = np.zeros((self._rows - len(rows), *rows.shape[1:]), rows.dtype)
+        padded = np.concatenate([rows, padding]) if len(padding) else rows
+        features = self._apply(self._params, jax.device_put(padded, self._sharding))
         return np.asarray(features)[: len(rows)]
 
 
-class Captions:
-    """Embeddings of captions, each of which is made once.
+class CaptionEmbedder:
+    """CLIP embeddings of captions; each caption is embedded once.
 
     Args:
       tokenizer: of CLIP.
       weights: of CLIP.
-      rows: captions at once.
-      mesh: devices.
+      rows: batch size.
+      mesh: devices; None is `local_mesh`.
 
     Attributes:
-      cut: captions so far that were longer than CLIP reads.
+      cut: number of captions so far that exceeded CLIP's context and were truncated.
     """
 
     def __init__(self, tokenizer: Tokenizer, weights: Weights, rows: int, mesh=None):
@@ -105,9 +103,9 @@ class Captions:
         return np.stack([self._known[caption] for caption in captions])
 
 
-def cosines(
+def cosine_similarity(
     one: Float32[np.ndarray, "b *n d"], other: Float32[np.ndarray, "b *m d"]
 ) -> Float32[np.ndarray, "b *n"]:
-    """Of the angles between vectors of any length; 1 of the other axes fits many."""
+    """Cosines between vectors along the last axis; the other axes broadcast."""
     unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (one, other)]
     return np.sum(unit[0] * unit[1], axis=-1)

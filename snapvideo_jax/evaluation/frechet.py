@@ -2,9 +2,9 @@
 
     |m1 - m2|^2 + Tr C1 + Tr C2 - 2 Tr (C1 C2)^(1/2)
 
-The last trace is that of ``(R C2 R)^(1/2)`` with the symmetric root R of C1, so only
-symmetric matrices are decomposed: no complex numbers, no failures where C1 or C2 is of
-less than full rank, as those of few samples are.
+The last trace equals that of ``(R C2 R)^(1/2)`` with the symmetric root R of C1, so
+only symmetric matrices are decomposed: the result is real, and rank-deficient
+covariances (of few samples) are no problem.
 """
 
 import logging
@@ -23,11 +23,11 @@ def frechet_distance(
 ) -> float:
     """The squared distance, 0 or more.
 
-    Rounding can leave a little less than 0 between equal sets; that becomes 0, and the
-    log tells.
+    Rounding can make the distance between equal sets slightly negative; it is logged
+    and returned as 0.
 
     Raises:
-      ValueError: the sizes differ, or a number is not finite.
+      ValueError: the widths differ, or a value is not finite.
     """
     arrays = [
         np.asarray(x, np.float64) for x in (mean1, covariance1, mean2, covariance2)
@@ -39,8 +39,8 @@ def frechet_distance(
         )
     if not all(np.isfinite(x).all() for x in arrays):
         raise ValueError(
-            "Statistics hold NaN or infinity; the network's weights or the clips that "
-            "they were made from are broken."
+            "Statistics hold NaN or infinity; check the network's weights and the "
+            "clips that they were computed from."
         )
     mean1, covariance1, mean2, covariance2 = arrays
     root = _root(covariance1)
@@ -49,11 +49,11 @@ def frechet_distance(
     traces = np.trace(covariance1) + np.trace(covariance2)
     distance = float(((mean1 - mean2) ** 2).sum() + traces - 2 * overlap)
     if distance < 0:
-        logger.info("A distance of %.3g is rounding; it counts as 0.", distance)
+        logger.info("A distance of %.3g is rounding error; it is set to 0.", distance)
     return max(distance, 0.0)
 
 
 def _root(matrix: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric root of a matrix that is positive up to rounding."""
+    """The symmetric square root of a matrix, positive semi-definite up to rounding."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T

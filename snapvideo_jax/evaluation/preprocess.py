@@ -1,7 +1,7 @@
-"""From the frames of a clip to what a network was trained on, in the known variants.
+"""Preprocesses the frames of a clip for a network, in the published variants.
 
-The variants of a metric give other numbers for the same clips, so every one has a name
-that stands in the result, and none is the silent default of another.
+The variants of a metric give different values for the same clips, so each has a name
+and every result records it.
 """
 
 import dataclasses
@@ -27,72 +27,72 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to prepare frames.
+    """A preprocessing.
 
     apply: frames to the network's input, frame by frame.
-    settings: of the network's module that belong to it.
+    settings: fields of the network's module that this variant needs.
     """
 
     apply: Callable[[Frames], Ready]
     settings: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def _to_signs(levels: Ready) -> Ready:
+def _to_unit_range(levels: Ready) -> Ready:
     """0..255 to [-1, 1]."""
     return levels * np.float32(2 / 255) - np.float32(1)
 
 
 def _around_128(levels: Ready) -> Ready:
-    """As in TensorFlow's graph, where white is a little less than 1."""
+    """As in TensorFlow's graph: (levels - 128) / 128, so white is 127 / 128."""
     return (levels - np.float32(128)) / np.float32(128)
 
 
 def _fvd_stylegan_v(frames: Frames) -> Ready:
-    """Squashed, half-pixel; the norms have epsilon 1e-3."""
-    return _to_signs(resize.bilinear(frames, I3D_SIZE, resize.half_pixel))
+    """Resized without cropping, half-pixel centres; norm epsilon 1e-3."""
+    return _to_unit_range(resize.bilinear(frames, I3D_SIZE, resize.half_pixel))
 
 
 def _fvd_tf(frames: Frames) -> Ready:
-    """Squashed by TensorFlow 1's bilinear; epsilon 1e-3."""
-    return _to_signs(resize.bilinear(frames, I3D_SIZE, resize.legacy))
+    """Resized without cropping by TensorFlow 1's bilinear; norm epsilon 1e-3."""
+    return _to_unit_range(resize.bilinear(frames, I3D_SIZE, resize.legacy))
 
 
 def _fvd_videogpt(frames: Frames) -> Ready:
-    """The middle, half-pixel; epsilon 1e-5."""
-    size = resize.cover(frames.shape[1:3], I3D_SIZE[0], round_up=True)
+    """Centre crop, half-pixel centres; norm epsilon 1e-5."""
+    size = resize.covering_size(frames.shape[1:3], I3D_SIZE[0], round_up=True)
     covering = resize.bilinear(frames, size, resize.half_pixel)
-    return _to_signs(resize.centre(covering, I3D_SIZE))
+    return _to_unit_range(resize.center_crop(covering, I3D_SIZE))
 
 
 def _fid_tf(frames: Frames) -> Ready:
-    """Squashed by TensorFlow 1's bilinear."""
+    """Resized without cropping by TensorFlow 1's bilinear."""
     return _around_128(resize.bilinear(frames, INCEPTION_SIZE, resize.legacy))
 
 
 def _fid_pytorch_fid(frames: Frames) -> Ready:
-    """Squashed, half-pixel; white is 1."""
-    return _to_signs(resize.bilinear(frames, INCEPTION_SIZE, resize.half_pixel))
+    """Resized without cropping, half-pixel centres; white is 1."""
+    return _to_unit_range(resize.bilinear(frames, INCEPTION_SIZE, resize.half_pixel))
 
 
 def _fid_clean(frames: Frames) -> Ready:
-    """Squashed by Pillow's bicubic, not rounded."""
+    """Resized without cropping by Pillow's bicubic, not rounded."""
     return _around_128(resize.bicubic_exact(frames, INCEPTION_SIZE))
 
 
 def _is_c3d(frames: Frames) -> Ready:
-    """Squashed, aligned corners; the network makes BGR of it and takes the mean off."""
+    """Resized without cropping, aligned corners; C3D itself subtracts the mean."""
     return resize.bilinear(frames, C3D_SIZE, resize.aligned)
 
 
 def _clip_openai(frames: Frames) -> Ready:
-    """The middle, by Pillow's bicubic."""
-    size = resize.cover(frames.shape[1:3], CLIP_SIDE, round_up=False)
+    """Centre crop, by Pillow's bicubic."""
+    size = resize.covering_size(frames.shape[1:3], CLIP_SIDE, round_up=False)
     covering = resize.bicubic(frames, size)
-    return _clip_norm(resize.centre(covering, (CLIP_SIDE, CLIP_SIDE), round))
+    return _clip_norm(resize.center_crop(covering, (CLIP_SIDE, CLIP_SIDE), round))
 
 
 def _clip_squash(frames: Frames) -> Ready:
-    """Squashed by TensorFlow 1's bilinear, as torch-fidelity has it."""
+    """Resized without cropping by TensorFlow 1's bilinear, as in torch-fidelity."""
     size = (CLIP_SIDE, CLIP_SIDE)
     return _clip_norm(resize.bilinear(frames, size, resize.legacy))
 
@@ -116,12 +116,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "c3d": {"tgan": Variant(_is_c3d)},
     "clip": {"openai": Variant(_clip_openai), "squash": Variant(_clip_squash)},
 }
-"""By network, the default first."""
+"""Network to its variants; the first is the default."""
 
 MIN_FRAMES = {"i3d": i3d.MIN_FRAMES, "c3d": c3d.FRAMES}
-"""Least frames of a clip that a network takes; others take single frames."""
+"""Fewest frames that a network takes; the others take single frames."""
 
 
-def default(network: str) -> str:
-    """The variant of a network that is used where none is asked for."""
+def default_variant(network: str) -> str:
+    """The first variant of a network."""
     return next(iter(VARIANTS[network]))

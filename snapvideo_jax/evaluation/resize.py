@@ -1,7 +1,7 @@
-"""Resizing as the metrics' first implementations did it: each has its own bilinear.
+"""Resizing as in the metrics' first implementations, each with its own bilinear.
 
-Between them lie up to dozens of grey levels, so a score names the one that it used.
-Everything is done on the host: clips of any size mix, networks are compiled for one
+They differ by up to dozens of grey levels, so a result records which one it used.
+Everything runs on the host: clips of any size can be mixed, networks compile for one
 size, and two of the variants are Pillow's by definition. Values stay in 0..255.
 """
 
@@ -17,19 +17,19 @@ Size = tuple[int, int]
 
 
 def half_pixel(old: int, new: int) -> Float[np.ndarray, "n"]:
-    """Where new pixels lie among old ones, as PyTorch (align_corners=False) has it."""
+    """Positions of new pixels among old ones in PyTorch (align_corners=False)."""
     return ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
 
 
 def legacy(old: int, new: int) -> Float[np.ndarray, "n"]:
-    """As TensorFlow 1 has it: corners of pixels, not their middles, are scaled."""
-    # In float32, as there: where a position is nearly whole this decides.
+    """In TensorFlow 1: pixel corners are scaled, not pixel centres."""
+    # float32 as in TensorFlow: it decides where a position is almost an integer.
     scaled = np.arange(new, dtype=np.float32) * np.float32(old / new)
     return scaled.clip(0, old - 1).astype(np.float64)
 
 
 def aligned(old: int, new: int) -> Float[np.ndarray, "n"]:
-    """As Chainer has it: the first and last pixels stay where they are."""
+    """In Chainer: the first and last pixels stay in place."""
     return np.linspace(0, old - 1, new)
 
 
@@ -39,24 +39,24 @@ Grid = Callable[[int, int], np.ndarray]
 def bilinear(
     frames: Shaped[np.ndarray, "t h w c"], size: Size, grid: Grid
 ) -> Float32[np.ndarray, "t y x c"]:
-    """Frames in another size; two neighbours make a pixel, also where it shrinks.
+    """Bilinear resizing without antialiasing: a pixel is of two neighbours per axis.
 
     Args:
-      frames: of any type.
+      frames: of any dtype.
       size: of the result.
-      grid: where new pixels lie: `half_pixel`, `legacy` or `aligned`.
+      grid: positions of new pixels: `half_pixel`, `legacy` or `aligned`.
     """
     values = np.asarray(frames, np.float32)
-    # The longer first lets the other work on less.
+    # The width, the longer axis, first: the second pass has less to do.
     for axis, new in ((2, size[1]), (1, size[0])):
-        values = _along(values, axis, grid(values.shape[axis], new))
+        values = _interpolated(values, axis, grid(values.shape[axis], new))
     return values
 
 
 def bicubic(
     frames: UInt8[np.ndarray, "t h w 3"], size: Size
 ) -> UInt8[np.ndarray, "t y x 3"]:
-    """Pillow's bicubic filter, which averages where it shrinks, rounded to levels."""
+    """Pillow's antialiased bicubic filter, rounded to integers."""
     height, width = size
     pictures = (
         Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
@@ -68,7 +68,7 @@ def bicubic(
 def bicubic_exact(
     frames: UInt8[np.ndarray, "t h w 3"], size: Size
 ) -> Float32[np.ndarray, "t y x 3"]:
-    """The same filter channel by channel in float32, not rounded (arXiv 2104.11222)."""
+    """The same filter per channel in float32, not rounded (arXiv 2104.11222)."""
     height, width = size
 
     def one(channel: np.ndarray) -> np.ndarray:
@@ -81,13 +81,13 @@ def bicubic_exact(
     )
 
 
-def cover(old: Size, side: int, round_up: bool) -> Size:
-    """The size whose shorter side is ``side``, of the same shape.
+def covering_size(old: Size, side: int, round_up: bool) -> Size:
+    """The size of the same aspect ratio whose shorter side is ``side``.
 
     Args:
       old: height and width.
       side: in pixels.
-      round_up: else the longer side is rounded down.
+      round_up: round the longer side up, else down.
     """
     short = min(old)
     height, width = (
@@ -97,29 +97,31 @@ def cover(old: Size, side: int, round_up: bool) -> Size:
     return height, width
 
 
-def centre(
+def center_crop(
     frames: Shaped[np.ndarray, "t h w c"],
     size: Size,
-    begin: Callable[[float], int] = math.floor,
+    to_integer: Callable[[float], int] = math.floor,
 ) -> Shaped[np.ndarray, "t y x c"]:
-    """The middle of frames that are no smaller than ``size``.
+    """The central part of frames that are at least as large as ``size``.
 
     Args:
-      frames, size: of any type; height and width of the result.
-      begin: makes a whole number of where it begins; torchvision rounds.
+      frames: of any dtype.
+      size: height and width of the result.
+      to_integer: rounds the offsets; torchvision's is `round`.
     """
     top, left = (
-        begin((old - new) / 2) for old, new in zip(frames.shape[1:3], size, strict=True)
+        to_integer((old - new) / 2)
+        for old, new in zip(frames.shape[1:3], size, strict=True)
     )
     return frames[:, top : top + size[0], left : left + size[1]]
 
 
-def _along(values: np.ndarray, axis: int, places: np.ndarray) -> np.ndarray:
-    low = np.floor(places).astype(int)
+def _interpolated(values: np.ndarray, axis: int, positions: np.ndarray) -> np.ndarray:
+    low = np.floor(positions).astype(int)
     high = np.minimum(low + 1, values.shape[axis] - 1)
     shape = [1] * values.ndim
-    shape[axis] = len(places)
-    share = (places - low).astype(np.float32).reshape(shape)
+    shape[axis] = len(positions)
+    share = (positions - low).astype(np.float32).reshape(shape)
     below, above = (np.take(values, index, axis) for index in (low, high))
     above -= below
     above *= share

@@ -1,14 +1,14 @@
-"""Numbers with their provenance: results, statistics of real clips, and comparing both.
+"""Results with their provenance, statistics of real clips, and comparing results.
 
-A result says of every metric what it was computed with, its protocol. Two results are
-compared where the protocols are equal, and else refused, naming the field: published
-numbers of one metric differ by more than the models do. Statistics are .npz files with
-``mu`` and ``sigma`` as pytorch-fid has them, and the protocol beside.
+A result records the settings of every metric, its protocol. Two results are compared if
+their protocols are equal, and refused otherwise with the names of the fields: published
+values of one metric differ more by protocol than by model. Statistics are .npz files
+with ``mu`` and ``sigma`` as in pytorch-fid, and the protocol.
 """
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +17,20 @@ import numpy as np
 from snapvideo_jax.evaluation.frechet import frechet_distance
 from snapvideo_jax.evaluation.settings import DDOF
 from snapvideo_jax.evaluation.stats import Average, Marginals, Moments
-from snapvideo_jax.io.files import write_atomically, write_json
+from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.npz import open_npz
 from snapvideo_jax.io.resume import differences
 
 Protocol = Mapping[str, Any]
+RANDOM = "RANDOM FEATURES: these numbers are not comparable with any others."
 
 
 class Gaussian(NamedTuple):
-    """Mean and covariance of a set, and what is known of it.
+    """Mean and covariance of a set's features, and their provenance.
 
-    n: samples; None where a file does not tell.
-    protocol: that it was made with; None where a file does not tell.
-    about: the set: its selection of frames, its clips.
+    n: number of samples; None if the file does not record it.
+    protocol: the settings of the metric; None if the file does not record them.
+    about: describes the set: its selection of frames, its clips.
     """
 
     mean: np.ndarray
@@ -43,14 +44,14 @@ class Gaussian(NamedTuple):
 
 
 def gaussian_of(moments: Moments, protocol: Protocol, about: dict) -> Gaussian:
-    """Raises ValueError where there are too few samples for a covariance."""
+    """Raises ValueError if there are too few samples for a covariance."""
     return Gaussian(
         moments.mean, moments.covariance(DDOF), moments.n, dict(protocol), about
     )
 
 
 def write_statistics(path: Path, found: Gaussian) -> None:
-    """Writes an .npz that other tools read too."""
+    """Writes an .npz that pytorch-fid reads too."""
     about = {"n": found.n, "protocol": found.protocol, "about": found.about}
     buffer = io.BytesIO()
     np.savez(
@@ -63,10 +64,10 @@ def write_statistics(path: Path, found: Gaussian) -> None:
 
 
 def read_statistics(path: Path) -> Gaussian:
-    """Statistics of ours or of others.
+    """Statistics that `write_statistics` or pytorch-fid wrote.
 
     Raises:
-      ValueError: there is no such file, or it holds no mean and covariance.
+      ValueError: the file is missing, or has no mean and covariance.
     """
     try:
         with open_npz(path) as file:
@@ -89,7 +90,7 @@ def read_statistics(path: Path) -> Gaussian:
 
 
 def is_statistics(path: Path) -> bool:
-    """Whether an .npz holds statistics, not clips."""
+    """Whether an .npz has statistics, not clips."""
     try:
         with open_npz(path) as file:
             return {"mu", "sigma"} <= file.keys()
@@ -100,35 +101,33 @@ def is_statistics(path: Path) -> bool:
 # --- Results ------------------------------------------------------------------------
 
 
-def check_alike(name: str, protocol: Protocol, real: Gaussian) -> list[str]:
-    """Refuses real statistics that were made in another way.
+def check_comparable(name: str, protocol: Protocol, real: Gaussian) -> list[str]:
+    """Refuses real statistics of another protocol.
 
     Returns:
       Warnings.
 
     Raises:
-      ValueError: names the fields that differ, and both values.
+      ValueError: names the fields that differ, with both values.
     """
     if real.protocol is None:
-        return [
-            "the real statistics do not tell how they were made; nothing was checked"
-        ]
+        return ["the real statistics do not record their settings; nothing was checked"]
     unlike = differences(protocol, real.protocol)
     if unlike:
         raise ValueError(
-            f"Statistics of {name} cannot be compared: {_fields(unlike)}; make both "
+            f"Statistics of {name} cannot be compared: {_listed(unlike)}; make both "
             "with the same settings."
         )
     return []
 
 
 def frechet_result(generated: Gaussian, real: Gaussian, name: str) -> dict[str, Any]:
-    """A Frechet distance with all that it depends on.
+    """A Frechet distance with its provenance.
 
     Raises:
-      ValueError: as `check_alike`.
+      ValueError: as `check_comparable`.
     """
-    warnings = check_alike(name, generated.protocol or {}, real)
+    warnings = check_comparable(name, generated.protocol or {}, real)
     width = len(generated.mean)
     for whose, n in (("generated", generated.n), ("real", real.n)):
         if n is not None and n <= width:
@@ -153,7 +152,7 @@ def frechet_result(generated: Gaussian, real: Gaussian, name: str) -> dict[str, 
 def inception_score_result(
     sums: Marginals, protocol: Protocol, about: dict
 ) -> dict[str, Any]:
-    """The Inception score: mean and spread over splits, and of all in one split."""
+    """The Inception score: mean and deviation over splits, and of one split of all."""
     scores = sums.scores()
     return {
         "value": float(scores.mean()),
@@ -172,10 +171,11 @@ def clipsim_result(
     """CLIPSIM: the mean over clips of the mean over frames of the cosine.
 
     Args:
-      sums, protocol, about: as of the others.
-      cut: captions that were longer than CLIP reads.
+      sums: the cosines averaged over the frames of each clip.
+      protocol, about: the settings and the set.
+      cut: number of captions that exceeded CLIP's context and were truncated.
     """
-    warning = f"{cut} captions were longer than CLIP reads, and were cut"
+    warning = f"{cut} captions exceed CLIP's context and were truncated"
     return {
         "value": sums.mean(),
         "n": sums.n,
@@ -185,18 +185,12 @@ def clipsim_result(
     }
 
 
-def write_result(path: Path, metrics: Mapping[str, dict], about: Mapping) -> None:
-    """Writes a result: the metrics by name, and what holds for all of them."""
-    result = {**about, "metrics": dict(metrics)}
-    write_json(path, result)
-
-
 def read_result(path: Path) -> dict[str, Any]:
-    """Raises ValueError where a file is no result."""
+    """The result in a file; raises ValueError if it is not one."""
     try:
         result = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no result of evaluate ({error}).") from error
+        raise ValueError(f"{path} is not a result of evaluate ({error}).") from error
     found = result.get("metrics") if isinstance(result, dict) else None
     kinds = {"value": float, "n": int, "protocol": dict}
     if not isinstance(found, dict) or not all(
@@ -204,16 +198,16 @@ def read_result(path: Path) -> dict[str, Any]:
         for each in found.values()
         for name, kind in kinds.items()
     ):
-        raise ValueError(f"{path} is no result of evaluate: it has no metrics.")
+        raise ValueError(f"{path} is not a result of evaluate: it has no metrics.")
     return result
 
 
 def compare(one: Path, other: Path) -> list[tuple[str, dict, dict]]:
-    """Metrics that two results share, in the order of the first.
+    """Name and both entries of every metric that two results share.
 
     Raises:
-      ValueError: they share none, or a metric was computed differently; names the
-        fields that differ, and both values.
+      ValueError: they share none, or a metric was computed with other settings; names
+        the fields that differ, with both values.
     """
     ours, theirs = (read_result(path)["metrics"] for path in (one, other))
     shared = [name for name in ours if name in theirs]
@@ -223,19 +217,24 @@ def compare(one: Path, other: Path) -> list[tuple[str, dict, dict]]:
             "is in both."
         )
     unlike = [
-        f"{name}: {_fields(found)}"
+        f"{name}: {_listed(found)}"
         for name in shared
-        if (found := differences(*map(_compared, (ours[name], theirs[name]))))
+        if (found := differences(*map(_comparable, (ours[name], theirs[name]))))
     ]
     if unlike:
         raise ValueError(f"Not comparable. {'; '.join(unlike)}.")
     return [(name, ours[name], theirs[name]) for name in shared]
 
 
-def describe(metrics: Mapping[str, dict]) -> str:
-    """A line for every metric, and its warnings."""
+def describe(result: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """A result as lines of text.
+
+    Args:
+      result: as from `evaluate`.
+      metrics: the ones that were asked for.
+    """
     lines = []
-    for name, found in metrics.items():
+    for name, found in result["metrics"].items():
         spread = f" +- {found['std']:.4g}" if "std" in found else ""
         real = f" against {found['n_real']}" if "n_real" in found else ""
         lines.append(
@@ -243,14 +242,22 @@ def describe(metrics: Mapping[str, dict]) -> str:
             f"{found['protocol']['preprocess']}"
         )
         lines += [f"         warning: {warning}" for warning in found["warnings"]]
+    for name in metrics:
+        if name not in result["metrics"]:
+            lines.append(f"{name:<9}statistics only; --against gives a distance")
+    if not result["comparable"]:
+        lines.append(RANDOM)
+    for side in ("skipped", "skipped_real"):
+        if count := len(result[side]):
+            lines.append(f"{count} clips cannot be read: see {side} in the result")
     return "\n".join(lines)
 
 
-def _compared(found: dict) -> dict[str, Any]:
-    """What must be equal: the protocol, the numbers of samples, and how clips were cut.
+def _comparable(found: dict) -> dict[str, Any]:
+    """The fields of a metric that must be equal in both results.
 
-    Which clips were generated is what a comparison is about; the real ones have to be
-    the same.
+    The protocol, the numbers of samples, the selection of frames and the real clips;
+    only the generated clips may differ.
     """
     sides = {}
     for side in ("generated", "real"):
@@ -262,7 +269,7 @@ def _compared(found: dict) -> dict[str, Any]:
     return {**found["protocol"], **numbers, **sides}
 
 
-def _fields(unlike) -> str:
+def _listed(unlike) -> str:
     return ", ".join(
         f"{name} is {ours!r} and {theirs!r}" for name, ours, theirs in unlike
     )

@@ -1,15 +1,15 @@
-"""Clips through all networks in one pass, shard by shard.
+"""Runs clips through all networks in one pass and accumulates the metrics' sums.
 
-A clip is read once, prepared for every network in a reading thread, and scored together
-with some others. A shard is every so many-th clip of a set; its sums go to one file,
-which is there whole or not at all, so a run that was stopped goes on with the shards
-that are missing, and processes share the work by taking turns.
+A clip is read and preprocessed for every network once, in a reading thread, and scored
+in a batch. `Sums` of a shard of clips are written to one file, so that an interrupted
+evaluation resumes with the missing shards and processes share the work.
 """
 
 import collections
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +20,14 @@ import numpy as np
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.evaluation import clips
 from snapvideo_jax.evaluation.clips import Item, Selection
-from snapvideo_jax.evaluation.features import Captions, Extractor, cosines
+from snapvideo_jax.evaluation.features import (
+    CaptionEmbedder,
+    Extractor,
+    cosine_similarity,
+)
 from snapvideo_jax.evaluation.nets import CLIP, c3d, inception
 from snapvideo_jax.evaluation.preprocess import VARIANTS
-from snapvideo_jax.evaluation.settings import FRECHET, NETWORK_OF, Scoring
+from snapvideo_jax.evaluation.settings import FRECHET, NETWORK_OF, EvaluateOptions
 from snapvideo_jax.evaluation.stats import Average, Marginals, Moments
 from snapvideo_jax.evaluation.tokenizer import Tokenizer
 from snapvideo_jax.evaluation.weights.convert import Weights
@@ -32,18 +36,18 @@ from snapvideo_jax.io.npz import open_npz
 logger = logging.getLogger(__name__)
 
 WIDTHS = {"fvd": 400, "fid": inception.FEATURES, "clip_fid": 512}
-"""Channels of the features that Frechet distances compare."""
+"""Channels of the features of Frechet distances."""
 KINDS = {**dict.fromkeys(FRECHET, Moments), "is": Marginals, "clipsim": Average}
 SKIPPED = "skipped"
 
 
 class Sums(NamedTuple):
-    """What is kept of a set of clips.
+    """What the metrics need of a set of clips.
 
-    by_metric: the sums of every metric.
-    clips: that were scored.
-    skipped: names of clips that were not, and why.
-    cut: captions that CLIP read in part.
+    by_metric: `Moments`, `Marginals` or `Average` of every metric.
+    clips: number that were scored.
+    skipped: names of unreadable clips, and the reasons.
+    cut: number of captions that CLIP truncated.
     """
 
     by_metric: dict[str, Any]
@@ -63,7 +67,7 @@ class Sums(NamedTuple):
         )
 
     def encoded(self) -> bytes:
-        """As the bytes of an .npz."""
+        """The content of an .npz."""
         arrays = {
             f"{metric}/{name}": array
             for metric, sums in self.by_metric.items()
@@ -78,12 +82,12 @@ class Sums(NamedTuple):
 
     @staticmethod
     def read(path: Path, metrics: Sequence[str]) -> "Sums":
-        """Raises ValueError where a file is damaged."""
+        """The sums in a file; raises ValueError if it is damaged."""
         try:
             with open_npz(path) as file:
                 about = json.loads(str(file["about"]))
                 parts = {
-                    metric: KINDS[metric].of(
+                    metric: KINDS[metric].from_arrays(
                         {
                             name.removeprefix(f"{metric}/"): file[name]
                             for name in file
@@ -99,72 +103,62 @@ class Sums(NamedTuple):
 
 
 class Scorer:
-    """All networks of some metrics, ready to score.
+    """All networks of the metrics, ready to score.
 
     Args:
-      scoring: what is scored.
+      options: of the evaluation.
       weights: by network.
       tokenizer: of CLIPSIM; None without it.
-      batch: clips at once.
-      threads: that read clips.
       mesh: devices; None is all of this process.
     """
 
     def __init__(
         self,
-        scoring: Scoring,
+        options: EvaluateOptions,
         weights: Mapping[str, Weights],
         tokenizer: Tokenizer | None,
-        batch: int,
-        threads: int,
         mesh=None,
     ):
-        self._scoring, self._batch, self._threads = scoring, batch, threads
-        self._prepare = {
-            network: VARIANTS[network][scoring.variant(network)]
-            for network in scoring.networks()
+        self._options, self._batch = options, options.batch
+        self._threads = options.threads or os.cpu_count() or 1
+        self._variants = {
+            network: VARIANTS[network][options.variant(network)]
+            for network in options.networks()
         }
-        self._places = {
-            "inception": list(scoring.image_places()),
-            "clip": list(scoring.image_places()),
-        }
-        if "clipsim" in scoring.metrics:
-            self._places["clip"] = list(range(scoring.selection.frames))
+        # Frames of a clip that networks of single frames take.
+        images = list(options.image_indices())
+        self._frames = {"inception": images, "clip": images}
+        if "clipsim" in options.metrics:
+            self._frames["clip"] = list(range(options.frames))
         self._extract = {
             network: Extractor(
                 network,
                 weights[network],
-                batch * len(self._places.get(network, [0])),
-                dict(self._prepare[network].settings),
+                self._batch * len(self._frames.get(network, [0])),
+                dict(variant.settings),
                 CLIP.image if network == "clip" else None,
                 mesh,
             )
-            for network in scoring.networks()
+            for network, variant in self._variants.items()
         }
         self._captions = None
         if tokenizer is not None:
-            self._captions = Captions(tokenizer, weights["clip"], batch, mesh)
-
-    def metrics(self, is_real: bool) -> tuple[str, ...]:
-        """Those that are made of a set of clips."""
-        return tuple(m for m in self._scoring.metrics if m in FRECHET or not is_real)
+            self._captions = CaptionEmbedder(
+                tokenizer, weights["clip"], self._batch, mesh
+            )
 
     def score(
-        self,
-        items: Sequence[Item],
-        selection: Selection,
-        splits: np.ndarray | None,
-        is_real: bool = False,
+        self, items: Sequence[Item], is_real: bool, splits: np.ndarray | None = None
     ) -> Sums:
         """The sums of some clips.
 
         Args:
           items: the clips.
-          selection: of their frames.
+          is_real: skip metrics that do not use real clips.
           splits: of the Inception score, by clip.
-          is_real: leave out what needs no real clips.
         """
-        metrics = self.metrics(is_real)
+        selection = self._options.selection(is_real)
+        metrics = self._options.metrics_of(is_real)
         networks = list(dict.fromkeys(NETWORK_OF[metric] for metric in metrics))
         by_metric = {metric: self._empty(metric) for metric in metrics}
         skipped, scored, before = [], 0, self._cut()
@@ -188,7 +182,7 @@ class Scorer:
         if metric in FRECHET:
             return Moments.empty(WIDTHS[metric])
         if metric == "is":
-            return Marginals.empty(self._scoring.splits, c3d.CLASSES)
+            return Marginals.empty(self._options.splits, c3d.CLASSES)
         return Average()
 
     def _cut(self) -> int:
@@ -197,33 +191,34 @@ class Scorer:
     def _read(
         self, items: Sequence[Item], selection: Selection, networks: Sequence[str]
     ) -> Iterator[tuple[int, dict[str, np.ndarray] | str]]:
-        """Every clip as its networks take it, in order; or why it cannot be used."""
+        """Yields every clip's network inputs in order, or why it cannot be used."""
+        options = self._options
 
-        def one(item: Item) -> dict[str, np.ndarray] | str:
+        def prepare(item: Item) -> dict[str, np.ndarray] | str:
             try:
                 frames = clips.read(item, selection)
             except UnusableClip as error:
                 return str(error)
-            frames = clips.fitted(frames, self._scoring.view, self._scoring.size)
-            return {network: self._ready(network, frames) for network in networks}
+            frames = clips.crop_and_resize(frames, options.view, options.size)
+            return {network: self._inputs(network, frames) for network in networks}
 
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: collections.deque = collections.deque()
+            pending: collections.deque = collections.deque()
             for number, item in enumerate(items):
-                ahead.append((number, pool.submit(one, item)))
-                if len(ahead) > max(self._batch, 2 * self._threads):
-                    number, future = ahead.popleft()
+                pending.append((number, pool.submit(prepare, item)))
+                if len(pending) > max(self._batch, 2 * self._threads):
+                    number, future = pending.popleft()
                     yield number, future.result()
-            for number, future in ahead:
+            for number, future in pending:
                 yield number, future.result()
 
-    def _ready(self, network: str, frames: np.ndarray) -> np.ndarray:
-        places = self._places.get(network)
-        chosen = frames if places is None else frames[places]
-        return self._prepare[network].apply(chosen)
+    def _inputs(self, network: str, frames: np.ndarray) -> np.ndarray:
+        chosen = self._frames.get(network)
+        frames = frames if chosen is None else frames[chosen]
+        return self._variants[network].apply(frames)
 
     def _add(self, by_metric: dict[str, Any], group, items, splits) -> None:
-        """Adds the clips of a group to the sums."""
+        """Adds a batch of clips to the sums."""
         features = {
             network: self._extract[network](self._rows(network, group))
             for network in group[0][1]
@@ -241,23 +236,23 @@ class Scorer:
                     len(group), -1, features["clip"].shape[-1]
                 )
                 if metric == "clip_fid":
-                    chosen = self._of_images(embeddings)
+                    chosen = self._image_rows(embeddings)
                     by_metric[metric] = sums.update(chosen)
                 else:
                     prompts = [items[number].prompt for number, _ in group]
                     captions = self._captions(prompts)[:, None]
                     by_metric[metric] = sums.update(
-                        cosines(embeddings, captions).mean(axis=1)
+                        cosine_similarity(embeddings, captions).mean(axis=1)
                     )
 
     def _rows(self, network: str, group) -> np.ndarray:
         clips_of_group = [ready[network] for _, ready in group]
-        if network in self._places:
+        if network in self._frames:
             return np.concatenate(clips_of_group)
         return np.stack(clips_of_group)
 
-    def _of_images(self, embeddings: np.ndarray) -> np.ndarray:
-        """Of a clip's frames those that count for CLIP-FID."""
-        places = self._places["clip"]
-        wanted = [places.index(place) for place in self._scoring.image_places()]
+    def _image_rows(self, embeddings: np.ndarray) -> np.ndarray:
+        """The embeddings of the frames that count for CLIP-FID."""
+        frames = self._frames["clip"]
+        wanted = [frames.index(index) for index in self._options.image_indices()]
         return embeddings[:, wanted].reshape(-1, embeddings.shape[-1])

@@ -1,23 +1,24 @@
-"""A set of clips scored in shards by all processes, and its sums on process 0.
+"""Scores a set of clips in shards on all processes; process 0 merges their sums.
 
     OUT/generated.json                       what is scored, and how
     OUT/shards/generated-00003-of-00008.npz  the sums of every eighth clip from 3 on
 
-Shards are a matter of the command, not of how many processes there are: any number of
-them goes on where any other stopped, and the merged sums are the same.
+The number of shards is an option, independent of the number of processes: any number
+of processes can resume what any other started, and the merged sums are the same.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from snapvideo_jax.evaluation import clips
-from snapvideo_jax.evaluation.clips import Item, Selection
+from snapvideo_jax.evaluation.clips import Item
 from snapvideo_jax.evaluation.scoring import Scorer, Sums
-from snapvideo_jax.evaluation.stats import splits_of
+from snapvideo_jax.evaluation.settings import SPLITS_SEED, EvaluateOptions
+from snapvideo_jax.evaluation.stats import assign_splits
 from snapvideo_jax.io import resume
 from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.progress import progress
@@ -27,59 +28,67 @@ logger = logging.getLogger(__name__)
 
 
 def score_set(
-    name: str,
     items: Sequence[Item],
-    selection: Selection,
-    protocol: dict[str, Any],
+    options: EvaluateOptions,
     scorer: Scorer,
-    splits: tuple[int, int] | None,
-    shards: int,
-    out: Path,
+    protocols: Mapping[str, dict[str, Any]],
+    is_real: bool,
 ) -> Sums | None:
-    """Scores what is missing of a set, and merges it.
+    """Scores the missing shards of a set and merges all of them.
 
     Args:
-      name: "generated" or "real".
       items: all clips of the set.
-      selection: of their frames.
-      protocol: settings that change a number.
+      options: of the evaluation; processes share the folder ``out``.
       scorer: has the networks.
-      splits: number and seed of the Inception score's splits; None without it.
-      shards: parts of the set.
-      out: a folder that all processes share.
+      protocols: the settings that change a value, by metric.
+      is_real: whether it is the set of real clips.
 
     Returns:
       The sums of all clips in process 0, None in the others.
 
     Raises:
-      ValueError: the folder was begun with other clips or settings, or no clip can be
-        read.
+      ValueError: the folder was started with other clips or settings, or no clip can
+        be read.
     """
-    shards = min(shards, len(items))
-    _begin(name, items, selection, protocol, shards, out)
-    is_real = name == "real"
-    metrics = scorer.metrics(is_real)
-    of_clip = splits_of(len(items), *splits) if splits else None
+    name, out = ("real" if is_real else "generated"), options.out
+    shards = min(options.shards, len(items))
+    metrics = options.metrics_of(is_real)
+    settings = {
+        "clips": len(items),
+        "digest": clips.digest(items, with_time=True),
+        "shards": shards,
+        "selection": options.selection(is_real).described(),
+        "protocol": {metric: protocols[metric] for metric in metrics},
+    }
+    coordinator.assert_equal(
+        f"The list of {name} clips",
+        settings["digest"],
+        "give all processes the same folder",
+    )
+    if jax.process_index() == 0:
+        resume.begin(out / f"{name}.json", settings, f"--out={out}")
+    coordinator.barrier(f"started {name}")
+    splits = None
+    if "is" in metrics:
+        splits = assign_splits(len(items), options.splits, SPLITS_SEED)
     mine = range(jax.process_index(), shards, jax.process_count())
     missing = [part for part in mine if not _shard(out, name, part, shards).is_file()]
     if len(missing) < len(mine):
-        logger.info("%d of %d shards are there.", len(mine) - len(missing), len(mine))
+        logger.info(
+            "%d of %d shards are complete.", len(mine) - len(missing), len(mine)
+        )
     is_writer = jax.process_index() == 0
     for part in progress(missing, len(missing), name="shard", is_writer=is_writer):
+        some = slice(part, None, shards)
         sums = scorer.score(
-            items[part::shards],
-            selection,
-            None if of_clip is None else of_clip[part::shards],
-            is_real,
+            items[some], is_real, None if splits is None else splits[some]
         )
         write_atomically(_shard(out, name, part, shards), sums.encoded())
     coordinator.barrier(f"scored {name}")
-    if not is_writer:
-        return None
-    return merged(out, name, shards, metrics)
+    return _merged(out, name, shards, metrics) if is_writer else None
 
 
-def merged(out: Path, name: str, shards: int, metrics: Sequence[str]) -> Sums:
+def _merged(out: Path, name: str, shards: int, metrics: Sequence[str]) -> Sums:
     """The sums of all shards.
 
     Raises:
@@ -96,24 +105,6 @@ def merged(out: Path, name: str, shards: int, metrics: Sequence[str]) -> Sums:
             f"None of the {len(first.skipped)} {name} clips can be scored ({reasons})."
         )
     return first
-
-
-def _begin(name, items, selection, protocol, shards, out: Path) -> None:
-    """Notes what is scored; checks it where that was begun before."""
-    digest = clips.digest(items, with_time=True)
-    coordinator.assert_equal(
-        f"The list of {name} clips", digest, "give all processes the same folder"
-    )
-    settings = {
-        "clips": len(items),
-        "digest": digest,
-        "shards": shards,
-        "selection": selection.described(),
-        "protocol": protocol,
-    }
-    if jax.process_index() == 0:
-        resume.begin(out / f"{name}.json", settings, f"--out={out}")
-    coordinator.barrier(f"begun {name}")
 
 
 def _shard(out: Path, name: str, part: int, shards: int) -> Path:

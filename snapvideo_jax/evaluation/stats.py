@@ -1,10 +1,10 @@
-"""What is kept of many samples: sums that parts of a set make and that merge into one.
+"""Mergeable statistics of many samples, which shards accumulate separately.
 
 `Moments` are mean and covariance of features, for Frechet distances; `Marginals` the
 sums of the Inception score; `Average` a plain mean. All are float64 on the host: sums
-of squares in float32 lose the variance of features whose mean is large, and means in
-float64 keep it by Chan's rule. A part gives its arrays by name, and is made from them
-again, so that processes exchange files.
+of squares in float32 lose the variance of features with a large mean; centred sums in
+float64 merged by Chan's rule do not. ``arrays`` and ``from_arrays`` convert to named
+arrays and back, so that processes exchange files.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ Arrays = dict[str, np.ndarray]
 class Moments:
     """Count, mean and centred scatter of feature vectors.
 
-    n: samples.
-    mean: of them.
+    n: number of samples.
+    mean: of the samples.
     scatter: the sum of ``(x - mean)(x - mean)^T``.
     """
 
@@ -34,7 +34,7 @@ class Moments:
         return Moments(0, np.zeros(width), np.zeros((width, width)))
 
     def update(self, features: Float[np.ndarray, "b d"]) -> "Moments":
-        """With more samples."""
+        """With more samples added."""
         features = np.asarray(features, np.float64)
         if not len(features):
             return self
@@ -47,9 +47,9 @@ class Moments:
         n = self.n + other.n
         if not n:
             return self
-        apart = other.mean - self.mean
-        mean = self.mean + apart * (other.n / n)
-        between = np.outer(apart, apart) * (self.n * other.n / n)
+        difference = other.mean - self.mean
+        mean = self.mean + difference * (other.n / n)
+        between = np.outer(difference, difference) * (self.n * other.n / n)
         return Moments(n, mean, self.scatter + other.scatter + between)
 
     def covariance(self, ddof: int = 1) -> Float[np.ndarray, "d d"]:
@@ -69,15 +69,15 @@ class Moments:
         return {"n": np.array(self.n), "mean": self.mean, "scatter": self.scatter}
 
     @staticmethod
-    def of(arrays: Mapping[str, np.ndarray]) -> "Moments":
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Moments":
         return Moments(int(arrays["n"]), arrays["mean"], arrays["scatter"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Marginals:
-    """Of the predictions of a classifier, by split: the sums that make its score.
+    """Sums over a classifier's predictions, per split, for the Inception score.
 
-    n: samples.
+    n: number of samples.
     p: sums of the predicted probabilities.
     p_log_p: sums over samples and classes of ``p log p``.
     """
@@ -94,13 +94,13 @@ class Marginals:
     def update(
         self, logits: Float[np.ndarray, "b c"], splits: Int[np.ndarray, "b"]
     ) -> "Marginals":
-        """With more samples, each of which counts for its split."""
+        """With more samples added, each to its split."""
         log_p = _log_softmax(np.asarray(logits, np.float64))
         p = np.exp(log_p)
         n, sums, entropies = self.n.copy(), self.p.copy(), self.p_log_p.copy()
         np.add.at(n, splits, 1)
         np.add.at(sums, splits, p)
-        # A class without any probability adds nothing, though its logarithm is -inf.
+        # The limit of p log p at p = 0 is 0.
         terms = np.where(p > 0, p * np.where(p > 0, log_p, 0.0), 0.0)
         np.add.at(entropies, splits, terms.sum(axis=1))
         return Marginals(n, sums, entropies)
@@ -139,13 +139,13 @@ class Marginals:
         return {"n": self.n, "p": self.p, "p_log_p": self.p_log_p}
 
     @staticmethod
-    def of(arrays: Mapping[str, np.ndarray]) -> "Marginals":
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Marginals":
         return Marginals(arrays["n"], arrays["p"], arrays["p_log_p"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A mean of single numbers."""
+    """A mean of scalars."""
 
     n: int = 0
     total: float = 0.0
@@ -158,7 +158,7 @@ class Average:
         return Average(self.n + other.n, self.total + other.total)
 
     def mean(self) -> float:
-        """Raises ValueError where there is no sample."""
+        """Raises ValueError without samples."""
         if not self.n:
             raise ValueError("There is no sample to average.")
         return self.total / self.n
@@ -167,16 +167,16 @@ class Average:
         return {"n": np.array(self.n), "total": np.array(self.total)}
 
     @staticmethod
-    def of(arrays: Mapping[str, np.ndarray]) -> "Average":
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Average":
         return Average(int(arrays["n"]), float(arrays["total"]))
 
 
-def splits_of(samples: int, splits: int, seed: int) -> Int[np.ndarray, "n"]:
+def assign_splits(samples: int, splits: int, seed: int) -> Int[np.ndarray, "n"]:
     """The split of every sample: equal parts of a shuffled list.
 
-    Prompts often come class by class, and splits in their order would hold few classes
-    each: scores would be several times too low. A sample's split depends on its number,
-    the number of samples and the seed, not on who scores it.
+    Prompts often come class by class, and splits in that order would hold few classes
+    each: scores would be several times too low. A sample's split depends on its index,
+    the number of samples and the seed, not on the process that scores it.
 
     Raises:
       ValueError: there are more splits than samples.
@@ -185,10 +185,10 @@ def splits_of(samples: int, splits: int, seed: int) -> Int[np.ndarray, "n"]:
         raise ValueError(
             f"{samples} samples do not fill {splits} splits; use fewer splits."
         )
-    # RandomState's stream is frozen; that of newer generators may change.
-    place = np.empty(samples, np.int64)
-    place[np.random.RandomState(seed).permutation(samples)] = np.arange(samples)
-    return place * splits // samples
+    # RandomState's stream is frozen; newer generators' may change.
+    rank = np.empty(samples, np.int64)
+    rank[np.random.RandomState(seed).permutation(samples)] = np.arange(samples)
+    return rank * splits // samples
 
 
 def _log_softmax(logits: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:

@@ -3,13 +3,14 @@
 import argparse
 
 from snapvideo_jax.cli.parsers.common import add, add_processes
+from snapvideo_jax.cli.parsers.types import integer, number, path, several
 
 EVALUATE_HELP = """\
-Clips are a folder (videos, strips of frames side by side, folders of frames, .npz), or
-a manifest: one JSON object a line with index, video and, where there are some, prompt,
-class and seed. Real clips are the same, or statistics that an earlier run wrote (its
-folder statistics or real_statistics), or an .npz with mu and sigma. The same command
-goes on where it was stopped. docs/evaluation.md has the networks and the variants:
+Clips are a folder (videos, strips of frames side by side, folders of frames, .npz) or a
+manifest: one JSON object per line with index, video and optionally prompt, class and
+seed. Real clips are the same, or statistics that an earlier run wrote (its folder
+statistics or real_statistics), or an .npz with mu and sigma. Run the same command to
+resume. docs/evaluation.md describes the networks and the variants:
 
   --clips samples --against real --metrics fvd,clipsim --weights nets --out scores
 """
@@ -17,7 +18,7 @@ goes on where it was stopped. docs/evaluation.md has the networks and the varian
 CONVERT_HELP = """\
 Reads .safetensors, Chainer's .npz, Flax's msgpack, TorchScript archives, and (with pip
 install 'snapvideo_jax[convert]') state dicts of PyTorch. docs/evaluation.md lists the
-files that are known.
+supported files.
 """
 
 
@@ -28,6 +29,43 @@ def add_verbs(verbs) -> None:
     _add_compare(verbs)
 
 
+def add_scorer(verb: argparse.ArgumentParser) -> None:
+    """Options of `evaluation.settings.ScorerOptions`."""
+    verb.add_argument(
+        "--weights", type=path, metavar="DIR", help="folder of NETWORK.safetensors"
+    )
+    verb.add_argument(
+        "--features", metavar="random:SEED", help="random networks, to try things out"
+    )
+    verb.add_argument(
+        "--fvd", metavar="V", help="preprocessing: stylegan-v (default), tf, videogpt"
+    )
+    verb.add_argument(
+        "--fid", metavar="V", help="preprocessing: tf (default), pytorch-fid, clean"
+    )
+    verb.add_argument(
+        "--clip", metavar="V", help="preprocessing: openai (default), squash"
+    )
+    for name, default, text in (
+        ("splits", 10, "splits of the Inception score"),
+        ("batch", 8, "clips that are computed at once"),
+        ("shards", 8, "parts of a set that can be resumed"),
+    ):
+        verb.add_argument(
+            f"--{name}",
+            type=integer(least=1),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
+    verb.add_argument(
+        "--threads",
+        type=integer(least=1),
+        metavar="N",
+        help="that read clips (default: number of cores)",
+    )
+
+
 def _add_evaluate(verbs) -> None:
     verb = add(
         verbs,
@@ -35,63 +73,81 @@ def _add_evaluate(verbs) -> None:
         "Score clips: FVD, FID, IS, CLIPSIM, CLIP-FID.",
         EVALUATE_HELP,
     )
-    verb.add_argument("--clips", metavar="PATH", help="what is scored")
-    verb.add_argument("--against", metavar="PATH", help="real clips or statistics")
-    verb.add_argument("--out", metavar="DIR", help="result, statistics and shards")
+    verb.add_argument(
+        "--clips", type=path, required=True, metavar="PATH", help="the generated clips"
+    )
+    verb.add_argument(
+        "--against", type=path, metavar="PATH", help="real clips or their statistics"
+    )
+    verb.add_argument(
+        "--out",
+        type=path,
+        required=True,
+        metavar="DIR",
+        help="folder of the result, the statistics and the shards",
+    )
     verb.add_argument(
         "--metrics",
-        default="fvd",
+        type=several(str),
+        default=("fvd",),
         metavar="M,M",
         help="of fvd, fid, is, clipsim, clip_fid (default: fvd)",
     )
-    verb.add_argument("--weights", metavar="DIR", help="of NETWORK.safetensors")
-    verb.add_argument(
-        "--features", metavar="random:SEED", help="random networks, to try things out"
-    )
-    _add_protocol(verb)
-    verb.add_argument("--batch", type=int, default=8, help="clips at once (default: 8)")
-    verb.add_argument(
-        "--shards", type=int, default=8, help="parts that can be resumed (default: 8)"
-    )
-    verb.add_argument("--threads", type=int, help="that read clips (default: cores)")
-    verb.add_argument(
-        "--selfcheck",
-        action="store_true",
-        help="compute published numbers with the weights, and nothing else",
-    )
-    verb.add_argument(
-        "--anchors",
-        default="anchors",
-        metavar="DIR",
-        help="of the files that --selfcheck asks for (default: anchors)",
-    )
+    add_scorer(verb)
+    _add_selection(verb)
     add_processes(verb)
 
 
-def _add_protocol(verb: argparse.ArgumentParser) -> None:
-    """Options that change what `snapvideo evaluate` computes; results name them."""
-    group = verb.add_argument_group("what is computed", "Results tell all of it.")
+def _add_selection(verb: argparse.ArgumentParser) -> None:
+    """Which frames are scored; together with the variants, results record all of it."""
+    group = verb.add_argument_group("frames", "Results record all of these.")
     positions = ("start", "center", "random")
     group.add_argument(
-        "--frames", type=int, default=16, help="of each clip (default: 16)"
+        "--frames",
+        type=integer(least=1),
+        default=16,
+        metavar="N",
+        help="of each clip (default: 16)",
     )
-    group.add_argument("--fps", type=float, help="of the frames (default: all frames)")
     group.add_argument(
-        "--position", choices=positions, default="start", help="(default: start)"
+        "--fps",
+        type=number(above=0),
+        help="frame rate that frames are taken at (default: consecutive frames)",
     )
-    group.add_argument("--real_fps", type=float, help="of real clips, if another")
     group.add_argument(
-        "--real_position", choices=positions, help="of real clips, if another"
+        "--position",
+        choices=positions,
+        default="start",
+        help="of the frames in a clip (default: start)",
     )
-    group.add_argument("--seed", type=int, default=0, help="of random positions")
     group.add_argument(
-        "--size", metavar="HxW", help="that clips are brought to (default: their own)"
+        "--real_fps",
+        type=number(above=0),
+        help="frame rate of the real clips (default: that of --fps)",
+    )
+    group.add_argument(
+        "--real_position",
+        choices=positions,
+        help="position in the real clips (default: that of --position)",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(least=0),
+        default=0,
+        metavar="N",
+        help="of random positions (default: 0)",
+    )
+    group.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="that all clips are resized to first (default: their own)",
     )
     group.add_argument(
         "--view",
         choices=("native", "square"),
         default="native",
-        help="square takes the middle of the shorter side (default: native)",
+        help="square crops the central square (default: native)",
     )
     group.add_argument(
         "--image_frames",
@@ -99,31 +155,39 @@ def _add_protocol(verb: argparse.ArgumentParser) -> None:
         metavar="all|middle|N",
         help="frames of a clip for FID and CLIP-FID (default: all)",
     )
-    group.add_argument("--fvd", metavar="V", help="stylegan-v (default), tf, videogpt")
-    group.add_argument("--fid", metavar="V", help="tf (default), pytorch-fid, clean")
-    group.add_argument("--clip", metavar="V", help="openai (default), squash")
-    group.add_argument(
-        "--splits", type=int, default=10, help="of the Inception score (default: 10)"
-    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, x, width = text.partition("x")
+    if not (x and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a size; use HEIGHTxWIDTH, as 36x64."
+        )
+    return int(height), int(width)
 
 
 def _add_convert(verbs) -> None:
     verb = add(
         verbs,
         "convert",
-        "Convert a network that evaluate uses from a published checkpoint.",
+        "Convert a published checkpoint of a network that evaluate uses.",
         CONVERT_HELP,
     )
     verb.add_argument(
         "--network", required=True, choices=("i3d", "inception", "c3d", "clip")
     )
-    verb.add_argument("--weights", required=True, metavar="FILE")
-    verb.add_argument("--out", required=True, metavar="FILE.safetensors")
-    verb.add_argument("--mean", metavar="FILE", help="of c3d: mean2.npz, if elsewhere")
+    verb.add_argument("--weights", type=path, required=True, metavar="FILE")
+    verb.add_argument("--out", type=path, required=True, metavar="FILE.safetensors")
+    verb.add_argument(
+        "--mean",
+        type=path,
+        metavar="FILE",
+        help="of c3d: mean2.npz (default: in the folder of --weights)",
+    )
     verb.add_argument(
         "--quick_gelu",
         action="store_true",
-        help="of clip: it was trained with QuickGELU, though no config says so",
+        help="of clip: it was trained with QuickGELU, although no config says so",
     )
 
 
@@ -131,8 +195,8 @@ def _add_compare(verbs) -> None:
     verb = add(
         verbs,
         "compare",
-        "Show two results of evaluate, if they were computed alike.",
-        "Names the fields that differ where they were not.",
+        "Print two results of evaluate side by side, if they are comparable.",
+        "Results of other settings are refused with the names of the fields.",
     )
-    verb.add_argument("one", metavar="A.json")
-    verb.add_argument("other", metavar="B.json")
+    verb.add_argument("one", type=path, metavar="A.json")
+    verb.add_argument("other", type=path, metavar="B.json")

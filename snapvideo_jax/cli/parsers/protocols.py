@@ -1,17 +1,18 @@
 """Options of the verb `protocol`."""
 
 from snapvideo_jax.cli.parsers.common import add, add_processes, add_sampler
+from snapvideo_jax.cli.parsers.evaluating import add_scorer
+from snapvideo_jax.cli.parsers.types import integer, part, path, several
 
 GENERATE_HELP = """\
-NAME is one of those of `snapvideo protocol list`. Steps, solver, guidance, frame-rate
-and number of clips are the protocol's where they are not given. The same command goes
-on where it was stopped; --part I/N makes every N-th clip from the I-th on, so that
-machines share the work.
+NAME is one of `snapvideo protocol list`. Steps, solver, guidance, frame rate and number
+of clips default to the protocol's. Run the same command to resume; --part I/N samples
+every N-th clip from the I-th on, so that machines share the work.
 """
 
 SCORE_HELP = """\
-The protocol is the one that the clips were made by. Writes result.json, table.csv and,
-of a sweep, curve.png. The same command goes on where it was stopped.
+The protocol is the one that the clips were sampled by. Writes result.json, table.csv
+and, for a sweep, curve.png. Run the same command to resume.
 """
 
 
@@ -20,7 +21,7 @@ def add_verbs(verbs) -> None:
     protocol = add(
         verbs,
         "protocol",
-        "The paper's evaluations: their clips made (generate) and scored (score).",
+        "The paper's evaluations: sample clips (generate) and score them (score).",
     )
     actions = protocol.add_subparsers(dest="action", required=True, metavar="ACTION")
     listed = add(actions, "list", "Print the protocols; --json with all their fields.")
@@ -30,32 +31,45 @@ def add_verbs(verbs) -> None:
 
 
 def _add_generate(actions) -> None:
-    action = add(actions, "generate", "Make the clips of a protocol.", GENERATE_HELP)
+    action = add(actions, "generate", "Sample the clips of a protocol.", GENERATE_HELP)
     action.add_argument("name", metavar="NAME", help="of the protocol")
-    action.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
-    action.add_argument("--out", required=True, metavar="DIR", help="of the clips")
+    action.add_argument(
+        "--workdir", type=path, required=True, metavar="DIR", help="of the run"
+    )
+    action.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="folder of the clips"
+    )
     action.add_argument(
         "--captions",
+        type=path,
         metavar="FILE",
-        help="of the real clips: one a line, .jsonl, or MSR-VTT's "
+        help="of the real clips: one per line, .jsonl, or MSR-VTT's "
         "test_videodatainfo.json",
     )
     action.add_argument(
         "--classes",
+        type=path,
         metavar="PATH",
         help="of UCF-101: its folder of videos, or a list such as testlist01.txt",
     )
     action.add_argument(
         "--num_samples",
-        type=int,
+        type=integer(least=1),
         metavar="N",
-        help="of a point (default: as the paper)",
+        help="clips of each point (default: as in the paper)",
     )
     action.add_argument(
-        "--only", metavar="POINT,POINT", help="of a sweep: some of its points"
+        "--only",
+        type=several(str),
+        metavar="POINT,POINT",
+        help="points of a sweep (default: all)",
     )
     action.add_argument(
-        "--part", default="0/1", metavar="I/N", help="of the clips (default: 0/1, all)"
+        "--part",
+        type=part,
+        default=(0, 1),
+        metavar="I/N",
+        help="of the clips (default: 0/1, all)",
     )
     add_sampler(action)
 
@@ -63,34 +77,35 @@ def _add_generate(actions) -> None:
 def _add_score(actions) -> None:
     action = add(actions, "score", "Score the clips of a protocol.", SCORE_HELP)
     action.add_argument(
-        "--samples", required=True, metavar="DIR", help="of `protocol generate`"
+        "--samples",
+        type=path,
+        required=True,
+        metavar="DIR",
+        help="folder of `protocol generate`",
     )
-    action.add_argument("--against", metavar="PATH", help="real clips or statistics")
-    action.add_argument("--out", required=True, metavar="DIR", help="of the numbers")
+    action.add_argument(
+        "--against", type=path, metavar="PATH", help="real clips or their statistics"
+    )
+    action.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="folder of the results"
+    )
     action.add_argument(
         "--clips",
+        type=path,
         metavar="DIR",
-        help="of the same clips in another size, in folders named as the points",
-    )
-    action.add_argument("--weights", metavar="DIR", help="of NETWORK.safetensors")
-    action.add_argument(
-        "--features", metavar="random:SEED", help="random networks, to try things out"
+        help="the same clips in another size, in folders named as the points",
     )
     action.add_argument(
-        "--metrics", metavar="M,M", help="some of the protocol's (default: all)"
-    )
-    action.add_argument("--only", metavar="POINT,POINT", help="some of the points")
-    action.add_argument("--fvd", metavar="V", help="stylegan-v (default), tf, videogpt")
-    action.add_argument("--fid", metavar="V", help="tf (default), pytorch-fid, clean")
-    action.add_argument("--clip", metavar="V", help="openai (default), squash")
-    action.add_argument(
-        "--splits", type=int, default=10, help="of the Inception score (default: 10)"
+        "--metrics",
+        type=several(str),
+        metavar="M,M",
+        help="of the protocol's (default: all)",
     )
     action.add_argument(
-        "--batch", type=int, default=8, help="clips at once (default: 8)"
+        "--only",
+        type=several(str),
+        metavar="POINT,POINT",
+        help="points of a sweep (default: all)",
     )
-    action.add_argument(
-        "--shards", type=int, default=8, help="parts that can be resumed (default: 8)"
-    )
-    action.add_argument("--threads", type=int, help="that read clips (default: cores)")
+    add_scorer(action)
     add_processes(action)

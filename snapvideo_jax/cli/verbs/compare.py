@@ -1,13 +1,12 @@
-"""The verb `snapvideo compare`: two results side by side, if they can be compared."""
+"""`snapvideo compare`: prints two comparable results side by side."""
 
-from pathlib import Path
+import argparse
 
 from snapvideo_jax.evaluation.results import compare, read_result
 
 
-def run(arguments) -> None:
-    """`snapvideo compare`."""
-    one, other = Path(arguments.one), Path(arguments.other)
+def run(arguments: argparse.Namespace) -> None:
+    one, other = arguments.one, arguments.other
     rows = compare(one, other)
     is_comparable = all(read_result(x).get("comparable") for x in (one, other))
     print(f"{'metric':<10}{'A':>12}{'B':>12}{'B - A':>12}  samples")
@@ -16,4 +15,4 @@ def run(arguments) -> None:
         print(f"{name:<10}{a:>12.6g}{b:>12.6g}{b - a:>12.4g}  {ours['n']}")
     print(f"A {one}\nB {other}")
     if not is_comparable:
-        print("RANDOM FEATURES: a difference shows that clips differ, and no more.")
+        print("RANDOM FEATURES: a difference only shows that the clips differ.")

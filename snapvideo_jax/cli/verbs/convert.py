@@ -1,17 +1,16 @@
-"""The verb `snapvideo convert`: metric networks of others made into files of ours."""
+"""`snapvideo convert`: converts a published checkpoint of a metric network."""
 
-from pathlib import Path
+import argparse
 
 from snapvideo_jax.evaluation.weights.convert import convert
 
 
-def run(arguments) -> None:
-    """`snapvideo convert`."""
+def run(arguments: argparse.Namespace) -> None:
     header = convert(
         arguments.network,
-        Path(arguments.weights),
-        Path(arguments.out),
-        Path(arguments.mean) if arguments.mean else None,
+        arguments.weights,
+        arguments.out,
+        arguments.mean,
         arguments.quick_gelu,
     )
     print(f"{arguments.out}: {header['network']} from {header['source']}")

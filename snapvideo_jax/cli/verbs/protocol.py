@@ -1,28 +1,33 @@
-"""The verb `snapvideo protocol`: the paper's evaluations, made and scored."""
+"""`snapvideo protocol`: the paper's evaluations are listed, sampled and scored."""
 
 import argparse
 import json
 
 from snapvideo_jax.cli.options import options
-from snapvideo_jax.evaluation.protocols.generate import generate
-from snapvideo_jax.evaluation.protocols.score import score
+from snapvideo_jax.evaluation.protocols.generate import GenerateOptions, generate
+from snapvideo_jax.evaluation.protocols.score import ScoreOptions, describe, score
 from snapvideo_jax.evaluation.protocols.settings import PROTOCOLS
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.parallel.process_settings import ProcessOptions
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """`snapvideo protocol list`, `generate` and `score`."""
     if arguments.action == "list":
-        _list(arguments)
+        _print_protocols(arguments.json)
         return
-    action = generate if arguments.action == "generate" else score
     with processes.processes(options(ProcessOptions, arguments), arguments.out):
-        action(arguments)
+        if arguments.action == "generate":
+            generate(options(GenerateOptions, arguments))
+            return
+        scores = score(options(ScoreOptions, arguments))
+    if scores is not None:
+        print(describe(scores))
+        for path in scores.files:
+            print(path)
 
 
-def _list(arguments: argparse.Namespace) -> None:
-    if arguments.json:
+def _print_protocols(as_json: bool) -> None:
+    if as_json:
         found = {name: each.described() for name, each in PROTOCOLS.items()}
         print(json.dumps(found, indent=2))
         return

@@ -1,4 +1,4 @@
-"""The networks that metrics are made with, and what there is to know of each."""
+"""The metric networks, and what the rest of the package has to know of each."""
 
 import dataclasses
 import functools
@@ -25,9 +25,9 @@ class Network:
     """A metric network.
 
     name: as in ``snapvideo convert --network``.
-    module: made with the settings of a variant.
-    inputs: shapes and types of one batch of one, to make parameters with.
-    used_for: metrics, for people.
+    module: class of the module; takes the settings of a preprocessing variant.
+    inputs: shapes and dtypes of a batch of one, to initialise parameters with.
+    used_for: its metrics, for messages.
     """
 
     name: str
@@ -65,19 +65,19 @@ NETWORKS = {
 
 
 def random_params(network: str, seed: int) -> Params:
-    """Random weights and random norms, for trying out everything without weights.
+    """Random weights and norms, to try everything out without published weights.
 
-    Kernels keep the size of activations, so that features differ between clips.
+    Kernels preserve the scale of activations, so that features differ between clips.
     """
     rng = np.random.default_rng([seed, list(NETWORKS).index(network)])
     leaves = {}
     for path, shape in NETWORKS[network].shapes().items():
         noise = rng.standard_normal(shape, np.float32)
-        leaves[path] = _drawn(path.rpartition("/")[2], noise)
+        leaves[path] = _scaled(path.rpartition("/")[2], noise)
     return unflatten_dict(leaves, sep="/")
 
 
-def _drawn(name: str, noise: np.ndarray) -> np.ndarray:
+def _scaled(name: str, noise: np.ndarray) -> np.ndarray:
     if name in ("var", "scale", "gain"):
         return 1 + np.abs(noise) / 5
     if name in ("kernel", "fc"):

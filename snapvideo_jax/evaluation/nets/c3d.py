@@ -1,8 +1,8 @@
-"""C3D fine-tuned on UCF-101: the classifier of the videos' Inception score.
+"""C3D fine-tuned on UCF-101: the classifier of the Inception score of videos.
 
-The network of Tran et al. (arXiv 1412.0767) as TGAN's score uses it (Saito et al.,
-arXiv 1811.09245). It was trained on frames in BGR from which their mean was subtracted,
-and pools with windows that may hang over the end, so that 7 x 7 becomes 4 x 4.
+The network of Tran et al. (arXiv 1412.0767) as in TGAN's score (Saito et al., arXiv
+1811.09245). It was trained on BGR frames minus their mean, and its pooling windows
+extend over the edge (ceil mode), so that 7 x 7 becomes 4 x 4.
 """
 
 import flax.linen as nn

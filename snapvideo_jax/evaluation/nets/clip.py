@@ -1,7 +1,7 @@
 """CLIP's two encoders (Radford et al., arXiv 2103.00020), as ViT-B/32 of OpenAI.
 
 CLIPSIM compares the embedding of each frame with that of the caption; CLIP-FID compares
-the embeddings of many frames, which are not normalised for it. The feed-forwards have
+the unnormalised embeddings of many frames. The activation is QuickGELU,
 ``x sigmoid(1.702 x)``; weights that were trained with GELU need another network.
 """
 
@@ -21,14 +21,15 @@ EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class CLIPSizes:
-    """What tells one CLIP from another; the defaults are ViT-B/32.
+    """Sizes of a CLIP; the defaults are ViT-B/32.
 
     Attributes:
-      size, patch: pixels of a picture's side and of a patch's.
-      width, layers, heads: of the encoder of pictures.
-      text_width, text_layers, text_heads: of the encoder of captions.
-      vocabulary, context: tokens there are, and of a caption.
-      embedding: channels of what both give.
+      size, patch: side of an image and of a patch, in pixels.
+      width, layers, heads: of the image encoder.
+      text_width, text_layers, text_heads: of the text encoder.
+      vocabulary: number of tokens.
+      context: tokens of a caption.
+      embedding: channels of both outputs.
     """
 
     size: int = 224
@@ -58,16 +59,16 @@ class CLIP(nn.Module):
         return self.image(pictures), self.text(tokens)
 
     def image(self, pictures: Float[Array, "b s s 3"]) -> Float[Array, "b o"]:
-        """Embeddings of pictures whose channels were normalised."""
+        """Embeddings of images with normalised channels."""
         return self.vision(pictures)
 
     def text(self, tokens: Int[Array, "b n"]) -> Float[Array, "b o"]:
-        """Embeddings of captions, read where their end token is."""
+        """Embeddings of captions, read at their end token."""
         return self.language(tokens)
 
 
 class Vision(nn.Module):
-    """A picture's patches and a token for all of it, to an embedding."""
+    """The image encoder: patches and a class token to an embedding."""
 
     sizes: CLIPSizes
 
@@ -91,7 +92,7 @@ class Vision(nn.Module):
 
 
 class Language(nn.Module):
-    """A caption's tokens, each of which sees those before it, to an embedding."""
+    """The text encoder: causal attention over a caption's tokens to an embedding."""
 
     sizes: CLIPSizes
 
@@ -104,14 +105,14 @@ class Language(nn.Module):
         for layer in range(sizes.text_layers):
             x = Block(sizes.text_heads, True, name=f"block{layer}")(x)
         x = _norm("norm_after")(x)
-        # The end token has the largest number; padding may repeat it.
+        # The end token has the largest id; padding may repeat it.
         end = jnp.argmax(tokens, axis=1)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return _linear(sizes.embedding, "out", use_bias=False)(x)
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward, each behind a norm and added to the stream."""
+    """A pre-norm transformer block."""
 
     heads: int
     causal: bool
@@ -143,7 +144,7 @@ class Block(nn.Module):
 
 
 def _norm(name: str) -> nn.LayerNorm:
-    # The fast variance loses digits where the mean is large.
+    # The fast variance loses precision where the mean is large.
     return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, name=name)
 
 

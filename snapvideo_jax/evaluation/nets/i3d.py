@@ -1,8 +1,8 @@
 """I3D on Kinetics-400 (Carreira and Zisserman, arXiv 1705.07750): the network of FVD.
 
-Inception-v1 whose kernels also reach over time. All padding is TensorFlow's SAME, which
-XLA's is. FVD (Unterthiner et al., arXiv 1812.01717) compares its 400 logits, before the
-softmax, averaged over time.
+Inception-v1 with kernels that also extend over time. All padding is TensorFlow's SAME,
+as is XLA's. FVD (Unterthiner et al., arXiv 1812.01717) compares its 400 logits before
+the softmax, averaged over time.
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from snapvideo_jax.evaluation.nets.layers import Convolution, Unit
 
 CLASSES = 400
 MIN_FRAMES = 9
-"""With fewer, no two steps are left for the last pooling in time."""
+"""With fewer, the last pooling has less than two steps in time."""
 MIXED = {
     "3b": (64, 96, 128, 16, 32, 32),
     "3c": (128, 128, 192, 32, 96, 64),
@@ -38,7 +38,7 @@ class I3D(nn.Module):
     """Clips to logits.
 
     Attributes:
-      epsilon: of the norms: 1e-3 in the TensorFlow graph, 1e-5 in some ports.
+      epsilon: of the norms; 1e-3 in the TensorFlow graph, 1e-5 in some ports.
     """
 
     epsilon: float = 1e-3
@@ -71,7 +71,7 @@ class I3D(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side; see `MIXED`."""
+    """Four parallel branches; see `MIXED`."""
 
     channels: tuple[int, ...]
     epsilon: float

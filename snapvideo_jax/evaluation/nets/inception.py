@@ -1,8 +1,9 @@
 """InceptionV3 as in TensorFlow's graph of 2015-12-05: the network of FID.
 
-It is not the InceptionV3 of classifiers (Szegedy et al., arXiv 1512.00567): averages
-leave out what was padded, the last block pools by the maximum, and there are 1,008
-classes. FID (Heusel et al., arXiv 1706.08500) compares the 2,048 channels before them.
+It differs from the InceptionV3 of classifiers (Szegedy et al., arXiv 1512.00567):
+average pooling excludes padding, the last block uses max pooling, and there are 1,008
+classes. FID (Heusel et al., arXiv 1706.08500) compares the 2,048 channels before the
+classifier.
 """
 
 import flax.linen as nn
@@ -16,17 +17,17 @@ SIZE = 299
 
 
 class Inception(nn.Module):
-    """Pictures to features, or to the logits of the Inception score.
+    """Images to features, or to the logits of the Inception score.
 
     Attributes:
-      logits: give logits without the last bias, as that score wants them.
+      logits: return logits without the last bias, which that score uses.
     """
 
     logits: bool = False
 
     @nn.compact
     def __call__(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b o"]:
-        """``pictures`` are in [-1, 1]; the metrics' are of `SIZE` squared."""
+        """``pictures`` are in [-1, 1]; the metrics use `SIZE` x `SIZE` pixels."""
         x = Unit(32, (3, 3), (2, 2), "VALID", name="conv1a")(pictures)
         x = Unit(32, (3, 3), None, "VALID", name="conv2a")(x)
         x = Unit(64, (3, 3), name="conv2b")(x)

@@ -1,7 +1,7 @@
-"""What the metric networks share: a convolution and a frozen batch norm, in float32.
+"""Layers of the metric networks: a convolution and a frozen batch norm, in float32.
 
-Scores are compared across machines, and a TPU's matrix units would round products to
-bfloat16 by default: everything here is computed at the highest precision.
+Scores are compared across machines, and a TPU rounds the operands of products to
+bfloat16 by default: everything here uses the highest precision.
 """
 
 import flax.linen as nn
@@ -17,10 +17,10 @@ class Convolution(nn.Module):
 
     Attributes:
       features: of the output.
-      kernel: sizes along every axis but the channels'.
-      strides: the same; None is 1.
-      padding: "SAME" and "VALID" as TensorFlow has them, or pairs of numbers.
-      use_bias: False leaves it out.
+      kernel: sizes along the spatial axes.
+      strides: along the spatial axes; None is 1.
+      padding: "SAME" or "VALID" as in TensorFlow, or pairs of numbers.
+      use_bias: adds a bias.
     """
 
     features: int
@@ -43,10 +43,10 @@ class Convolution(nn.Module):
 
 
 class Unit(nn.Module):
-    """A convolution without a bias, a batch norm with frozen statistics, and a relu.
+    """A convolution without a bias, a frozen batch norm, and a ReLU.
 
     Attributes:
-      features, kernel, strides, padding: as of `Convolution`.
+      features, kernel, strides, padding: of the `Convolution`.
       epsilon: of the norm.
     """
 
@@ -65,7 +65,7 @@ class Unit(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-    """A batch norm whose mean and variance are parameters, as in a trained network."""
+    """A batch norm whose mean and variance are parameters."""
 
     epsilon: float
 

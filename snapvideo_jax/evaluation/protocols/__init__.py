@@ -1,5 +1,5 @@
-"""The paper's evaluations as data: what is made, how it is scored, what came out there.
+"""The paper's evaluations as data: which clips, which metrics, and the paper's values.
 
-`settings` holds the protocols, `prompts` what they ask for, `generate` makes clips and
-`score` scores them; a manifest is all that the two share. `curves` draws the sweeps.
+`settings` has the protocols, `prompts` and `ucf101` their prompts; `generate` samples
+the clips and `score` scores them, connected only by a manifest; `curves` plots sweeps.
 """

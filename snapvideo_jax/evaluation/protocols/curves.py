@@ -1,4 +1,4 @@
-"""Fig. 5 and 6: the curves of a sweep, as numbers and as a picture."""
+"""Plots the curves of a sweep, as in Fig. 5 and 6."""
 
 import logging
 from pathlib import Path
@@ -9,17 +9,17 @@ from snapvideo_jax.evaluation.protocols.settings import Protocol
 logger = logging.getLogger(__name__)
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Told apart by readers who do not see all colours."""
+"""Colours that colour-blind readers can distinguish."""
 
 
 def draw(protocol: Protocol, rows: list[dict[str, Any]], out: Path) -> list[Path]:
-    """Writes curve.png of the points of a sweep; its numbers are in table.csv.
+    """Writes curve.png of the points of a sweep; table.csv has the same values.
 
     Fig. 5 has FVD over CLIPSIM with a point for each weight, Fig. 6 FVD over the number
     of steps with a curve for each solver.
 
     Returns:
-      What was written: nothing without two points, without what the axes show, or
+      The path of the file; empty with fewer than two points that have both metrics, or
       without Matplotlib.
     """
     over_weights = len(protocol.guidances) > 1

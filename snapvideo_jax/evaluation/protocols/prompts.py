@@ -1,4 +1,4 @@
-"""What a protocol asks for: a prompt, and perhaps a class, for every index."""
+"""The prompts of a protocol, and their classes: one entry for every index."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from snapvideo_jax.evaluation.protocols.ucf101 import PROMPTS
 
 
 class Entry(NamedTuple):
-    """One clip that is to be made; ``label`` is its class, None without classes."""
+    """One clip to sample; ``label`` is its class, None without classes."""
 
     index: int
     prompt: str
@@ -21,35 +21,35 @@ class Entry(NamedTuple):
 
 
 def entries(
-    protocol: Protocol, count: int, captions: str | None, classes: str | None
+    protocol: Protocol, count: int, captions: Path | None, classes: Path | None
 ) -> list[Entry]:
-    """All clips of a point, in order; a function of the arguments alone.
+    """The entries of every point, in order; a function of the arguments alone.
 
     Args:
       protocol: whose prompts they are.
-      count: of clips. Fewer than there are captions takes them at even distances, more
-        begins again at the first.
-      captions: a file: MSR-VTT's test_videodatainfo.json; or captions, one a line, or
-        .jsonl objects with a caption.
-      classes: of UCF-101: its folder of videos, or a list such as testlist01.txt. How
-        often classes are asked for follows how often they are there.
+      count: number of clips. Fewer than the captions takes evenly spaced ones, more
+        repeats them from the first.
+      captions: MSR-VTT's test_videodatainfo.json; or captions, one per line, or .jsonl
+        objects with a caption.
+      classes: of UCF-101: its folder of videos, or a list such as testlist01.txt, whose
+        class frequencies are reproduced.
 
     Raises:
-      ValueError: a file is missing, or of no use.
+      ValueError: a file is missing or cannot be used.
     """
     if protocol.prompts == "ucf101":
         if not classes:
             raise ValueError(
-                f"{protocol.name} draws classes as often as UCF-101 has them; give "
+                f"{protocol.name} samples classes as often as UCF-101 has them; give "
                 "--classes, its folder of videos or a list such as testlist01.txt."
             )
-        share = quotas(class_counts(Path(classes)), count)
+        share = quotas(class_counts(classes), count)
         labels = [label for label in PROMPTS for _ in range(share.get(label, 0))]
         return [Entry(i, PROMPTS[label], label) for i, label in enumerate(labels)]
     if not captions:
         wanted = "test_videodatainfo.json" if protocol.prompts == "msr-vtt" else "FILE"
         raise ValueError(f"{protocol.name} needs --captions {wanted}.")
-    found = read_captions(Path(captions), protocol.prompts == "msr-vtt")
+    found = read_captions(captions, protocol.prompts == "msr-vtt")
     if count < len(found):
         chosen = [found[i * len(found) // count] for i in range(count)]
     else:
@@ -60,7 +60,7 @@ def entries(
 def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
     """``total`` divided in proportion to ``counts``, by largest remainders.
 
-    The same expectation as drawing classes at random, without its noise.
+    The expectation of sampling classes at random, without its variance.
     """
     names, sizes = list(counts), np.array(list(counts.values()), float)
     exact = total * sizes / sizes.sum()
@@ -71,10 +71,10 @@ def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def class_counts(path: Path) -> dict[str, int]:
-    """How many clips of every class there are, in the order of the prompts.
+    """Number of clips of every class, in the order of the prompts.
 
     Raises:
-      ValueError: there is no such path, it names none, or one that has no prompt.
+      ValueError: the path is missing, names no clip, or an unknown class.
     """
     by_lower = {name.lower(): name for name in PROMPTS}
     if path.is_dir():
@@ -86,7 +86,7 @@ def class_counts(path: Path) -> dict[str, int]:
         raise ValueError(f"--classes={path}: there is no such folder or list.")
     unknown = [name for name in found if name.lower() not in by_lower]
     if unknown or not found:
-        what = f"{unknown[0]!r}, which is no class of UCF-101" if unknown else "no clip"
+        what = f"{unknown[0]!r}, not a class of UCF-101" if unknown else "no clip"
         raise ValueError(
             f"--classes={path} names {what}; wanted CLASS/VIDEO.avi, in folders or a "
             "line each."
@@ -96,10 +96,10 @@ def class_counts(path: Path) -> dict[str, int]:
 
 
 def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
-    """The captions of a file, in its order.
+    """The captions in a file, in order.
 
     Raises:
-      ValueError: there is no such file, or it holds none.
+      ValueError: the file is missing or has no caption.
     """
     if not path.is_file():
         raise ValueError(f"--captions={path}: there is no such file.")
@@ -121,7 +121,7 @@ def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
 
 
 def _test_sentences(about: Mapping[str, Any]) -> list[str]:
-    """Captions of MSR-VTT's test clips: 59,800 in the official file."""
+    """Captions of MSR-VTT's test clips; the official file has 59,800."""
     test = {row["video_id"] for row in about["videos"] if row["split"] == "test"}
     rows = [row for row in about["sentences"] if row["video_id"] in test]
     return [row["caption"] for row in sorted(rows, key=lambda row: row["sen_id"])]

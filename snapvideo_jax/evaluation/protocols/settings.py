@@ -1,7 +1,7 @@
-"""The protocols, each a frozen dataclass: everything that changes a number has a name.
+"""The protocols, each a frozen dataclass with every setting that changes a value.
 
 The paper leaves much open: which real clips, which frames, the guidance of its tables.
-Such fields are choices of this project [C]; results repeat all of them.
+Such fields are choices of this project [C]; results record all of them.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Point:
 
     Attributes:
       name: of its folder.
-      guidance: weight ``g``; other papers' is 1 + g.
+      guidance: weight ``g``; other papers' weight is 1 + g.
       steps, solver: of the sampler.
     """
 
@@ -42,23 +42,22 @@ class Protocol:
 
     Attributes:
       name: of the protocol.
-      paper: the table or figure it is of.
-      prompts: where they come from: "captions" of the real clips, "ucf101" or
-        "msr-vtt".
-      num_samples: clips of a point.
+      paper: its table or figure.
+      prompts: their source: "captions" of the real clips, "ucf101" or "msr-vtt".
+      num_samples: clips of each point.
       metrics: that are computed.
-      once: those that a second view does not change in the paper's table; they are of
-        the first one.
+      once: metrics that are the same for every view in the paper's table; they are
+        computed for the first view.
       views: of the clips, "native" or "square".
       frames: of a clip.
-      fps: frame-rate that is asked for, and at which real clips are read.
-      resolution: height and width of the original that is asked for, by its token;
-        (0, 0) for what the run's sheets ask for.
+      fps: frame rate that clips are conditioned on and real clips are read at.
+      resolution: height and width of the original that clips are conditioned on; (0, 0)
+        is that of the run's sheets.
       guidances, step_counts, solvers: every combination is a point.
       position: of the frames of real clips.
       image_frames: of a clip for FID and CLIP-FID.
-      match_size: real clips are brought to the size of those that are made.
-      targets: the paper's numbers, by view or, of sweeps, none.
+      match_size: real clips are resized to the size of the generated ones.
+      targets: the paper's values by view; empty for sweeps.
     """
 
     name: str
@@ -84,7 +83,7 @@ class Protocol:
         return len(self.guidances) * len(self.step_counts) * len(self.solvers) > 1
 
     def points(self) -> tuple[Point, ...]:
-        """All sets of clips, in the order of the curves."""
+        """All points, in the order of the curves."""
         return tuple(
             Point(_named(self, guidance, steps, solver), guidance, steps, solver)
             for solver in self.solvers
@@ -93,12 +92,12 @@ class Protocol:
         )
 
     def metrics_of(self, view: str) -> tuple[str, ...]:
-        """What is computed in a view."""
-        again = view != self.views[0]
-        return tuple(m for m in self.metrics if not (again and m in self.once))
+        """The metrics that are computed for a view."""
+        is_first = view == self.views[0]
+        return tuple(m for m in self.metrics if is_first or m not in self.once)
 
     def described(self) -> dict[str, Any]:
-        """All fields, as JSON holds them."""
+        """All fields, as JSON."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
@@ -106,7 +105,7 @@ class Protocol:
 
 
 def _named(protocol: Protocol, guidance: float, steps: int, solver: str) -> str:
-    """A point's folder: what varies, or the protocol's name where nothing does."""
+    """A point's folder, named by what varies; "samples" if nothing does."""
     parts = []
     if len(protocol.solvers) > 1:
         parts.append(solver)
@@ -165,7 +164,7 @@ PROTOCOLS = {
             step_counts=(40,),
             **ON_OWN_DATA | {"metrics": ("fvd", "clipsim")},
         ),
-        # Which samplers Fig. 6 compares is not in its text; all that are here [C].
+        # The paper does not name the samplers of Fig. 6; all of `SOLVERS` [C].
         Protocol(
             "step_sweep",
             "Fig. 6",
@@ -179,10 +178,10 @@ PROTOCOLS = {
 
 
 def protocol_of(name: str) -> Protocol:
-    """A protocol by its name.
+    """The protocol of a name.
 
     Raises:
-      ValueError: there is none; names the nearest one.
+      ValueError: the name is unknown; suggests the closest one.
     """
     if name not in PROTOCOLS:
         raise ValueError(
@@ -191,15 +190,17 @@ def protocol_of(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def chosen_points(protocol: Protocol, names: str | None) -> tuple[Point, ...]:
-    """The points of a list with commas between; None is all.
+def select_points(
+    protocol: Protocol, names: tuple[str, ...] | None
+) -> tuple[Point, ...]:
+    """The points of these names; None is all.
 
     Raises:
-      ValueError: a name is unknown.
+      ValueError: a name is unknown; suggests the closest one.
     """
     points = {point.name: point for point in protocol.points()}
-    for name in names.split(",") if names else ():
+    for name in names or ():
         if name not in points:
             hint = did_you_mean(name, points)
-            raise ValueError(f"--only={name} is no point of {protocol.name}; {hint}")
-    return tuple(points[name] for name in (names.split(",") if names else points))
+            raise ValueError(f"--only={name} is not a point of {protocol.name}; {hint}")
+    return tuple(points[name] for name in names or points)

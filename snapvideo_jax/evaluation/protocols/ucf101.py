@@ -1,4 +1,4 @@
-"""UCF-101 as Snap Video is asked for it: its 101 classes, each with one prompt."""
+"""The prompts of UCF-101: one for each of its 101 classes."""
 
 PROMPTS = {
     "ApplyEyeMakeup": "applying eye makeup",
@@ -103,5 +103,4 @@ PROMPTS = {
     "WritingOnBoard": "a person writing on the blackboard",
     "YoYo": "a person at a Yo-Yo competition",
 }
-"""The prompt of every class, in the order of UCF's classInd.txt. [P] App. C.6, whose
-spelling it is."""
+"""Class to prompt, in the order of UCF's classInd.txt. [P] App. C.6, spelt as there."""

@@ -1,1 +1,1 @@
-"""Weights of the metric networks: read from the files of others, and converted."""
+"""Weights of the metric networks: published checkpoints are read and converted."""

@@ -1,8 +1,8 @@
-"""Weights of others made into files of ours, and those read again.
+"""Converts published checkpoints of the metric networks, and loads converted files.
 
-A converted file is a .safetensors of our parameters, whose header tells the network,
-the file that it was made from and that file's SHA-256, which results then name.
-Whatever is wrong with a checkpoint is said here, once, and not met as a strange score.
+A converted file is a .safetensors of our parameters whose header has the network, the
+name of the source file and its SHA-256, which results then record. A wrong checkpoint
+is refused here, so that it cannot show up as a strange score.
 """
 
 import json
@@ -23,19 +23,19 @@ from snapvideo_jax.evaluation.weights.layouts import LAYOUTS, Layout, Source
 from snapvideo_jax.io.files import sha256_of, write_atomically
 
 FORMAT = "snapvideo_jax metric network 1"
-NAMED = 5
-"""Tensors that a message names of every kind of fault."""
+MAX_NAMED = 5
+"""Tensors that a message names at most, for each kind of fault."""
 OTHER_I3D = ("rgb_imagenet", "rgb_charades", "flow_", "model_rgb", "model_flow")
-"""In the names of files of I3D that are not the network of FVD."""
+"""Parts of file names of I3D networks that are not the network of FVD."""
 MEAN_FILE = "mean2.npz"
 
 
 class Weights(NamedTuple):
-    """Parameters of a network, and where they come from.
+    """Parameters of a network and their source.
 
-    params: as its module takes them.
-    sha256: of the file that they were converted from; "random:SEED" for random ones.
-    source: the name of that file.
+    params: of its module.
+    sha256: of the source file; "random:SEED" for random weights.
+    source: name of the source file.
     """
 
     params: Params
@@ -49,7 +49,7 @@ class Weights(NamedTuple):
 
 def convert(
     network: str,
-    path: Path,
+    weights: Path,
     out: Path,
     mean: Path | None = None,
     quick_gelu: bool = False,
@@ -58,36 +58,37 @@ def convert(
 
     Args:
       network: one of `NETWORKS`.
-      path: of the checkpoint.
-      out: of the .safetensors to write.
-      mean: of C3D, Chainer's file of the mean clip; None looks beside the checkpoint.
-      quick_gelu: of CLIP: the user's word that it was trained with QuickGELU, where no
-        config beside the weights tells.
+      weights: the checkpoint.
+      out: the .safetensors to write.
+      mean: of C3D, Chainer's file of the mean clip; None is `MEAN_FILE` in the
+        checkpoint's folder.
+      quick_gelu: of CLIP: asserts that it was trained with QuickGELU, if no config in
+        the checkpoint's folder specifies the activation.
 
     Returns:
       The header.
 
     Raises:
-      ValueError: it cannot be read safely, or is of another network; says how it
-        differs.
+      ValueError: the checkpoint cannot be read safely, or is of another network; lists
+        the differences.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"--out={out} does not end with .safetensors.")
-    found = files.read(path)
+    found = files.read(weights)
     if network == "i3d":
-        _check_i3d(path, found)
+        _check_i3d(weights, found)
     if network == "c3d" and "fc8/W" in found.tensors:
-        found = found._replace(tensors=found.tensors | _mean_clip(path, mean))
+        found = found._replace(tensors=found.tensors | _mean_clip(weights, mean))
     if network == "clip":
-        _check_activation(path, found, quick_gelu)
+        _check_activation(weights, found, quick_gelu)
     shapes = NETWORKS[network].shapes()
     layout = _layout_of(network, found.tensors, shapes)
-    leaves = _turned(network, path, layout, found.tensors, shapes)
+    leaves = _converted(network, weights, layout, found.tensors, shapes)
     header = {
         "format": FORMAT,
         "network": network,
-        "source": path.name,
-        "source_sha256": sha256_of(path),
+        "source": weights.name,
+        "source_sha256": sha256_of(weights),
         "layout": f"{layout.name}, {found.kind}",
         "version": __version__,
     }
@@ -99,7 +100,7 @@ def load(path: Path, network: str) -> Weights:
     """The parameters in a converted file.
 
     Raises:
-      ValueError: it is none, or of another network.
+      ValueError: the file was not written by `convert`, or is of another network.
     """
     try:
         with safe_open(path, "np") as file:
@@ -117,18 +118,17 @@ def load(path: Path, network: str) -> Weights:
     shapes = NETWORKS[network].shapes()
     layout = Layout("ours", Source)
     _check(network, path, layout, leaves, shapes)
-    return Weights(
-        unflatten_dict(leaves, sep="/"), header["source_sha256"], header["source"]
-    )
+    params = unflatten_dict(leaves, sep="/")
+    return Weights(params, header["source_sha256"], header["source"])
 
 
 def random_weights(network: str, seed: int) -> Weights:
-    """Random parameters, marked as such wherever they are named."""
+    """Random parameters; results mark them as not comparable."""
     return Weights(random_params(network, seed), f"random:{seed}", "random")
 
 
 def _layout_of(network: str, tensors: Mapping, shapes: Mapping) -> Layout:
-    """The layout that has the most names in common with a file."""
+    """The layout that shares the most names with a file."""
 
     def known(layout: Layout) -> int:
         names = {source.name for source in layout.sources(shapes).values()}
@@ -137,15 +137,15 @@ def _layout_of(network: str, tensors: Mapping, shapes: Mapping) -> Layout:
     return max(LAYOUTS[network], key=known)
 
 
-def _turned(network, path, layout, tensors, shapes) -> dict[str, np.ndarray]:
-    """Our parameters, by path, from the tensors of a file."""
+def _converted(network, path, layout, tensors, shapes) -> dict[str, np.ndarray]:
+    """Our parameters by path, from the tensors of a file."""
     _check(network, path, layout, tensors, shapes)
     leaves = {}
     for where, source in layout.sources(shapes).items():
         if source.name is None:
             leaf = np.full(shapes[where], source.value)
         else:
-            leaf = source.turn.apply(tensors[source.name])
+            leaf = source.transform.apply(tensors[source.name])
         leaves[where] = np.ascontiguousarray(leaf, np.float32)
     broken = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
     if broken:
@@ -154,9 +154,9 @@ def _turned(network, path, layout, tensors, shapes) -> dict[str, np.ndarray]:
 
 
 def _check(network, path, layout, tensors, shapes) -> None:
-    """Refuses a file that is not exactly a layout of a network."""
+    """Refuses a file that does not match a layout of a network exactly."""
     wanted = {
-        source.name: source.turn.shape(shapes[where])
+        source.name: source.transform.shape(shapes[where])
         for where, source in layout.sources(shapes).items()
         if source.name is not None
     }
@@ -179,14 +179,14 @@ def _check(network, path, layout, tensors, shapes) -> None:
         if names
     ]
     raise ValueError(
-        f"{path} is no checkpoint of {network} ({NETWORKS[network].used_for}). Of the "
-        f"{len(wanted)} tensors of the layout {layout.name}, {'; '.join(faults)}."
+        f"{path} is not a checkpoint of {network} ({NETWORKS[network].used_for}). Of "
+        f"the {len(wanted)} tensors of the layout {layout.name}, {'; '.join(faults)}."
         f"{_looks_like(network, tensors)}"
     )
 
 
 def _looks_like(network: str, tensors: Mapping) -> str:
-    """Names the network that a file is of, where it is another one of ours."""
+    """Names the other metric network that a file is of, if any."""
     for other in LAYOUTS.keys() - {network}:
         shapes = NETWORKS[other].shapes()
         layout = _layout_of(other, tensors, shapes)
@@ -207,15 +207,15 @@ def _shape(wanted) -> str:
 
 
 def _listed(names) -> str:
-    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _check_i3d(path: Path, found: Checkpoint) -> None:
     """Refuses DeepMind's released networks, which give another FVD.
 
-    They have the names and shapes of the one that FVD is defined by. Their files say
-    so, or lack the counters that every later state dict of PyTorch has.
+    They share names and shapes with the network that defines FVD. Their file names show
+    it, or they lack the batch counters that every later PyTorch state dict has.
     """
     names = found.tensors.keys()
     is_named = any(part in path.name for part in OTHER_I3D)
@@ -229,34 +229,34 @@ def _check_i3d(path: Path, found: Checkpoint) -> None:
         why = "by its name" if is_named else "by its tensors"
         raise ValueError(
             f"{path} is, {why}, one of the networks released with the paper of I3D "
-            "(as rgb_imagenet), expected was the one of TensorFlow Hub's "
-            "i3d-kinetics-400, with which FVD is defined: use i3d_pretrained_400.pt "
+            "(as rgb_imagenet); expected the one of TensorFlow Hub's "
+            "i3d-kinetics-400, which defines FVD: use i3d_pretrained_400.pt "
             "(TATS), i3d_torchscript.pt (StyleGAN-V) or i3d_k400.flax (magvit)."
         )
 
 
 def _check_activation(path: Path, found: Checkpoint, quick_gelu: bool) -> None:
-    """Makes sure that CLIP has QuickGELU, which its weights do not tell."""
+    """Refuses CLIP without QuickGELU, which its tensors do not show."""
     if found.kind == "torchscript":
         said = "gelu" if found.has_gelu else "quick_gelu"
     else:
         said = _configured(path.parent)
     if said is None and not quick_gelu:
         raise ValueError(
-            f"Nothing tells whether {path} was trained with QuickGELU or GELU: put its "
-            "config.json (Hugging Face) or open_clip_config.json beside it, or say "
-            "--quick_gelu where you know."
+            f"It is unknown whether {path} was trained with QuickGELU or GELU: put its "
+            "config.json (Hugging Face) or open_clip_config.json into its folder, or "
+            "give --quick_gelu if you are sure."
         )
     if said not in (None, "quick_gelu"):
         raise ValueError(
-            f"{path} was trained with {said}, expected was quick_gelu; use OpenAI's "
+            f"{path} was trained with {said}, expected quick_gelu; use OpenAI's "
             "weights (openai/clip-vit-base-patch32, ViT-B-32.pt, or open_clip's "
             "ViT-B-32-quickgelu)."
         )
 
 
 def _configured(folder: Path) -> str | None:
-    """The activation that a config in a folder tells of; None where there is none."""
+    """The activation in a folder's config; None without a config."""
     theirs, ours = folder / "config.json", folder / "open_clip_config.json"
     try:
         if ours.is_file():
@@ -277,15 +277,15 @@ def _mean_clip(path: Path, mean: Path | None) -> dict[str, np.ndarray]:
     mean = mean or path.parent / MEAN_FILE
     if not mean.is_file():
         raise ValueError(
-            f"{path} needs the mean clip {MEAN_FILE} of the same release; put it "
-            f"beside, or give --mean FILE ({mean} is missing)."
+            f"{path} needs the mean clip {MEAN_FILE} of the same release; put it into "
+            f"the same folder, or give --mean FILE ({mean} is missing)."
         )
     held = files.read(mean).tensors
     clip = held.get("mean")
     if clip is None or clip.ndim != 4 or min(clip.shape[2:]) < 120:
         shapes = {name: each.shape for name, each in held.items()}
         raise ValueError(
-            f"{mean} holds {shapes}; expected was mean of (3, 16, 120 or more, 120 or "
+            f"{mean} holds {shapes}; expected mean of (3, 16, 120 or more, 120 or "
             "more)."
         )
     return {"mean": clip}

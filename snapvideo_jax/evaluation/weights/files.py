@@ -1,9 +1,9 @@
-"""Files of weights as others keep them, read without running anything that is in them.
+"""Reads published weight files without executing any code in them.
 
-safetensors, NumPy's and Chainer's .npz and Flax's msgpack hold numbers only. PyTorch's
-state dicts go through its own loader for weights alone. A TorchScript archive is read
-here without PyTorch: its pickle may name tensors and empty classes, and nothing else.
-Other pickles are refused.
+safetensors, .npz (NumPy, Chainer) and Flax's msgpack hold numbers only. PyTorch state
+dicts are loaded with ``weights_only=True``. A TorchScript archive is read here without
+PyTorch: its pickle may refer to tensors and empty classes, and nothing else. Other
+pickles are refused.
 """
 
 import pickle
@@ -26,10 +26,10 @@ FLAX = (".msgpack", ".flax")
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and how they were kept.
+    """Tensors by name, and their file format.
 
     kind: safetensors, npz, flax, torch or torchscript.
-    has_gelu: of TorchScript: whether its code calls a GELU.
+    has_gelu: of TorchScript: whether its code calls GELU.
     """
 
     tensors: dict[str, np.ndarray]
@@ -41,7 +41,7 @@ def read(path: Path) -> Checkpoint:
     """The tensors of a file.
 
     Raises:
-      ValueError: there is none, it is damaged, or it cannot be read safely.
+      ValueError: the file is missing, damaged, or cannot be read safely.
     """
     if not path.is_file():
         raise ValueError(f"--weights={path}: there is no such file.")
@@ -84,7 +84,7 @@ def _flax(path: Path) -> dict[str, np.ndarray]:
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
         leaves = flatten_dict(tree, sep="/")
-    except (ValueError, TypeError, AssertionError, msgpack.UnpackException) as error:
+    except (ValueError, AssertionError, TypeError, msgpack.UnpackException) as error:
         raise ValueError(f"{path} is not Flax's msgpack ({error}).") from error
     return {
         name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves.items()
@@ -100,7 +100,7 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, and all of them the file's
+    except Exception as error:  # the loader raises many types for a damaged file
         reason = first_line(error)
         raise ValueError(f"{path} cannot be read safely ({reason}).") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
@@ -132,7 +132,7 @@ _STORAGES = {
 
 
 def _torchscript(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
-    """What a module in an archive holds; its code is looked at, never run."""
+    """The tensors of a module in an archive; its code is searched, never run."""
     try:
         (pickled,) = [x for x in archive.namelist() if x.endswith("/data.pkl")]
         with archive.open(pickled) as file:
@@ -149,7 +149,7 @@ def _torchscript(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
 
 
 class _Module:
-    """Stands for any class of an archive; holds its members and does nothing."""
+    """Replaces any class of an archive; holds its members and does nothing."""
 
     def __init__(self, *_):
         self.members: Any = {}
@@ -172,7 +172,7 @@ def _members(module: Any) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors and empty classes; whatever else a pickle names is refused."""
+    """Restores tensors and empty classes; refuses everything else."""
 
     def __init__(self, file, archive: zipfile.ZipFile, folder: str):
         super().__init__(file)
@@ -204,7 +204,7 @@ def _first(value: Any = None, *_) -> Any:
 
 
 def _rebuilt(storage: np.ndarray, offset: int, size, stride, *_) -> np.ndarray:
-    """A tensor that lies within its storage."""
+    """A tensor, if it lies within its storage."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     least = min(offset, *size, *stride, 0)
     if least < 0 or (0 not in size and last >= len(storage)):

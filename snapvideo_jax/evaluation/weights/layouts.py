@@ -1,8 +1,7 @@
-"""Where each of our parameters is in the files of others: one table for every layout.
+"""Which tensor of a published file each of our parameters is: a table for each layout.
 
-A layout maps the path of a parameter to the tensor that it comes from and to how that
-one is turned. From the path alone all of it is computed, so a missing, an unknown and a
-misshapen tensor can all be named.
+A layout maps the path of a parameter to the name of a tensor and its transform. It
+depends on the path alone, so missing, unexpected and misshapen tensors can be named.
 """
 
 import dataclasses
@@ -16,11 +15,11 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """How a tensor of a file becomes ours.
+class Transform:
+    """How a tensor of a file becomes a parameter.
 
-    shape: of the tensor, from the shape of ours; None in it may be of any size.
-    apply: what is done with it.
+    shape: of the tensor, from the shape of the parameter; None is any size.
+    apply: the tensor to the parameter.
     """
 
     shape: Callable[[Shape], tuple[int | None, ...]]
@@ -31,44 +30,44 @@ def _conv(tensor: np.ndarray) -> np.ndarray:
     return np.moveaxis(tensor, (0, 1), (-1, -2))
 
 
-SAME = Turn(lambda shape: shape, lambda tensor: tensor)
-CONV = Turn(lambda shape: (shape[-1], shape[-2], *shape[:-2]), _conv)
+SAME = Transform(lambda shape: shape, lambda tensor: tensor)
+CONV = Transform(lambda shape: (shape[-1], shape[-2], *shape[:-2]), _conv)
 """PyTorch's (out, in, sizes...)."""
-DENSE = Turn(lambda shape: shape[::-1], np.transpose)
-NORM5D = Turn(lambda shape: (1, 1, 1, 1, *shape), lambda tensor: tensor.ravel())
-"""TensorFlow's norms of videos, for which every axis is kept."""
-MEAN = Turn(
+DENSE = Transform(lambda shape: shape[::-1], np.transpose)
+NORM5D = Transform(lambda shape: (1, 1, 1, 1, *shape), lambda tensor: tensor.ravel())
+"""TensorFlow's video norms, with every reduced axis of size 1."""
+MEAN = Transform(
     lambda shape: (3, c3d.FRAMES, None, None),
     lambda mean: -mean[:, :, 8:120, 8:120].transpose(1, 2, 3, 0),
 )
-"""Of TGAN's mean clip, (channel, frame, height, width), the middle; ours is added."""
+"""Centre of TGAN's mean clip (channel, frame, height, width); negated to be added."""
 
 
-def _third(k: int, is_kernel: bool) -> Turn:
-    """One of query, key and value, which are one tensor."""
+def _third(k: int, is_kernel: bool) -> Transform:
+    """One of query, key and value, which the file has as one tensor."""
     if is_kernel:
-        return Turn(
+        return Transform(
             lambda shape: (3 * shape[1], shape[0]), lambda x: np.split(x, 3)[k].T
         )
-    return Turn(lambda shape: (3 * shape[0],), lambda x: np.split(x, 3)[k])
+    return Transform(lambda shape: (3 * shape[0],), lambda x: np.split(x, 3)[k])
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a parameter comes from; without a name it is ``value`` everywhere."""
+    """The tensor of a parameter; without a name, the parameter is all ``value``."""
 
     name: str | None
-    turn: Turn = SAME
+    transform: Transform = SAME
     value: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The names of one kind of file.
+    """The tensor names of one kind of file.
 
-    name: what it is called in messages.
-    source: of a parameter, by its path.
-    ignored: tensors with this in their name have no use here.
+    name: for messages.
+    source: path of a parameter to its tensor.
+    ignored: tensors with one of these in their names are not used.
     """
 
     name: str
@@ -99,7 +98,7 @@ _TF_NORM = {"bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 
 
 def _unit_of(path: str) -> tuple[str, str, str]:
-    """Block, branch ("" for none) and parameter ("kernel", or that of a norm)."""
+    """Block, branch ("" without one) and parameter ("kernel", or of a norm)."""
     block, *rest = path.split("/")
     branch = rest[0] if block.startswith("mixed") else ""
     return block, branch, rest[-1]
@@ -132,7 +131,7 @@ def _torch_unit(unit: str, norm: str, leaf: str, block: str) -> Source:
 
 
 def _tf_unit(path: str, joint: str, typo: bool) -> str:
-    """The unit's name in TensorFlow's graph, one misnamed unit included."""
+    """The unit's name in TensorFlow's graph; ``typo`` misnames one unit as there."""
     block, branch, _ = _unit_of(path)
     if block == "logits":
         return f"Logits{joint}Conv3d_0c_1x1"
@@ -263,7 +262,7 @@ _THIRDS = ("query", "key", "value")
 
 
 def _block_of(path: str) -> tuple[str, str, str, str]:
-    """Side, number of the block, layer in it, parameter."""
+    """Encoder, number of the block, layer in it, parameter."""
     side, block, layer, leaf = path.split("/")
     return side, block.removeprefix("block"), layer, leaf
 
@@ -297,20 +296,20 @@ def _openai(path: str) -> Source:
     block = f"{prefix}transformer.resblocks.{number}"
     if layer in _THIRDS:
         kind = "weight" if leaf == "kernel" else "bias"
-        turn = _third(_THIRDS.index(layer), leaf == "kernel")
-        return Source(f"{block}.attn.in_proj_{kind}", turn)
+        third = _third(_THIRDS.index(layer), leaf == "kernel")
+        return Source(f"{block}.attn.in_proj_{kind}", third)
     return _leaf(f"{block}.{_OPENAI_BLOCK[layer]}", leaf)
 
 
 def _hf_flax(path: str) -> Source:
-    """Hugging Face's names as Flax has them: kernels are turned already."""
+    """Hugging Face's names in Flax, where kernels are already transposed."""
     source = _hf(path)
     name = source.name or ""
     if not name.endswith((".weight", ".bias")):
         return Source(name.replace(".", "/"))
     parent, leaf = name.rsplit(".", 1)
     if leaf == "weight":
-        if source.turn is not SAME:
+        if source.transform is not SAME:
             leaf = "kernel"
         else:
             leaf = "scale" if "norm" in parent.rpartition(".")[2] else "embedding"
@@ -339,4 +338,4 @@ LAYOUTS = {
         Layout("Hugging Face, Flax", _hf_flax, _CLIP_IGNORED),
     ),
 }
-"""Of every network."""
+"""Network to its layouts."""

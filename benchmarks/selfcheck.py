@@ -1,9 +1,14 @@
-"""Published numbers that the converted networks must give again: `--selfcheck`.
+"""Computes published values with the converted metric networks.
 
-Each anchor needs weights, and some need files too, which nobody may pass on. What is
-missing is said with the place it belongs to; what was not run has not passed.
+Each anchor needs weights, and some need files too that cannot be redistributed: CLIP's
+diagram CLIP.png, elefant.jpg and elefant_inception_output.npy of jax-fid,
+guided-diffusion's .npz files, CIFAR-10's binary version, and UCF-101 with its lists.
+Missing files are listed with where to put them; what did not run has not passed.
+
+    python benchmarks/selfcheck.py --weights nets --anchors anchors
 """
 
+import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +21,16 @@ from PIL import Image
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.evaluation import clips
 from snapvideo_jax.evaluation.clips import Item, Selection
-from snapvideo_jax.evaluation.features import Captions, Extractor, cosines
+from snapvideo_jax.evaluation.features import (
+    CaptionEmbedder,
+    Extractor,
+    cosine_similarity,
+)
 from snapvideo_jax.evaluation.frechet import frechet_distance
 from snapvideo_jax.evaluation.nets import CLIP, c3d, inception
 from snapvideo_jax.evaluation.preprocess import VARIANTS
 from snapvideo_jax.evaluation.results import read_statistics
-from snapvideo_jax.evaluation.stats import Marginals, Moments, splits_of
+from snapvideo_jax.evaluation.stats import Marginals, Moments, assign_splits
 from snapvideo_jax.evaluation.tokenizer import (
     MERGES,
     OPENAI,
@@ -32,23 +41,23 @@ from snapvideo_jax.evaluation.weights.convert import Weights, load
 from snapvideo_jax.io.npz import open_npz
 
 ROWS = 16
-"""Clips or pictures that are computed at once."""
+"""Clips or images that are computed at once."""
 CIFAR = "cifar-10-batches-bin"
 CIFAR_TRAIN = tuple(f"{CIFAR}/data_batch_{number}.bin" for number in range(1, 6))
 LOGIT_SCALE = 100
-"""By which CLIP was trained to multiply cosines."""
+"""Factor of cosines that CLIP was trained with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Anchor:
-    """A number that someone published.
+    """A published value.
 
     name: of the check.
     network: whose weights it needs.
     files: that it needs in the folder of anchors.
-    expected, tolerance: of every number.
+    expected, tolerance: of every value.
     source: who published it.
-    compute: from the weights, their folder and the folder of anchors.
+    compute: the values, from the weights, their folder and the folder of anchors.
     """
 
     name: str
@@ -60,15 +69,26 @@ class Anchor:
     compute: Callable[[Weights, Path, Path], tuple[float, ...]]
 
 
+def main() -> None:
+    """Computes what can be computed; exits with 1 unless all anchors passed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--anchors", type=Path, default=Path("anchors"), metavar="DIR")
+    arguments = parser.parse_args()
+    raise SystemExit(not selfcheck(arguments.weights, arguments.anchors))
+
+
 def selfcheck(weights: Path, anchors: Path) -> bool:
-    """Runs what can be run and prints a line for each anchor.
+    """Prints a line for each anchor.
 
     Args:
       weights: folder of the converted networks.
       anchors: folder of the files that some need.
 
     Returns:
-      Whether all anchors were run and passed.
+      Whether all anchors were computed and passed.
     """
     counts = {"passed": 0, "FAILED": 0, "not run": 0}
     for anchor in ANCHORS:
@@ -176,7 +196,7 @@ def _fid_adm(name: str) -> Callable[..., tuple[float, ...]]:
 def _is_cifar(weights: Weights, _, anchors: Path) -> tuple[float, ...]:
     pictures = np.concatenate([_cifar(anchors / name) for name in CIFAR_TRAIN])
     extract = Extractor("inception", weights, 4 * ROWS, {"logits": True})
-    splits = splits_of(len(pictures), 10, seed=2020)
+    splits = assign_splits(len(pictures), 10, seed=2020)
     sums = Marginals.empty(10, inception.CLASSES)
     for first in range(0, len(pictures), 4 * ROWS):
         some = slice(first, first + 4 * ROWS)
@@ -221,14 +241,14 @@ def _clip_diagram(weights: Weights, folder: Path, anchors: Path) -> tuple[float,
     ready = VARIANTS["clip"]["openai"].apply(frames)
     image = Extractor("clip", weights, 1, method=CLIP.image)(ready)
     labels = ("a diagram", "a dog", "a cat")
-    text = Captions(read_tokenizer(folder), weights, len(labels))(labels)
+    text = CaptionEmbedder(read_tokenizer(folder), weights, len(labels))(labels)
     return tuple(map(float, _probabilities(image, text)))
 
 
 def _probabilities(
     image: Float32[np.ndarray, "1 d"], text: Float32[np.ndarray, "n d"]
 ) -> np.ndarray:
-    scores = cosines(text[None], image[None])[0]
+    scores = cosine_similarity(text[None], image[None])[0]
     return np.asarray(jax.nn.softmax(LOGIT_SCALE * scores))
 
 
@@ -290,3 +310,6 @@ ANCHORS = (
     ),
 )  # fmt: skip
 """The numbers, where they come from, and how near ours have to be."""
+
+if __name__ == "__main__":
+    main()
