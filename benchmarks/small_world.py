@@ -1,20 +1,20 @@
-"""Tab. 2 and 3 in the small: their orderings on the generated shapes.
+"""Tab. 2 and 3 at small scale: the order of their rows on the generated shapes.
 
     python benchmarks/small_world.py --out small_world --seeds 0,1,2
     python benchmarks/small_world.py --out small_world --rows "EDM,FIT 500M" --seeds 0
 
-8 frames of 16x16 px; networks some thousand times smaller than the paper's, in about
-its ratios; rows of Tab. 3 with the paper's own settings. All rows learn from the same
-noise, EDM's moved to higher levels, as the demo's is: a flat shape can be seen through
-much more of it than a natural video. Clips of held-out prompts are scored by
+8 frames of 16x16 px; networks about a thousand times smaller than the paper's, in about
+its ratios; rows of Tab. 3 with the paper's settings. All rows train with the same noise
+levels, EDM's shifted up as the demo's are: a flat shape stays visible at much higher
+noise than a natural video. Clips of held-out prompts are scored by
 
 - the exact judge: the share that shows the colour, the shape and the direction;
 - a Frechet distance to real clips of held-out scenes, on the features of a small
-  network that is trained here to read them off real clips, once for all rows.
+  network that is trained here, once for all rows, to classify real clips.
 
-A row is one network and one seed. What is finished is kept in OUT and not run again;
-the tables of what is there are written after every row, as JSON and as Markdown.
-Several processes may share OUT, each with other rows.
+A row is one network and one seed. Completed rows are saved in OUT and not run again;
+the tables are written after every row, as JSON and as Markdown. Several processes may
+share OUT, each with other rows.
 """
 
 import argparse
@@ -60,9 +60,9 @@ CLASSES = tuple(map(tuple, (COLOURS, SHAPES, DIRECTIONS)))
 CHANNELS = 64
 """Features of the frozen network."""
 REAL = 512
-"""Real clips that are compared with."""
+"""Number of real clips."""
 LOWER, HIGHER = "frechet", "obeyed"
-"""Lower is better, and higher."""
+"""Metrics: lower is better for the first, higher for the second."""
 
 UNETS = dict(multiples=(1, 2), blocks=1, head_width=8, context_width=32, norm_groups=8)
 NETWORKS = {
@@ -73,7 +73,7 @@ NETWORKS = {
         patch_width=128, latents=32, latent_width=128, context_width=64, blocks=2
     ),
 }
-"""What stands in for the networks of Tab. 2; the FITs are those of configs/scaling.py
+"""Small versions of the networks of Tab. 2; the FITs are those of configs/scaling.py
 and configs/demo.py."""
 ABLATIONS = {
     "EDM": dict(sigma_data=0.5, sigma_in=1.0),
@@ -108,7 +108,7 @@ def config_of(row: str, steps: int, seed: int):
     """The config of a row.
 
     Raises:
-      ValueError: there is no such row.
+      ValueError: the row is unknown.
     """
     config = configs.load(str(ROOT / "configs" / "scaling.py"), [])
     config.seed = seed
@@ -144,7 +144,7 @@ def config_of(row: str, steps: int, seed: int):
 
 
 def finished(row: str, seed: int, arguments, network) -> dict[str, Any]:
-    """Trains a row where it is not trained yet, and scores it."""
+    """Trains a row unless it is trained already, and scores it."""
     began = time.monotonic()
     workdir = arguments.out / "runs" / f"{_plain(row)}-{seed}"
     train(config_of(row, arguments.steps, seed), workdir)
@@ -171,7 +171,7 @@ def finished(row: str, seed: int, arguments, network) -> dict[str, Any]:
 
 
 def sampled(workdir: Path, count: int, guidance: float):
-    """Clips of held-out prompts, and what each of them should show."""
+    """Clips of held-out prompts, and what each should show."""
     experiment, params, _, mesh = loading.load(workdir)
     asked = held_out_prompts(count)
     generator = Generator(experiment, experiment.sampler, mesh)
@@ -185,7 +185,7 @@ def sampled(workdir: Path, count: int, guidance: float):
 
 
 class Reader(nn.Module):
-    """Reads colour, shape and direction off a clip; its last layer is the feature."""
+    """Classifies colour, shape and direction; the last hidden layer is the feature."""
 
     @nn.compact
     def __call__(self, clips):
@@ -201,7 +201,7 @@ class Reader(nn.Module):
 
 @functools.cache
 def real_clips(count: int, split: str = "test", first: int = 0) -> np.ndarray:
-    """Scenes at the size and rate that networks make, none of a training set."""
+    """Held-out scenes at the size and frame rate of the generated clips."""
     return np.stack([_small(sample_scene(2, first + i, split)) for i in range(count)])
 
 
@@ -243,7 +243,7 @@ def reader(path: Path, steps: int = 400, batch: int = 64) -> Any:
         rows = rng.integers(len(clips), size=batch)
         params, state, _ = update(params, state, clips[rows], labels[rows])
     print(
-        f"frozen features: {accuracy(params):.1%} of other real clips read right",
+        f"frozen features: {accuracy(params):.1%} of other real clips classified right",
         flush=True,
     )
     write_atomically(path, to_bytes(params))
@@ -251,7 +251,7 @@ def reader(path: Path, steps: int = 400, batch: int = 64) -> Any:
 
 
 def accuracy(params) -> float:
-    """Share of real clips, none of them trained on, of which all three are right."""
+    """Share of held-out real clips with all three answers right."""
     _, answers = jax.jit(Reader().apply)(params, real_clips(256))
     labels = np.array([_labels(sample_scene(2, i, "test")) for i in range(256)])
     right = [np.argmax(a, 1) == labels[:, i] for i, a in enumerate(answers)]
@@ -280,8 +280,8 @@ def distance_of(params, clips: np.ndarray, others: np.ndarray) -> float:
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means and spreads over seeds by table and row, and which orders agree.
 
-    An order is of two rows of a table; it is said to agree where it is the paper's, and
-    to be open where the means differ by less than two standard errors.
+    The order of two rows of a table agrees if it is the paper's, and is open if the
+    means differ by less than two standard errors.
     """
     tables: dict[str, Any] = {}
     for table, paper in PAPER.items():
@@ -320,8 +320,9 @@ def _mean_of(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def page(tables: dict[str, Any]) -> str:
     """The tables as Markdown."""
-    lines = ["# Tab. 2 and 3 in the small", "", "Written by"]
-    lines += ["`python benchmarks/small_world.py`; its head says what is measured.", ""]
+    lines = ["# Tab. 2 and 3 at small scale", ""]
+    lines += ["Generated by `python benchmarks/small_world.py`, whose docstring says"]
+    lines += ["what is measured.", ""]
     for table, found in tables.items():
         if not found["rows"]:
             continue
@@ -351,12 +352,12 @@ def page(tables: dict[str, Any]) -> str:
 
 
 def every_row() -> list[str]:
-    """Rows of both tables, each once."""
+    """Rows of both tables, without duplicates."""
     return list(dict.fromkeys(row for rows in PAPER.values() for row in rows))
 
 
 def write_tables(out: Path) -> dict[str, Any]:
-    """Writes small_world.json and .md of the rows that are there."""
+    """Writes small_world.json and .md of the completed rows."""
     paths = sorted((out / "rows").glob("*.json"))
     found = [json.loads(path.read_text()) for path in paths]
     tables = summary(found)
@@ -381,7 +382,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = arguments.rows.split(",")
     if unknown := set(rows) - set(every_row()):
-        parser.error(f"--rows: there is no row {sorted(unknown)}; use {every_row()}.")
+        parser.error(f"--rows: unknown {sorted(unknown)}; use some of {every_row()}.")
     log = logging.getLogger("snapvideo_jax")
     log.addHandler(logging.StreamHandler(sys.stderr))
     log.setLevel(logging.INFO)
@@ -391,11 +392,11 @@ def main() -> None:
         for row in rows:
             path = arguments.out / "rows" / f"{_plain(row)}-{seed}.json"
             if path.is_file():
-                kept = json.loads(path.read_text())
+                saved = json.loads(path.read_text())
                 for name in ("steps", "samples", "guidance"):
-                    if kept[name] != getattr(arguments, name):
+                    if saved[name] != getattr(arguments, name):
                         parser.error(
-                            f"{path} is of --{name}={kept[name]}; use another --out."
+                            f"{path} is of --{name}={saved[name]}; use another --out."
                         )
                 continue
             one = finished(row, seed, arguments, network)
