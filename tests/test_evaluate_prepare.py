@@ -235,5 +235,5 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path):
     with pytest.raises(ValueError, match="The vocabulary lacks"):
         read_tokenizer(tmp_path)
     (tmp_path / "merges.txt").write_text("version\na b c\n")
-    with pytest.raises(ValueError, match="'a b c', which is no pair"):
+    with pytest.raises(ValueError, match="'a b c', not a pair"):
         read_tokenizer(tmp_path)

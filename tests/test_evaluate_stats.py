@@ -167,7 +167,7 @@ def test_statistics_are_read_as_pytorch_fid_would_and_by_us(tmp_path):
     assert (foreign.n, foreign.protocol) == (None, None)
     whole = (tmp_path / "fid.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut.npz holds no statistics"):
+    with pytest.raises(ValueError, match="cut.npz has no statistics"):
         read_statistics(tmp_path / "cut.npz")
     np.savez(tmp_path / "broken.npz", mu=np.zeros(3), sigma=np.eye(4))
     with pytest.raises(ValueError, match="a square of its size"):

@@ -135,7 +135,7 @@ def find(path: Path) -> list[Item]:
         raise ValueError(f"{path} is not a folder, manifest (.jsonl) or .npz of clips.")
     if not found:
         raise ValueError(
-            f"{path} holds no clips; wanted {', '.join(EXACT_FIRST)}, folders of "
+            f"{path} has no clips; wanted {', '.join(EXACT_FIRST)}, folders of "
             f"frames, or a {MANIFEST}."
         )
     return found

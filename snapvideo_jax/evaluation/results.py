@@ -79,7 +79,7 @@ def read_statistics(path: Path) -> Gaussian:
                 known |= json.loads(str(file["snapvideo"]))
     except ValueError as error:
         raise ValueError(
-            f"{path} holds no statistics ({error}); wanted an .npz with mu and sigma."
+            f"{path} has no statistics ({error}); wanted an .npz with mu and sigma."
         ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""CLIP's tokens: byte pairs of lower-case words, joined in the order they were learnt.
+"""CLIP's tokenizer: byte pair encoding of lower-case words.
 
 Read from the files of a Hugging Face folder (``vocab.json`` and ``merges.txt``) or from
-OpenAI's ``bpe_simple_vocab_16e6.txt.gz``. OpenAI's tokenizer repairs a caption first
-(mojibake, HTML entities), Hugging Face's does not; a score is made as OpenAI does it.
+OpenAI's ``bpe_simple_vocab_16e6.txt.gz``. OpenAI's tokenizer first repairs a caption
+(mojibake, HTML entities), Hugging Face's does not; scores use OpenAI's.
 """
 
 import functools
@@ -24,7 +24,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 OPENAI = "bpe_simple_vocab_16e6.txt.gz"
 OPENAI_MERGES = 49152 - 256 - 2
-"""Of the file's lines that CLIP uses; the file has more."""
+"""Number of the file's merges that CLIP uses; the file has more."""
 WORD_END = "</w>"
 WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
@@ -36,14 +36,14 @@ class Tokenizer:
     """Captions to rows of tokens.
 
     Args:
-      vocabulary: the number of every token.
-      merges: pairs of tokens that are joined, the earliest first.
+      vocabulary: token to id.
+      merges: pairs of tokens to merge, by priority.
 
     Attributes:
       sha256: of the vocabulary and the merges.
 
     Raises:
-      ValueError: a byte or one of the two special tokens is not in the vocabulary.
+      ValueError: the vocabulary lacks a byte, a merge or a special token.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Tokenizer:
         return len(self._vocabulary)
 
     def tokens(self, caption: str, repair: bool = True) -> list[int]:
-        """The tokens of a caption, all of them, between the two special ones.
+        """All token ids of a caption, between the two special ones.
 
         Args:
           caption: any text.
-          repair: undo mojibake and HTML entities first, as OpenAI does.
+          repair: first undo mojibake and HTML entities, as OpenAI does.
         """
         if repair:
             caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
@@ -85,9 +85,9 @@ class Tokenizer:
     def encode(
         self, captions: Sequence[str], context: int = CONTEXT
     ) -> tuple[Int32[np.ndarray, "b n"], int]:
-        """Rows of ``context`` tokens, padded with 0, and how many were cut.
+        """Rows of ``context`` token ids, padded with 0, and the number truncated.
 
-        A caption that is too long is cut, and its last token is the end.
+        A caption that is too long is truncated, and its last token is the end token.
         """
         rows, cut = np.zeros((len(captions), context), np.int32), 0
         for row, caption in zip(rows, captions, strict=True):
@@ -109,15 +109,15 @@ class Tokenizer:
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:
                 break
-            parts = _joined(parts, best)
+            parts = _merged(parts, best)
         return tuple(self._vocabulary[part] for part in parts)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer whose files lie in a folder.
+    """The tokenizer of a folder.
 
     Raises:
-      ValueError: they are missing or damaged; names them.
+      ValueError: its files are missing or damaged; names them.
     """
     pair = folder / VOCABULARY, folder / MERGES
     if all(path.is_file() for path in pair):
@@ -143,7 +143,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 def openai_vocabulary(
     merges: Sequence[tuple[str, str]],
 ) -> tuple[dict[str, int], Sequence[tuple[str, str]]]:
-    """The vocabulary that OpenAI's list of merges stands for, and the merges."""
+    """The vocabulary that follows from OpenAI's list of merges, and the merges."""
     letters = list(_letters().values())
     tokens = letters + [letter + WORD_END for letter in letters]
     tokens += [first + second for first, second in merges] + [START, END]
@@ -154,12 +154,12 @@ def _merges(lines: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [tuple(line.split()) for line in lines if line.strip()]
     wrong = [pair for pair in pairs if len(pair) != 2]
     if wrong:
-        raise ValueError(f"its merges hold {' '.join(wrong[0])!r}, which is no pair")
+        raise ValueError(f"its merges hold {' '.join(wrong[0])!r}, not a pair")
     return pairs
 
 
-def _joined(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """Every occurrence of a pair made into one, from the left."""
+def _merged(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """Merges every occurrence of a pair, from the left."""
     out: list[str] = []
     i = 0
     while i < len(parts):
@@ -174,9 +174,9 @@ def _joined(parts: Sequence[str], pair: tuple[str, str]) -> list[str]:
 
 @functools.cache
 def _letters() -> dict[int, str]:
-    """A visible letter for every byte: its own where it has one, else one from 256 on.
+    """Byte to a visible character: its own, or one from 256 on for invisible bytes.
 
-    In the order of the vocabulary: visible ones first.
+    In the order of the vocabulary: visible bytes first.
     """
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in visible]

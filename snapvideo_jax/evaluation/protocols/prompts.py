@@ -116,7 +116,7 @@ def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--captions={path} cannot be read: {error!r}.") from error
     if not found:
-        raise ValueError(f"--captions={path} holds no caption.")
+        raise ValueError(f"--captions={path} has no caption.")
     return found
 
 

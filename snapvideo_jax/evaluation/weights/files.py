@@ -108,7 +108,7 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     tensors = found.items() if isinstance(found, dict) else ()
     tensors = {name: x for name, x in tensors if isinstance(x, torch.Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no state dict; save model.state_dict().")
+        raise ValueError(f"{path} has no state dict; save model.state_dict().")
     return {
         name: (x.float() if x.is_floating_point() else x).numpy()
         for name, x in tensors.items()
