@@ -53,8 +53,8 @@ def test_a_search_goes_on_where_it_was_stopped(run, upsampler, tmp_path, monkeyp
     root, out = clips_folder(tmp_path / "clips", {}), tmp_path / "out"
     rng, tried = np.random.default_rng(0), []
 
-    def enlarged(generator, params, second, small, real, noise, batch):
-        tried.append(noise)
+    def enlarged(generator, params, requests, small, real):
+        tried.append(requests[0].small_noise)
         return rng.integers(256, size=real.clips.shape, dtype=np.uint8)
 
     monkeypatch.setattr(verb, "enlarged", enlarged)

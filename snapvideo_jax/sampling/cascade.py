@@ -11,7 +11,6 @@ continues from the last enlarged frame, by reconstruction guidance (`long_video`
 
 import dataclasses
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,16 @@ from typing import Any
 import numpy as np
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.diffusion.windows import Window, windows
 from snapvideo_jax.parallel import coordinator
-from snapvideo_jax.sampling import clips as stage
-from snapvideo_jax.sampling import loading
-from snapvideo_jax.sampling.generator import Generator, Request, Samples, requests_of
-from snapvideo_jax.sampling.guidance_options import guidance_of
+from snapvideo_jax.sampling.clips import fill, sample_clips, trajectory_levels
+from snapvideo_jax.sampling.generator import Request, Samples, requests_of
+from snapvideo_jax.sampling.loading import Setup, clip_shape
 from snapvideo_jax.sampling.long_video import in_windows
-from snapvideo_jax.sampling.options import (
-    SampleOptions,
-    SamplerOptions,
-    sampler_of,
-    settings_of,
-)
+from snapvideo_jax.sampling.options import SampleOptions, SamplerOptions
 from snapvideo_jax.sampling.outputs import Output, check_clip, read_clip
 from snapvideo_jax.text.encoder import refuse_long
 from snapvideo_jax.training.run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
 
 STREAM = 2**16
 """PRNG stream of the second stage in window 0; window ``i`` uses ``STREAM + i``."""
@@ -62,32 +52,6 @@ class SmallClip:
     about: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class SecondStage:
-    """An upsampler and the settings it is called with.
-
-    Attributes:
-      workdir: of its run.
-      options: of its sampler.
-      experiment: of its run, with the guidance of ``options``.
-      sampler: steps, solver.
-      settings: of all requests; see `options.settings_of`.
-      small_noise: standard deviation of the noise in the small clips, in -1..1.
-    """
-
-    workdir: Path
-    options: SamplerOptions
-    experiment: configs.Experiment
-    sampler: Sampler
-    settings: dict[str, Any]
-    small_noise: float
-
-    @property
-    def small_shape(self) -> tuple[int, int, int, int]:
-        """Shape ``t h w c`` of the clips that it enlarges."""
-        return small_shape(self.experiment)
-
-
 def sample_cascade(options: SampleOptions) -> Output:
     """Samples with both stages, or enlarges ``options.small_clips``.
 
@@ -106,23 +70,23 @@ def sample_cascade(options: SampleOptions) -> Output:
         batch=options.cascade_batch or options.batch,
         ema=options.ema,
     )
-    second = second_stage(Path(options.cascade), own, options.small_noise)
+    second = second_stage(options.cascade, own, options.small_noise)
     if options.small_clips:
         return enlarge(second, Path(options.small_clips), options)
-    first = configs.build(configs.of_workdir(Path(options.workdir)))
+    first = Setup.of(options.workdir, options).experiment
     check_stages(first, second.experiment, options.workdir, options.cascade)
     refuse_long(second.experiment.text, options.captions())
     folder = Path(options.out) / "small"
     formats = tuple(dict.fromkeys(("png", *options.formats)))
-    stage.sample_clips(dataclasses.replace(options, out=folder, formats=formats))
+    sample_clips(dataclasses.replace(options, out=folder, formats=formats))
     coordinator.barrier("small clips")
     return enlarge(second, folder, options)
 
 
 def second_stage(
-    workdir: Path, options: SamplerOptions, small_noise: float
-) -> SecondStage:
-    """A second stage; its weights are not loaded.
+    workdir: str | Path, options: SamplerOptions, small_noise: float
+) -> Setup:
+    """The setup of a second stage.
 
     Args:
       workdir: of the upsampler.
@@ -133,24 +97,16 @@ def second_stage(
       ValueError: the run is not of an upsampler or has no checkpoint, or options are
         wrong.
     """
-    experiment = upsampler_of(workdir)
+    experiment = upsampler_of(Path(workdir))
     most = experiment.training.low_resolution_noise
     if not 0 <= small_noise <= most:
         raise ValueError(
             f"--small_noise={small_noise:g} is not in 0 to {most:g}, which the "
             "upsampler was trained with (training.low_resolution_noise)."
         )
-    if RunFolder(workdir).latest_step() is None:
+    if RunFolder(Path(workdir)).latest_step() is None:
         raise ValueError(f"--cascade={workdir} has no checkpoint; train first.")
-    settings = settings_of(experiment, options)
-    return SecondStage(
-        workdir,
-        options,
-        guidance_of(experiment, options, settings["guidance"]),
-        sampler_of(experiment, options),
-        settings,
-        small_noise,
-    )
+    return Setup.of(workdir, options)
 
 
 def upsampler_of(workdir: Path) -> configs.Experiment:
@@ -183,7 +139,7 @@ def check_stages(
     Raises:
       ValueError: it does not, or is an upsampler itself.
     """
-    makes, wanted = stage.clip_shape(first.model), small_shape(second)
+    makes, wanted = clip_shape(first.model), small_shape(second)
     if first.model.is_upsampler or makes != wanted:
         made, taken = (f"{t} frames of {w}x{h} px" for t, h, w, _ in (makes, wanted))
         also = " from smaller ones" if first.model.is_upsampler else ""
@@ -199,34 +155,31 @@ def small_shape(upsampler: configs.Experiment) -> tuple[int, int, int, int]:
     return (model.frames, *upsampler.training.low_resolution, model.out_channels)
 
 
-def enlarge(second: SecondStage, folder: Path, options: SampleOptions) -> Output:
+def enlarge(second: Setup, folder: Path, options: SampleOptions) -> Output:
     """Enlarges those clips of a folder that ``options.out`` lacks.
+
+    Args:
+      second: an upsampler.
+      folder: of the small clips.
+      options: give the output folder, and the noise that is added to the small clips.
 
     Raises:
       ValueError: the folder holds no clips, or clips of another size.
     """
-    experiment, noise = second.experiment, second.small_noise
     small = small_clips(folder)
-    refuse_long(experiment.text, [each.prompt for each in small.values()])
+    prompts = {number: each.prompt for number, each in small.items()}
+    refuse_long(second.experiment.text, list(prompts.values()))
     settings = second.settings | {"fps": _fps(second, list(small.values()), folder)}
     plan = plan_of(second, small.values(), folder, settings["fps"], options)
     frames = plan[-1].frames[-1] + 1
-    shape = (frames, *second.small_shape[1:])
+    shape = (frames, *small_shape(second.experiment)[1:])
     for each in small.values():
         check_clip(each.stem, shape)
-    _, params, step, mesh = loading.load(second.workdir, second.options.ema)
-    about = settings | stage.about_of(
-        experiment,
-        second.options,
-        second.workdir,
-        second.sampler,
-        step,
-        settings["guidance"],
-    )
-    about |= {"small_noise": noise}
+    run = second.load()
+    about = settings | run.about() | {"small_noise": options.small_noise}
     if len(plan) > 1:
         about["windows"] = len(plan)
-    large = (frames, *stage.clip_shape(experiment.model)[1:])
+    large = (frames, *second.clip_shape[1:])
     output = Output(
         options,
         {
@@ -236,37 +189,29 @@ def enlarge(second: SecondStage, folder: Path, options: SampleOptions) -> Output
         },
         large,
         settings["fps"],
-        experiment.sheets,
+        second.experiment.sheets,
     )
     batch = min(second.options.batch, len(small))
-    generator = Generator(
-        experiment,
-        second.sampler,
-        mesh,
-        batch=batch,
-        trajectory=options.save_trajectory,
-    )
-    prompts = {number: each.prompt for number, each in small.items()}
-    settings |= {"stream": STREAM, "small_noise": noise}
+    generator = run.generator(batch=batch, trajectory=options.save_trajectory)
+    settings |= {"stream": STREAM, "small_noise": options.small_noise}
     requests = requests_of(prompts, batch, output.missing, **settings)
 
     def samples(request: Request) -> Samples:
         clips = np.stack([read_clip(small[n].stem, shape) for n in request.numbers])
         request = dataclasses.replace(request, small=clips)
         if len(plan) == 1:
-            return generator.samples(params, request)
+            return generator.samples(run.params, request)
         video = np.zeros((len(clips), *large), np.uint8)
-        for _ in in_windows(generator, params, request, plan, video):
+        for _ in in_windows(generator, run.params, request, plan, video):
             pass
         return Samples(video)
 
-    levels = stage.trajectory_levels(options, experiment, second.sampler)
-    stage.fill(output, requests, samples, levels)
+    fill(output, requests, samples, trajectory_levels(options, second))
     return output
 
 
 def plan_of(
-    second: SecondStage,
+    second: Setup,
     small: Iterable[SmallClip],
     folder: Path,
     fps: float,
@@ -278,7 +223,7 @@ def plan_of(
       ValueError: clips have different numbers of frames or fewer than a window, or
         trajectories are to be saved of more than one window.
     """
-    length = second.small_shape[0]
+    length = small_shape(second.experiment)[0]
     counts = {each.frames or length for each in small}
     if len(counts) > 1:
         raise ValueError(
@@ -341,7 +286,7 @@ def small_clips(folder: Path) -> dict[int, SmallClip]:
     return clips
 
 
-def _fps(second: SecondStage, small: Sequence[SmallClip], folder: Path) -> float:
+def _fps(second: Setup, small: Sequence[SmallClip], folder: Path) -> float:
     """The frame rate of the options, else that of the small clips.
 
     Raises:

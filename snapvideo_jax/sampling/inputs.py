@@ -12,6 +12,7 @@ from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.diffusion import first_step
+from snapvideo_jax.sampling.loading import Setup
 from snapvideo_jax.sampling.options import SampleOptions
 
 VIDEOS = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif")
@@ -39,20 +40,23 @@ class InitClip:
         return None if self.clip is None else np.stack([self.clip] * count)
 
 
-def init_clip_of(options: SampleOptions, model, steps: int, fps: float) -> InitClip:
+def init_clip_of(options: SampleOptions, setup: Setup) -> InitClip:
     """The clip of --from_clip, and its first step by --strength.
 
     Args:
       options: of the command.
-      model: gives the size of a clip.
-      steps: of the sampler.
-      fps: of the clips.
+      setup: of the run; gives the size of a clip, the sampler and the frame rate.
 
     Raises:
       ValueError: the file is not a clip or too short, or no step is left to record.
     """
     if not options.from_clip:
         return InitClip(None, 0, {})
+    model, steps, fps = (
+        setup.experiment.model,
+        setup.sampler.steps,
+        setup.settings["fps"],
+    )
     strength = STRENGTH if options.strength is None else options.strength
     if fps <= 0:
         raise ValueError(f"--from_clip is a video; give --fps above 0, not {fps:g}.")

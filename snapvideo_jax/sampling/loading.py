@@ -1,20 +1,123 @@
-"""Loads a run for sampling, and the guiding model of --autoguide."""
+"""A run that samples: its settings, its weights, and the model that guides it."""
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from snapvideo_jax import __version__
 from snapvideo_jax import config as configs
+from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.parallel import processes
 from snapvideo_jax.parallel.sharding import make_mesh
-from snapvideo_jax.sampling.generator import Guide
+from snapvideo_jax.sampling.generator import Generator, Guide
+from snapvideo_jax.sampling.guidance_options import about_guidance, guidance_of
+from snapvideo_jax.sampling.options import (
+    SamplerOptions,
+    sampler_of,
+    settings_of,
+    weights_of,
+)
+from snapvideo_jax.text.encoder import refuse_long
 from snapvideo_jax.training.checkpoints.restore import (
     abstract_sharded_state,
     restore_ema_profile,
     restore_params,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run with the settings of options; its weights are not loaded.
+
+    Attributes:
+      workdir: of the run.
+      options: of its sampler.
+      experiment: of the run, with the guidance of the options.
+      sampler: steps, solver, churn.
+      settings: of all requests; see `options.settings_of`.
+    """
+
+    workdir: Path
+    options: SamplerOptions
+    experiment: configs.Experiment
+    sampler: Sampler
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, workdir: str | Path, options: SamplerOptions, prompts: Sequence[str] = ()
+    ) -> "Setup":
+        """The setup of a workdir.
+
+        Raises:
+          ValueError: the folder holds no run, a setting is wrong, or a prompt is
+            longer than the run's limit.
+        """
+        experiment = configs.build(configs.of_workdir(Path(workdir)))
+        refuse_long(experiment.text, prompts)
+        settings = settings_of(experiment, options)
+        sampler = sampler_of(experiment, options)
+        experiment = guidance_of(experiment, options, settings["guidance"])
+        return cls(Path(workdir), options, experiment, sampler, settings)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Shape ``t h w c`` of the network's clips."""
+        return clip_shape(self.experiment.model)
+
+    def load(self) -> "LoadedRun":
+        """The run with its weights and those of its guiding model."""
+        options = self.options
+        _, params, step, mesh = load(self.workdir, options.ema, options.ema_profile)
+        guide = load_guide(self.experiment, options, mesh)
+        return LoadedRun(self, params, step, mesh, guide)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A run that is ready to sample.
+
+    Attributes:
+      setup: its settings.
+      params, step: weights of its network, and their step.
+      mesh: of all devices.
+      guide: the guiding model, if any.
+    """
+
+    setup: Setup
+    params: Any
+    step: int
+    mesh: jax.sharding.Mesh
+    guide: Guide | None
+
+    def generator(self, **settings) -> Generator:
+        """The compiled sampler, with further settings of `Generator`."""
+        setup = self.setup
+        return Generator(
+            setup.experiment, setup.sampler, self.mesh, self.guide, **settings
+        )
+
+    def about(self) -> dict[str, Any]:
+        """How clips are sampled, for the JSON of each of them."""
+        setup = self.setup
+        guidance = setup.settings["guidance"]
+        return {
+            **about_guidance(setup.experiment, setup.options, guidance),
+            "sampler": dataclasses.asdict(setup.sampler),
+            "workdir": str(setup.workdir),
+            "step": self.step,
+            "weights": weights_of(setup.options),
+            "version": __version__,
+        }
+
+
+def clip_shape(model) -> tuple[int, int, int, int]:
+    """Shape ``t h w c`` of a network's clips."""
+    return model.frames, model.height, model.width, model.out_channels
 
 
 def load(workdir: Path, ema: bool = True, profile: str | Path | None = None):

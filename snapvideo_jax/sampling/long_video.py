@@ -23,14 +23,11 @@ from snapvideo_jax.diffusion import Reconstruction
 from snapvideo_jax.diffusion.windows import Window, check_rates, windows
 from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.sampling import loading
-from snapvideo_jax.sampling.clips import about_of, clip_shape
-from snapvideo_jax.sampling.generator import Generator, Request, requests_of
-from snapvideo_jax.sampling.guidance_options import guidance_of
+from snapvideo_jax.sampling.generator import Request, requests_of
 from snapvideo_jax.sampling.inputs import digest, read_frames
-from snapvideo_jax.sampling.options import ExtendOptions, sampler_of, settings_of
+from snapvideo_jax.sampling.loading import Setup
+from snapvideo_jax.sampling.options import ExtendOptions
 from snapvideo_jax.sampling.outputs import SHEET_CLIPS, Output
-from snapvideo_jax.text.encoder import refuse_long
 
 TIMES = 4
 """Ratio of the two frame rates where none are given [C]."""
@@ -46,14 +43,14 @@ def extend(options: ExtendOptions) -> Output:
       ValueError: what is asked for makes no sense, before anything is compiled.
     """
     prompts = options.captions()
-    workdir = Path(options.workdir)
-    experiment = configs.build(configs.of_workdir(workdir))
+    setup = Setup.of(options.workdir, options, prompts)
+    experiment = setup.experiment
     if experiment.model.is_upsampler:
-        raise ValueError(f"--workdir={workdir} is an upsampler; use a first stage.")
-    refuse_long(experiment.text, prompts)
-    settings = settings_of(experiment, options)
-    rates = rates_of(options, experiment, settings["fps"])
-    settings["fps"] = rates[-1]
+        raise ValueError(
+            f"--workdir={options.workdir} is an upsampler; use a first stage."
+        )
+    rates = rates_of(options, experiment, setup.settings["fps"])
+    settings = setup.settings | {"fps": rates[-1]}
     known = known_frames(options, experiment, rates[-1])
     plan = windows(
         options.frames, rates, experiment.model.frames, known, options.overlap
@@ -63,33 +60,29 @@ def extend(options: ExtendOptions) -> Output:
     reconstruction = Reconstruction(
         options.reconstruction, options.rule, options.products
     )
-    experiment, params, step, mesh = loading.load(
-        workdir, options.ema, options.ema_profile
+    run = setup.load()
+    about = (
+        run.about()
+        | settings
+        | {
+            "frames": options.frames,
+            "rates": sorted({window.fps for window in plan}),
+            "overlap": options.overlap,
+            "clips": len(plan),
+            "known": {
+                str(number): digest(known[number].tobytes()) for number in sorted(known)
+            },
+            "reconstruction": dataclasses.asdict(reconstruction),
+        }
     )
-    sampler = sampler_of(experiment, options)
-    experiment = guidance_of(experiment, options, settings["guidance"])
-    guide = loading.load_guide(experiment, options, mesh)
-    about = about_of(experiment, options, workdir, sampler, step, settings["guidance"])
-    about |= settings | {
-        "frames": options.frames,
-        "rates": sorted({window.fps for window in plan}),
-        "overlap": options.overlap,
-        "clips": len(plan),
-        "known": {
-            str(number): digest(known[number].tobytes()) for number in sorted(known)
-        },
-        "reconstruction": dataclasses.asdict(reconstruction),
-    }
     abouts = {
         number: about | {"prompt": text, "number": number}
         for number, text in enumerate(prompts)
     }
-    shape = (options.frames, *clip_shape(experiment.model)[1:])
+    shape = (options.frames, *setup.clip_shape[1:])
     output = Output(options, abouts, shape, settings["fps"], experiment.sheets)
     batch = min(options.batch, len(prompts))
-    generator = Generator(
-        experiment, sampler, mesh, guide, batch=batch, reconstruction=reconstruction
-    )
+    generator = run.generator(batch=batch, reconstruction=reconstruction)
     requests = requests_of(prompts, batch, output.missing, **settings)
     is_writer, shown = jax.process_index() == 0, {}
 
@@ -98,7 +91,7 @@ def extend(options: ExtendOptions) -> Output:
             these = {number: abouts[number] for number in request.numbers}
             parts = Parts(output.folder / "parts", these)
             video = with_known(experiment.model, plan, known, len(request.numbers))
-            yield from in_windows(generator, params, request, plan, video, parts)
+            yield from in_windows(generator, run.params, request, plan, video, parts)
             if not is_writer:
                 continue
             whole = video[:, : options.frames]

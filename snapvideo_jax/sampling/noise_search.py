@@ -7,7 +7,7 @@ same noise otherwise, and compared with the originals.
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from snapvideo_jax.io import media
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.io.resume import differences
-from snapvideo_jax.sampling import cascade, loading
-from snapvideo_jax.sampling.clips import about_of
-from snapvideo_jax.sampling.generator import Generator, as_bytes, requests_of
+from snapvideo_jax.sampling.cascade import STREAM, second_stage
+from snapvideo_jax.sampling.generator import (
+    Generator,
+    Request,
+    as_bytes,
+    requests_of,
+)
 from snapvideo_jax.sampling.inputs import digest
 from snapvideo_jax.sampling.options import SamplerOptions, SearchNoiseOptions
 from snapvideo_jax.types import pixels
@@ -102,20 +106,17 @@ def search(options: SearchNoiseOptions) -> dict[str, Any]:
     # The further settings of the second stage are those of its config, as in `sample`.
     names = ("steps", "solver", "guidance", "fps", "seed", "batch", "ema")
     own = SamplerOptions(**{name: getattr(options, name) for name in names})
-    second = cascade.second_stage(Path(options.cascade), own, small_noise=0.0)
+    second = second_stage(options.cascade, own, small_noise=0.0)
     grid = grid_of(options, second.experiment)
     real = real_clips(options, second.experiment)
-    size = second.small_shape[1:3]
+    size = second.experiment.training.low_resolution
     small = np.asarray(as_bytes(shrink(pixels(jnp.asarray(real.clips)), size)))
-    _, params, step, mesh = loading.load(second.workdir, options.ema)
+    run = second.load()
     batch = min(options.batch, len(small))
-    generator = Generator(second.experiment, second.sampler, mesh, batch=batch)
-    guidance = second.settings["guidance"]
-    about = about_of(
-        second.experiment, own, second.workdir, second.sampler, step, guidance
-    ) | {
+    generator = run.generator(batch=batch)
+    about = run.about() | {
         "seed": options.seed,
-        "guidance": guidance,
+        "guidance": second.settings["guidance"],
         "score": options.score,
         "count": len(small),
         "clips": options.clips and str(options.clips),
@@ -128,7 +129,9 @@ def search(options: SearchNoiseOptions) -> dict[str, Any]:
         name, part = f"{noise:g}", out / "parts" / f"{noise:g}.npy"
         if name in levels and part.is_file():
             continue
-        clips = enlarged(generator, params, second, small, real, noise, batch)
+        settings = second.settings | {"stream": STREAM, "small_noise": noise}
+        requests = requests_of(real.captions, batch, **settings)
+        clips = enlarged(generator, run.params, requests, small, real)
         values = score.of(clips, real.clips)
         levels[name] = {
             "mean": float(values.mean()),
@@ -215,16 +218,13 @@ def scored_before(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 def enlarged(
     generator: Generator,
     params: Any,
-    second: cascade.SecondStage,
+    requests: Sequence[Request],
     small: UInt8[np.ndarray, "b t y x c"],
     real: RealClips,
-    noise: float,
-    batch: int,
 ) -> UInt8[np.ndarray, "b t h w c"]:
-    """All small clips, enlarged at a noise level."""
-    settings = second.settings | {"stream": cascade.STREAM, "small_noise": noise}
+    """All small clips, enlarged, each at the frame rate of its file."""
     parts = []
-    for request in requests_of(real.captions, batch, **settings):
+    for request in requests:
         rows = list(request.numbers)
         fps = [real.fps[row] for row in rows]
         request = dataclasses.replace(request, fps=fps, small=small[rows])

@@ -9,7 +9,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.io import media
 from snapvideo_jax.io.captions import read_prompts
-from snapvideo_jax.io.options import SMALL_NOISE
+from snapvideo_jax.io.options import SMALL_NOISE, check_least
 
 BATCH = 64
 """Clips that are sampled at once by default."""
@@ -72,10 +72,7 @@ class SamplerOptions:
     ema_profile: str | None = None
 
     def __post_init__(self):
-        for name, least in (("batch", 1), ("seed", 0), ("fps", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name}={value} is too small; use {least} or more.")
+        check_least(self, {"batch": 1, "seed": 0, "fps": 0})
         interval = self.guidance_interval
         if interval is not None and len(interval) != 2:
             raise ValueError(
@@ -103,7 +100,7 @@ class PromptOptions(SamplerOptions):
     """
 
     out: str | Path
-    prompt: Sequence[str] = ()
+    prompt: str | Sequence[str] = ()
     prompts: str | Path | None = None
     num_samples: int = 1
     formats: Sequence[str] = ("mp4",)
@@ -111,7 +108,7 @@ class PromptOptions(SamplerOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_least(self, num_samples=1)
+        check_least(self, {"num_samples": 1})
         media.check_formats(self.formats)
 
     def captions(self) -> list[str]:
@@ -163,7 +160,8 @@ class SampleOptions(PromptOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_least(self, save_trajectory=0, small_noise=0, cascade_batch=1)
+        least = {"save_trajectory": 0, "small_noise": 0, "cascade_batch": 1}
+        check_least(self, least)
         has_strength = self.strength is not None
         has_first_stage = self.workdir or self.prompt or self.prompts or self.from_clip
         if self.small_clips and not self.cascade:
@@ -221,7 +219,7 @@ class ExtendOptions(PromptOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_least(self, frames=1)
+        check_least(self, {"frames": 1})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,19 +245,7 @@ class SearchNoiseOptions(SamplerOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_least(self, count=1)
-
-
-def check_least(options, **least: float) -> None:
-    """Refuses options below their smallest values; None passes.
-
-    Raises:
-      ValueError: names the first.
-    """
-    for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"--{name}={value} is too small; use {smallest} or more.")
+        check_least(self, {"count": 1})
 
 
 def sampler_of(experiment: configs.Experiment, options) -> Sampler:
