@@ -36,7 +36,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(stages, tmp_path_factory):
-    """A folder for what both stages make; empty at first."""
+    """A folder for the clips of both stages; empty at first."""
     return tmp_path_factory.mktemp("both")
 
 
@@ -50,7 +50,7 @@ def cascade(run, stages, out, *more):
     )
 
 
-def test_both_stages_resume_and_the_second_alone_makes_the_same(
+def test_both_stages_resume_and_the_second_alone_gives_the_same(
     run, stages, both, tmp_path
 ):
     code, _, err = cascade(run, stages, both)
@@ -64,13 +64,13 @@ def test_both_stages_resume_and_the_second_alone_makes_the_same(
     assert about["workdir"] == str(stages[1]) and about["sampler"]["steps"] == 2
     assert about["small_clip"]["workdir"] == str(stages[0])
 
-    # What is missing is made again, by the program for all, and nothing else.
-    kept = (both / "00000.png").stat().st_mtime_ns
+    # Only missing clips are sampled again, by the program for all.
+    before = (both / "00000.png").stat().st_mtime_ns
     for name in ("00001.json", "00001.png", "small/00001.json"):
         (both / name).unlink()
     code, _, err = cascade(run, stages, both)
     assert code == 0, err
-    assert (both / "00000.png").stat().st_mtime_ns == kept
+    assert (both / "00000.png").stat().st_mtime_ns == before
     assert np.abs(strip(both, 1) - clips[1]).max() <= 1
 
     code, _, err = run(
@@ -99,7 +99,7 @@ def test_both_stages_resume_and_the_second_alone_makes_the_same(
         (["--from_clip", "none"], ["--from_clip: none is not there"]),
     ],
 )
-def test_a_wrong_wish_ends_in_one_line(
+def test_wrong_options_end_in_one_line(
     run, stages, nothing_compiles, tmp_path, arguments, parts
 ):
     assert_one_line(cascade(run, stages, tmp_path / "out", *arguments), *parts)
@@ -140,8 +140,8 @@ def small_folder(folder, frames, count=2):
     return folder
 
 
-def test_windows_know_the_last_frame_and_have_noise_of_their_own():
-    """5 frames, 3 at a time: what the upsampler is asked, and what is kept of it."""
+def test_windows_know_the_last_frame_and_have_separate_noise():
+    """5 frames, 3 at a time: the requests, and the frames that are retained."""
     small = np.arange(5, dtype=np.uint8)[None, :, None, None, None]
     small = np.broadcast_to(small, (2, 5, 7, 8, 3))
     plan, asked = windows(5, (1.0,), 3), []
@@ -181,7 +181,7 @@ def test_a_longer_clip_is_enlarged_window_by_window(run, stages, tmp_path):
         (None, [], ["has clips of [2, 3] frames", "a separate folder"]),
     ],
 )
-def test_clips_that_no_windows_cover_are_refused(
+def test_clips_of_wrong_lengths_are_refused(
     run, stages, nothing_compiles, tmp_path, frames, more, parts
 ):
     folder = small_folder(tmp_path / "small", frames or 3)

@@ -304,7 +304,7 @@ def test_an_error_of_a_process_has_no_traceback():
         (["--prompt", "a", "--seed", "-1"], ["argument --seed: -1", "use 0 or more"]),
     ],
 )
-def test_a_wrong_wish_ends_sampling_in_one_line(
+def test_wrong_options_end_sampling_in_one_line(
     run, trained, nothing_compiles, tmp_path, arguments, parts
 ):
     out = tmp_path / "out"
@@ -338,7 +338,7 @@ def test_arguments_that_a_verb_does_not_have_are_refused(run):
 # --- Sampling ------------------------------------------------------------------------
 
 
-def test_sampling_writes_clips_and_how_they_were_made(run, trained, tmp_path):
+def test_sampling_writes_clips_and_their_settings(run, trained, tmp_path):
     out, prompts = tmp_path / "out", tmp_path / "prompts.txt"
     prompts.write_text("a green square\n\n  ein blauer Kreis  \n", encoding="utf-8")
     code, _, err = run(
@@ -390,7 +390,7 @@ def test_a_clip_does_not_depend_on_the_batch(run, one_device, trained, tmp_path)
     assert np.abs(clips[0] - clips[1]).max() > 10
 
 
-def test_raw_weights_stills_and_no_guidance_can_be_asked_for(run, trained, tmp_path):
+def test_raw_weights_images_and_no_guidance_are_options(run, trained, tmp_path):
     settings = {"ema": [], "raw": ["--raw"]}
     for name, more in settings.items():
         code, _, err = run(
@@ -404,7 +404,7 @@ def test_raw_weights_stills_and_no_guidance_can_be_asked_for(run, trained, tmp_p
     assert (strip(tmp_path / "ema", 0) != strip(tmp_path / "raw", 0)).any()
 
 
-def test_judging_counts_what_held_out_clips_show(run, trained, tmp_path):
+def test_judging_counts_obeyed_prompts(run, trained, tmp_path):
     code, out, err = run(
         *("judge", "--workdir", trained, "--out", tmp_path / "out"),
         *("--count", 4, "--steps", 2),

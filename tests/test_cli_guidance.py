@@ -1,4 +1,4 @@
-"""Guidance on the command line: applied, written down, refused where it is wrong."""
+"""Guidance on the command line: applied, recorded, refused where it is wrong."""
 
 import json
 
@@ -32,7 +32,7 @@ from helpers import assert_one_line, strip
         (["--prompt", "a", "--autoguide", "none"], ["none holds no run: none/config"]),
     ],
 )
-def test_guidance_that_makes_no_sense_ends_in_one_line(
+def test_wrong_guidance_ends_in_one_line(
     run, trained, nothing_compiles, tmp_path, arguments, parts
 ):
     out = tmp_path / "out"
@@ -42,8 +42,8 @@ def test_guidance_that_makes_no_sense_ends_in_one_line(
     assert not out.exists()
 
 
-def test_every_guidance_at_once_is_applied_and_written_down(run, trained, tmp_path):
-    """An earlier checkpoint guides; clips differ from those that are guided by less."""
+def test_every_kind_of_guidance_is_applied_and_recorded(run, trained, tmp_path):
+    """An earlier checkpoint guides; every kind changes the clip."""
     clips = {}
     for name, more in {
         "plain": [],
@@ -110,7 +110,7 @@ def test_a_model_that_cannot_guide_is_refused(
     assert_one_line(result, "--autoguide=", "cannot guide this run", *parts)
 
 
-def test_a_step_that_was_not_kept_cannot_guide(run, trained, tmp_path):
+def test_a_step_without_a_checkpoint_cannot_guide(run, trained, tmp_path):
     result = run(
         *("sample", "--workdir", trained, "--out", tmp_path / "out", "--prompt", "a"),
         *("--autoguide", f"{trained}@5"),

@@ -20,7 +20,7 @@ FRAMES = 9
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run that makes 4 frames at a time."""
+    """A run that samples 4 frames at a time."""
     return make_run(tmp_path_factory.mktemp("run") / "run", "data.frames=4")
 
 
@@ -46,10 +46,8 @@ def frames(out, number=0):
     return np.split(strip(out, number), FRAMES, axis=1)
 
 
-def test_a_video_goes_on_where_it_was_stopped(
-    run, workdir, picture, tmp_path, monkeypatch
-):
-    """The first frame is known and comes back; a stopped job makes the same video."""
+def test_an_interrupted_video_resumes(run, workdir, picture, tmp_path, monkeypatch):
+    """The first frame is known; a job that resumes gives the same video."""
     from snapvideo_jax.sampling import long_video as verb
 
     command = ("--rates", "4,8", "--image", picture, "--products", 1)
@@ -64,7 +62,7 @@ def test_a_video_goes_on_where_it_was_stopped(
     assert about["rates"] == [4, 8] and about["fps"] == 8 and about["frames"] == FRAMES
     assert list(about["known"]) == ["0"] and about["reconstruction"]["weight"] == 1
 
-    # As if it had been killed after two clips.
+    # As if it had been killed after two windows.
     parts = sorted((tmp_path / "parts").rglob("*.npy"))
     assert len(parts) == about["clips"] > 2
     for path in (*parts[2:], tmp_path / "00000.json", tmp_path / "00000.png"):
@@ -98,7 +96,7 @@ def test_a_video_goes_on_where_it_was_stopped(
         (["--products", "0"], ["argument --products: 0 is too small"]),
     ],
 )
-def test_a_wrong_wish_ends_in_one_line(
+def test_wrong_options_end_in_one_line(
     run, workdir, picture, nothing_compiles, tmp_path, arguments, parts
 ):
     arguments = [each.replace("FILE", str(picture)) for each in arguments]
@@ -107,8 +105,8 @@ def test_a_wrong_wish_ends_in_one_line(
     assert not out.exists()
 
 
-def test_frames_of_a_video_are_known_by_its_time(picture, tmp_path):
-    """At 4 fps every other frame of a clip of 8 fps is taken, cut to the middle."""
+def test_known_frames_of_a_video_are_taken_by_time(picture, tmp_path):
+    """At 4 fps every other frame of 8 fps is taken, cropped around the middle."""
     from snapvideo_jax.sampling.inputs import read_frames
 
     path = tmp_path / "clip.mp4"

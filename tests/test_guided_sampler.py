@@ -29,7 +29,7 @@ MOVES = r"(?:all-to-all|collective-permute|all-gather|all-reduce)(?:-start)?"
 
 
 def collectives(guidance, solver):
-    """What travels when 16 clips are made with all guidance there is, by operation.
+    """Collectives of a program that samples 16 clips with every kind of guidance.
 
     The guiding model is a smaller one.
     """

@@ -1,4 +1,4 @@
-"""The notebook runs, shows its GIFs, and is kept without what it showed."""
+"""The notebook runs and shows its GIFs, and is committed without outputs."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ NOTEBOOK = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.ipynb
 QUICK = {"STEPS": 4, "VIDEOS, IMAGES": (64, 16), "SAMPLER_STEPS": 2}
 
 
-def test_outputs_are_not_kept():
+def test_outputs_are_not_committed():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert code and not any(cell["outputs"] for cell in code)
@@ -23,7 +23,7 @@ def test_outputs_are_not_kept():
 
 
 def shortened(source):
-    """The cell of parameters with those of a run of seconds."""
+    """The cell of parameters, for a run of seconds."""
     for name, value in QUICK.items():
         source, count = re.subn(
             rf"^{name} = [^#\n]*", f"{name} = {value}", source, flags=re.MULTILINE
@@ -32,7 +32,7 @@ def shortened(source):
     return source
 
 
-def test_it_runs_and_shows_clips_and_how_they_came_to_be(tmp_path, monkeypatch):
+def test_it_runs_and_shows_clips_and_trajectories(tmp_path, monkeypatch):
     reason = "needs pip install -e '.[notebook]'"
     nbclient = pytest.importorskip("nbclient", reason=reason)
     pytest.importorskip("ipykernel", reason=reason)

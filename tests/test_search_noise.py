@@ -1,4 +1,4 @@
-"""`snapvideo search_noise` tries amounts of noise, scores them and draws them."""
+"""`snapvideo search_noise` scores noise levels, plots them, and resumes."""
 
 import json
 
@@ -28,7 +28,7 @@ def search(run, upsampler, out, *more):
     )
 
 
-def test_a_grid_is_tried_scored_and_drawn(run, upsampler, tmp_path):
+def test_a_grid_is_scored_and_plotted(run, upsampler, tmp_path):
     root, out = clips_folder(tmp_path / "clips", {}), tmp_path / "out"
     code, printed, err = search(
         run, upsampler, out, "--clips", root, "--grid", "0.3,0,0.5"
@@ -46,26 +46,26 @@ def test_a_grid_is_tried_scored_and_drawn(run, upsampler, tmp_path):
     assert (out / "sheet.gif").stat().st_size > 0
 
 
-def test_a_search_goes_on_where_it_was_stopped(run, upsampler, tmp_path, monkeypatch):
-    """A longer grid takes what is there; other settings begin anew."""
+def test_an_interrupted_search_resumes(run, upsampler, tmp_path, monkeypatch):
+    """A longer grid reuses saved scores; other settings do not."""
     from snapvideo_jax.sampling import noise_search as verb
 
     root, out = clips_folder(tmp_path / "clips", {}), tmp_path / "out"
-    rng, tried = np.random.default_rng(0), []
+    rng, scored = np.random.default_rng(0), []
 
     def enlarged(generator, params, requests, small, real):
-        tried.append(requests[0].small_noise)
+        scored.append(requests[0].small_noise)
         return rng.integers(256, size=real.clips.shape, dtype=np.uint8)
 
     monkeypatch.setattr(verb, "enlarged", enlarged)
     for more in (["0,0.3"], ["0,0.1,0.3"], ["0,0.3", "--seed", 1]):
         code, _, err = search(run, upsampler, out, "--clips", root, "--grid", *more)
         assert code == 0, err
-    assert tried == [0, 0.3, 0.1, 0, 0.3]
+    assert scored == [0, 0.3, 0.1, 0, 0.3]
     assert list(json.loads((out / "search.json").read_text())["levels"]) == ["0", "0.3"]
 
 
-def test_scores_are_what_they_say():
+def test_scores_are_those_of_their_formulas():
     rng = np.random.default_rng(0)
     real = rng.integers(10, 246, size=(2, 2, 6, 8, 3), dtype=np.uint8)
     off = real + np.array([1, 10], np.uint8)[:, None, None, None, None]
@@ -93,7 +93,7 @@ def test_the_best_is_the_least_error_or_the_highest_score():
         (["--count", "0"], ["argument --count: 0"]),
     ],
 )
-def test_a_wrong_wish_ends_in_one_line(
+def test_wrong_options_end_in_one_line(
     run, upsampler, nothing_compiles, tmp_path, arguments, parts
 ):
     assert_one_line(search(run, upsampler, tmp_path / "out", *arguments), *parts)

@@ -42,7 +42,7 @@ def clips():
 
 
 def made(clips, strength, solver="heun"):
-    """What becomes of clips, and how many calls of the network that takes."""
+    """The sampled clips, and the number of network calls."""
     clip, noise, keys = clips
     edm, first = EDM(), first_step(STEPS, strength)
     start = noised(clip, noise, edm, STEPS, first)
@@ -57,7 +57,7 @@ def test_the_strength_is_the_share_of_steps_that_are_taken():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_none_gives_the_clip_back_and_all_is_made_from_noise_alone(clips, solver):
+def test_strength_0_returns_the_clip_and_1_samples_from_noise_alone(clips, solver):
     clip, noise, keys = clips
     same, calls = made(clips, 0, solver)
     np.testing.assert_allclose(same, clip, atol=1e-6)
@@ -79,7 +79,7 @@ def test_one_step_of_the_last_noise_hardly_changes_the_clip(clips, solver):
     assert np.abs(almost - clips[0]).max() > 1e-4
 
 
-def test_as_much_is_left_of_the_clip_as_the_noise_of_its_step_leaves(clips):
+def test_the_result_correlates_with_the_clip_as_its_noisy_version_does(clips):
     """The sampler of normal data is linear, so the correlation is that of x_sigma."""
     clip, edm = np.asarray(clips[0])[:, 0], EDM()
     levels, size = np.asarray(sigma_schedule(edm, STEPS)), STD / edm.sigma_in
@@ -95,7 +95,7 @@ def test_as_much_is_left_of_the_clip_as_the_noise_of_its_step_leaves(clips):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run that makes 2 frames of 16x14 px."""
+    """A run that samples 2 frames of 16x14 px."""
     return make_run(tmp_path_factory.mktemp("run") / "run")
 
 
@@ -122,7 +122,7 @@ def make(run, workdir, out, *more):
     )
 
 
-def test_the_verb_gives_the_clip_back_or_what_the_prompt_alone_gives(
+def test_the_verb_returns_the_clip_or_that_of_the_prompt_alone(
     run, workdir, film, tmp_path
 ):
     commands = {
@@ -163,7 +163,7 @@ def test_the_verb_gives_the_clip_back_or_what_the_prompt_alone_gives(
         ),
     ],
 )
-def test_a_wrong_wish_ends_in_one_line(
+def test_wrong_options_end_in_one_line(
     run, workdir, film, nothing_compiles, tmp_path, arguments, parts
 ):
     picture, out = tmp_path / "picture.png", tmp_path / "out"
