@@ -1,12 +1,19 @@
 """The example of the README runs from Python, and shows a GIF of two clips."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 from documented import ROOT, blocks
 
-from snapvideo_jax.sampling.options import SampleOptions
+from snapvideo_jax.__main__ import _parser
+from snapvideo_jax.cli.options import options
+from snapvideo_jax.sampling.options import (
+    ExtendOptions,
+    SampleOptions,
+    SearchNoiseOptions,
+)
 
 README = ROOT / "README.md"
 
@@ -63,5 +70,22 @@ def test_options_that_make_no_sense_are_refused(more, parts):
 
 
 def test_a_single_prompt_may_be_a_text():
-    options = SampleOptions(out="out", workdir="run", prompt="a cross", num_samples=2)
-    assert options.captions() == ["a cross", "a cross"]
+    two = SampleOptions(out="out", workdir="run", prompt="a cross", num_samples=2)
+    assert two.captions() == ["a cross", "a cross"]
+
+
+@pytest.mark.parametrize(
+    "kind, required",
+    [
+        (SampleOptions, {"workdir": "run", "out": "out"}),
+        (ExtendOptions, {"workdir": "run", "out": "out", "frames": 8}),
+        (SearchNoiseOptions, {"cascade": "run", "out": "out"}),
+    ],
+)
+def test_defaults_are_those_of_the_command_line(kind, required):
+    verb = {SampleOptions: "sample", ExtendOptions: "extend"}.get(kind, "search_noise")
+    words = [word for name, value in required.items() for word in (f"--{name}", value)]
+    parsed = options(kind, _parser().parse_args([verb, *map(str, words)]))
+    for name, value in dataclasses.asdict(kind(**required)).items():
+        found = getattr(parsed, name)
+        assert name in required or found == value or (found == [] and value == ())
