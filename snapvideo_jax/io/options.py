@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 
 SMALL_NOISE = 0.1
-"""Deviation of the noise in an upsampler's small clip, where none is told [C]."""
+"""Default standard deviation of the noise in an upsampler's small clip [C]."""
 
 
-def check_least(arguments, least: Mapping[str, float]) -> None:
-    """Refuses options that are too small; those that are not given are passed over.
+def check_least(options, least: Mapping[str, float]) -> None:
+    """Refuses options that are too small; None passes.
 
     Args:
-      arguments: parsed.
-      least: smallest values of options, by name.
+      options: an object with the options as attributes.
+      least: their smallest values, by name.
 
     Raises:
       ValueError: names the first one.
     """
     for name, smallest in least.items():
-        value = getattr(arguments, name, None)
+        value = getattr(options, name, None)
         if value is not None and value < smallest:
             raise ValueError(f"--{name}={value} is too small; use {smallest} or more.")
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.diffusion.windows import Window, windows
+from snapvideo_jax.io.captions import CAPTIONS, read_entries
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling.clips import fill, sample_clips, trajectory_levels
 from snapvideo_jax.sampling.generator import Request, Samples, requests_of
@@ -252,20 +253,19 @@ def small_clips(folder: Path) -> dict[int, SmallClip]:
     """The clips of a folder, by number.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are none, or captions.jsonl cannot be read.
     """
-    listed = folder / "captions.jsonl"
+    listed = folder / CAPTIONS
     if listed.is_file():
-        lines = map(json.loads, listed.read_text(encoding="utf-8").splitlines())
         return {
             number: SmallClip(
-                (folder / line["file"]).with_suffix(""),
-                line.get("caption", ""),
+                (folder / entry.file).with_suffix(""),
+                entry.caption,
                 None,
                 None,
-                {"file": line["file"]},
+                {"file": entry.file},
             )
-            for number, line in enumerate(lines)
+            for number, entry in enumerate(read_entries(listed, require=("file",)))
         }
     found = sorted(folder.glob("[0-9]" * 5 + "*.json"))
     if not found:

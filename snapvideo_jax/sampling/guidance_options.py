@@ -4,17 +4,20 @@ import dataclasses
 from typing import Any
 
 from snapvideo_jax.config import Experiment
+from snapvideo_jax.sampling.options import SamplerOptions
 
 NEED_A_WEIGHT = ("oscillate", "guidance_interval", "negative_prompt")
 """Options that change how a weight is applied."""
 
 
-def guidance_of(experiment: Experiment, options, weight: float) -> Experiment:
+def guidance_of(
+    experiment: Experiment, options: SamplerOptions, weight: float
+) -> Experiment:
     """The experiment with the guidance settings of the options.
 
     Args:
       experiment: of the run.
-      options: a `SamplerOptions`.
+      options: of the sampler.
       weight: ``g`` of the requests.
 
     Raises:
@@ -39,12 +42,14 @@ def guidance_of(experiment: Experiment, options, weight: float) -> Experiment:
     return dataclasses.replace(experiment, guidance=guidance)
 
 
-def about_guidance(experiment: Experiment, options, weight: float) -> dict[str, Any]:
+def about_guidance(
+    experiment: Experiment, options: SamplerOptions, weight: float
+) -> dict[str, Any]:
     """How clips are guided, for their JSON; weights in both conventions.
 
     Args:
       experiment: of `guidance_of`.
-      options: a `SamplerOptions`.
+      options: of the sampler.
       weight: ``g`` of the requests.
     """
     guidance = experiment.guidance

@@ -145,12 +145,14 @@ def load(workdir: Path, ema: bool = True, profile: str | Path | None = None):
     return experiment, params, step, mesh
 
 
-def load_guide(experiment: configs.Experiment, options, mesh) -> Guide | None:
+def load_guide(
+    experiment: configs.Experiment, options: SamplerOptions, mesh
+) -> Guide | None:
     """The guiding model of --autoguide; None without it.
 
     Args:
       experiment: of the run that is guided.
-      options: a `SamplerOptions`.
+      options: of the sampler.
       mesh: for the parameters.
 
     Raises:

@@ -13,11 +13,6 @@ from snapvideo_jax.io.options import SMALL_NOISE, check_least
 
 BATCH = 64
 """Clips that are sampled at once by default."""
-LEAST = {
-    **{"num_samples": 1, "count": 1, "batch": 1, "fps": 0, "seed": 0},
-    **{"cascade_batch": 1, "small_noise": 0, "save_trajectory": 0},
-}
-"""Smallest values of options on the command line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,7 +253,9 @@ def sampler_of(experiment: configs.Experiment, options) -> Sampler:
     return dataclasses.replace(experiment.sampler, **changes)
 
 
-def settings_of(experiment: configs.Experiment, options) -> dict[str, Any]:
+def settings_of(
+    experiment: configs.Experiment, options: SamplerOptions
+) -> dict[str, Any]:
     """Settings that all requests share: seed, guidance, frame rate, resolution."""
     sheets = experiment.sheets
     return dict(
@@ -269,7 +266,7 @@ def settings_of(experiment: configs.Experiment, options) -> dict[str, Any]:
     )
 
 
-def weights_of(options) -> str:
+def weights_of(options: SamplerOptions) -> str:
     """The weights that are sampled from: "ema", "raw", or a post-hoc EMA's folder."""
     return options.ema_profile or ("ema" if options.ema else "raw")
 

@@ -11,5 +11,5 @@ from snapvideo_jax.sampling.options import ExtendOptions
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo extend`."""
-    with processes.processes(options(ProcessOptions, arguments), str(arguments.out)):
+    with processes.processes(options(ProcessOptions, arguments), arguments.out):
         extend(options(ExtendOptions, arguments))

@@ -11,5 +11,5 @@ from snapvideo_jax.sampling.sample import sample
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo sample`."""
-    with processes.processes(options(ProcessOptions, arguments), str(arguments.out)):
+    with processes.processes(options(ProcessOptions, arguments), arguments.out):
         sample(options(SampleOptions, arguments))

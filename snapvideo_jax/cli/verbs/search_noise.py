@@ -13,7 +13,7 @@ from snapvideo_jax.sampling.options import SearchNoiseOptions
 
 def run(arguments: argparse.Namespace) -> None:
     """`snapvideo search_noise`; process 0 prints the best noise level."""
-    with processes.processes(options(ProcessOptions, arguments), str(arguments.out)):
+    with processes.processes(options(ProcessOptions, arguments), arguments.out):
         found = search(options(SearchNoiseOptions, arguments))
         if jax.process_index() == 0:
             best = f"{found['best']:g}"
