@@ -9,15 +9,26 @@ arrays and back, so that processes exchange files.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
 
-Arrays = dict[str, np.ndarray]
+
+class Statistic:
+    """Base of the dataclasses below: their fields as named arrays and back."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        fields = {name: x if x.ndim else x.item() for name, x in arrays.items()}
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
+class Moments(Statistic):
     """Count, mean and centred scatter of feature vectors.
 
     n: number of samples.
@@ -65,16 +76,9 @@ class Moments:
             )
         return self.scatter / (self.n - ddof)
 
-    def arrays(self) -> Arrays:
-        return {"n": np.array(self.n), "mean": self.mean, "scatter": self.scatter}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Moments":
-        return Moments(int(arrays["n"]), arrays["mean"], arrays["scatter"])
-
 
 @dataclasses.dataclass(frozen=True)
-class Marginals:
+class Marginals(Statistic):
     """Sums over a classifier's predictions, per split, for the Inception score.
 
     n: number of samples.
@@ -135,16 +139,9 @@ class Marginals:
             self.p_log_p.sum(keepdims=True),
         )
 
-    def arrays(self) -> Arrays:
-        return {"n": self.n, "p": self.p, "p_log_p": self.p_log_p}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Marginals":
-        return Marginals(arrays["n"], arrays["p"], arrays["p_log_p"])
-
 
 @dataclasses.dataclass(frozen=True)
-class Average:
+class Average(Statistic):
     """A mean of scalars."""
 
     n: int = 0
@@ -162,13 +159,6 @@ class Average:
         if not self.n:
             raise ValueError("There is no sample to average.")
         return self.total / self.n
-
-    def arrays(self) -> Arrays:
-        return {"n": np.array(self.n), "total": np.array(self.total)}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Average":
-        return Average(int(arrays["n"]), float(arrays["total"]))
 
 
 def assign_splits(samples: int, splits: int, seed: int) -> Int[np.ndarray, "n"]:
