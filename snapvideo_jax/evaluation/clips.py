@@ -24,6 +24,7 @@ from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.evaluation import resize
+from snapvideo_jax.io.captions import CAPTIONS, read_entries
 from snapvideo_jax.io.npz import open_npz
 
 VIDEOS = (".mp4", ".gif", ".webm", ".avi", ".mkv", ".mov", ".mpg", ".m4v")
@@ -31,7 +32,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 ARRAYS = (".npz",)
 EXACT_FIRST = (*ARRAYS, ".png", *VIDEOS)
 """Of a clip in several formats, the first of these is read."""
-MANIFEST, CAPTIONS = "manifest.jsonl", "captions.jsonl"
+MANIFEST = "manifest.jsonl"
 OVERVIEW = "sheet"
 """Stem of the contact sheet that `snapvideo sample` writes; it is not a clip."""
 MAX_ASPECT = 4
@@ -209,9 +210,17 @@ def _noted_prompt(path: Path) -> str | None:
 
 def _manifest(path: Path) -> list[Item]:
     items: dict[int, Item] = {}
-    for number, entry in _lines(path):
-        index, video, prompt = (entry.get(x) for x in ("index", "video", "prompt"))
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
         where = f"{path}: line {number}"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is not JSON ({error}).") from error
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} is not a JSON object.")
+        index, video, prompt = (entry.get(x) for x in ("index", "video", "prompt"))
         if not isinstance(index, int) or isinstance(index, bool) or index < 0:
             raise ValueError(f"{where} has index={index!r}; use 0 or more.")
         if not isinstance(video, str) or not isinstance(prompt, str | None):
@@ -219,42 +228,20 @@ def _manifest(path: Path) -> list[Item]:
         if index in items:
             raise ValueError(f"{where} repeats index={index}; use each once.")
         items[index] = Item(video, path.parent / video, prompt=prompt)
+    if not items:
+        raise ValueError(f"{path} lists no clips.")
     return [items[index] for index in sorted(items)]
 
 
 def _captions(path: Path) -> list[Item]:
-    items = []
-    for number, entry in _lines(path):
-        file, caption = entry.get("file"), entry.get("caption")
-        if not isinstance(file, str) or not isinstance(caption, str):
-            raise ValueError(f"{path}: line {number} has no text file or caption.")
-        if entry.get("type", "video") == "video":
-            items.append(Item(file, path.parent / file, prompt=caption))
+    items = [
+        Item(entry.file, path.parent / entry.file, prompt=entry.caption)
+        for entry in read_entries(path, require=("file",))
+        if entry.type == "video"
+    ]
     if not items:
         raise ValueError(f"{path} lists no video.")
     return items
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line numbers and JSON objects of a file.
-
-    Raises:
-      ValueError: a line is not a JSON object, or the file is empty.
-    """
-    is_empty = True
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}: line {number} is not JSON ({error}).") from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}: line {number} is not a JSON object.")
-        is_empty = False
-        yield number, entry
-    if is_empty:
-        raise ValueError(f"{path} lists no clips.")
 
 
 # --- Reading one --------------------------------------------------------------------

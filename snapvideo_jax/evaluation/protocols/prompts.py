@@ -4,12 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from snapvideo_jax.evaluation.protocols.settings import Protocol
 from snapvideo_jax.evaluation.protocols.ucf101 import PROMPTS
+from snapvideo_jax.io.captions import read_entries, read_prompts
 
 
 class Entry(NamedTuple):
@@ -103,25 +104,24 @@ def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
     """
     if not path.is_file():
         raise ValueError(f"--captions={path}: there is no such file.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        if is_msr_vtt and path.suffix == ".json":
-            found = _test_sentences(json.loads(text))
-        elif path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in text.split("\n") if line.strip()]
-            videos = [line for line in lines if line.get("type", "video") == "video"]
-            found = [line["caption"] for line in videos]
-        else:
-            found = [line.strip() for line in text.split("\n") if line.strip()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--captions={path} cannot be read: {error!r}.") from error
+    if is_msr_vtt and path.suffix == ".json":
+        found = _test_sentences(path)
+    elif path.suffix == ".jsonl":
+        entries_of_file = read_entries(path, require=())
+        found = [each.caption for each in entries_of_file if each.type == "video"]
+    else:
+        found = read_prompts(path, "--captions")
     if not found:
         raise ValueError(f"--captions={path} has no caption.")
     return found
 
 
-def _test_sentences(about: Mapping[str, Any]) -> list[str]:
+def _test_sentences(path: Path) -> list[str]:
     """Captions of MSR-VTT's test clips; the official file has 59,800."""
-    test = {row["video_id"] for row in about["videos"] if row["split"] == "test"}
-    rows = [row for row in about["sentences"] if row["video_id"] in test]
-    return [row["caption"] for row in sorted(rows, key=lambda row: row["sen_id"])]
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        test = {row["video_id"] for row in about["videos"] if row["split"] == "test"}
+        rows = [row for row in about["sentences"] if row["video_id"] in test]
+        return [row["caption"] for row in sorted(rows, key=lambda row: row["sen_id"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--captions={path} cannot be read: {error!r}.") from error
