@@ -108,7 +108,8 @@ def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
         found = _test_sentences(path)
     elif path.suffix == ".jsonl":
         entries_of_file = read_entries(path, require=())
-        found = [each.caption for each in entries_of_file if each.type == "video"]
+        listed = read_entries(path, require=())
+        found = [each.caption for each in listed if each.type == "video"]
     else:
         found = read_prompts(path, "--captions")
     if not found:
