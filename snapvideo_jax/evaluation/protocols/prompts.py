@@ -107,7 +107,6 @@ def read_captions(path: Path, is_msr_vtt: bool) -> list[str]:
     if is_msr_vtt and path.suffix == ".json":
         found = _test_sentences(path)
     elif path.suffix == ".jsonl":
-        entries_of_file = read_entries(path, require=())
         listed = read_entries(path, require=())
         found = [each.caption for each in listed if each.type == "video"]
     else:
