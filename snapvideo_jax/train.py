@@ -175,7 +175,7 @@ def train(
             state = warm_start.initial_state(experiment, mesh, shardings, workdir)
         logger.info("Starting %s at step 0.", workdir)
 
-    # --- The compiled step, and what runs beside it ----------------------------------
+    # --- The compiled step, monitoring, prefetching ----------------------------------
     embed = experiment.text.on_devices(mesh)
     update = jit_train_step(experiment, mesh, shardings)
     key = put_key(experiment.seed, mesh)

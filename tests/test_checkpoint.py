@@ -1,4 +1,4 @@
-"""Checkpoints are whole or put aside, and what goes wrong with them is told."""
+"""Checkpoints are intact or moved away, and errors name what went wrong."""
 
 import contextlib
 import json
@@ -101,31 +101,31 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     # A reader leaves it where it is, as a run may be writing there.
     check_restores(tmp_path, like, 2)
     assert kept_steps(tmp_path) == [1, 2, 3]
-    # The run itself puts it aside.
+    # The run itself moves it away.
     caplog.clear()
     check_restores(tmp_path, like, 2, every_steps=1)
     ours = [each for each in caplog.records if each.name.startswith("snapvideo_jax")]
     told = "\n".join(record.getMessage() for record in ours)
     assert f"The checkpoint of step 3 is damaged: {path}" in told
     assert re.search(message, told), told
-    assert "Using the checkpoint of step 2 in its place" in told
+    assert "Using the checkpoint of step 2 instead" in told
     assert {record.levelname for record in ours} == {"ERROR"}
     assert kept_steps(tmp_path) == [1, 2]
     assert (tmp_path / "damaged" / "3").is_dir()
 
 
-def test_without_a_whole_checkpoint_a_run_is_refused(tmp_path):
+def test_without_an_intact_checkpoint_a_run_is_refused(tmp_path):
     save(tmp_path, 1, 2)
     for step in (1, 2):
         truncate(largest(tmp_path / "checkpoints" / str(step)))
     with pytest.raises(
-        ValueError, match="has no checkpoint that is whole: .*/2/.* bytes in place of"
+        ValueError, match="has no intact checkpoint: .*/2/.* bytes in place of"
     ):
         Checkpoints(tmp_path, every_steps=1)
     assert {path.name for path in (tmp_path / "damaged").iterdir()} == {"1", "2"}
 
 
-def test_a_step_can_be_put_aside_twice(like, tmp_path):
+def test_a_step_can_be_moved_away_twice(like, tmp_path):
     save(tmp_path, 1)
     for _ in range(2):
         save(tmp_path, 2)
@@ -134,13 +134,13 @@ def test_a_step_can_be_put_aside_twice(like, tmp_path):
     assert {path.name for path in (tmp_path / "damaged").iterdir()} == {"2", "2-1"}
 
 
-def test_a_checkpoint_whose_files_were_not_listed_is_read_to_see(like, tmp_path):
+def test_a_checkpoint_without_a_manifest_is_read_through(like, tmp_path):
     """A run that is killed right after the rename leaves it without a list."""
     save(tmp_path, 1, 2)
     newest = tmp_path / "checkpoints" / "2"
     (newest / "manifest_0000.json").unlink()
     check_restores(tmp_path, like, 2, every_steps=1)
-    assert integrity.has_manifest(newest), "from now on it is listed"
+    assert integrity.has_manifest(newest), "now it has a manifest"
     (newest / "manifest_0000.json").unlink()
     path = largest(newest)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -162,7 +162,7 @@ def test_processes_share_the_lists_and_the_checks(tmp_path):
     assert sorted(map(bool, found)) == [False, True]
 
 
-def test_the_average_alone_is_restored_from_the_newest_whole_one(like, tmp_path):
+def test_the_ema_alone_is_restored_from_the_newest_intact_one(like, tmp_path):
     save(tmp_path, 1, 2)
     flip(largest(tmp_path / "checkpoints" / "2"))
     ema, step = Checkpoints(tmp_path).restore_params(like, ema=True)
@@ -170,7 +170,7 @@ def test_the_average_alone_is_restored_from_the_newest_whole_one(like, tmp_path)
     np.testing.assert_array_equal(ema["w"], state_of(1).ema["w"])
 
 
-def test_a_step_that_is_asked_for_is_checked_too(like, tmp_path):
+def test_a_requested_step_is_verified_too(like, tmp_path):
     save(tmp_path, 1, 2)
     *_, step = Checkpoints(tmp_path).restore_params(like, ema=False, step=1)
     assert step == 1
@@ -179,7 +179,7 @@ def test_a_step_that_is_asked_for_is_checked_too(like, tmp_path):
         Checkpoints(tmp_path).restore_params(like, ema=False, step=1)
 
 
-# --- A disk that takes no more -------------------------------------------------------
+# --- A full disk ---------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_it_needs(like, tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint_and_names_the_need(like, tmp_path):
     checkpoints = Checkpoints(tmp_path, every_steps=1)
     checkpoints.save(1, state_of(1), {})
     checkpoints.wait()
@@ -202,29 +202,29 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_it_needs(like, tmp_
         checkpoints.wait()
     text = str(caught.value)
     assert text.startswith(
-        "The checkpoint of step 2 could not be saved: the disk takes"
+        "The checkpoint of step 2 could not be saved: the disk is full"
     )
     assert "it needs 0.6 MB" in text and f"{tmp_path}/checkpoints has " in text
-    assert "the checkpoint of step 1 is kept" in text
+    assert "the checkpoint of step 1 remains" in text
     assert caught.value.exit_code == 4
     checkpoints.close()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     check_restores(tmp_path, like, 1, every_steps=1)
 
 
-def test_a_save_that_failed_is_told_of_at_the_next_step(tmp_path):
+def test_a_failed_save_is_reported_at_the_next_step(tmp_path):
     """And not where the next checkpoint is due, hundreds of steps later."""
     checkpoints = Checkpoints(tmp_path, every_steps=100)
     with files_of_at_most(100_000):
         checkpoints.save(100, state_of(100), {})
         checkpoints._durable._saving.join()
-    with pytest.raises(SaveFailed, match="of step 100 could not.*no checkpoint is kep"):
+    with pytest.raises(SaveFailed, match="of step 100 could not.*no earlier checkp"):
         checkpoints.check_saves()
     checkpoints.check_saves()  # once is enough
     checkpoints.close()
 
 
-def test_room_is_looked_for_before_anything_is_computed(tmp_path, monkeypatch, caplog):
+def test_free_space_is_checked_before_anything_runs(tmp_path, monkeypatch, caplog):
     checkpoints = Checkpoints(tmp_path, every_steps=1, keep=2)
     size = tier.state_bytes(state_of(1))
     free = size - 1
@@ -275,14 +275,14 @@ def test_the_newest_checkpoint_of_either_tier_is_used(like, tmp_path):
     check_restores(workdir, like, 5, every_steps=3, **local)
     flip(largest(fast / "checkpoints" / "5"))
     check_restores(workdir, like, 3, every_steps=3, **local)
-    # Told to stop, a run saves where the machine's end does not reach.
+    # Preempted, a run saves where the end of the machine does not reach.
     checkpoints = Checkpoints(workdir, every_steps=3, keep=3, **local)
     checkpoints.save(4, state_of(4), {}, force=True)
     checkpoints.close()
     assert kept_steps(workdir) == [3, 4] and kept_steps(fast) == []
 
 
-def test_a_workdir_begun_anew_does_not_find_an_old_local_tier(tmp_path):
+def test_a_new_workdir_does_not_find_an_old_local_tier(tmp_path):
     local = dict(local=str(tmp_path / "fast"), local_every_steps=1)
     checkpoints = Checkpoints(tmp_path / "run", every_steps=3, **local)
     checkpoints.save(1, state_of(1), {})
@@ -294,7 +294,7 @@ def test_a_workdir_begun_anew_does_not_find_an_old_local_tier(tmp_path):
     assert len(list((tmp_path / "fast").iterdir())) == 2
 
 
-def test_lists_say_how_many_processes_wrote_them(tmp_path):
+def test_manifests_record_how_many_processes_wrote_them(tmp_path):
     save(tmp_path, 1)
     content = json.loads((tmp_path / "checkpoints/1/manifest_0000.json").read_text())
     assert content["count"] == 1 and integrity.COMMITTED in content["files"]

@@ -302,7 +302,7 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
 @pytest.mark.parametrize(
     "arguments, parts",
     [
-        (["--length", "0.004"], ["length of 0.004 is more than", "Use 0.0", "0.2"]),
+        (["--length", "0.004"], ["cannot give a length of 0.004", "Use 0.0", "0.2"]),
         (["--length", "0"], ["--length: 0.0 is the width of no"]),
         (["--length", "0.3"], ["--length: 0.3 is the width of no", "less than 0.2887"]),
         (["--half_life", "1000"], ["--half_life=1000 at step 24: 60."]),
@@ -328,7 +328,7 @@ def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_p
     RunFolder(tracked).ema_list.unlink()
     for workdir, message in [
         (trained, "tracks no power-function averages; train with optimizer.ema_widths"),
-        (tracked, "has no snapshot yet; the first is made after step 2"),
+        (tracked, "has no snapshot yet; the first is saved after step 2"),
         (tmp_path, "holds no run"),
     ]:
         code, _, err = run("ema", "--workdir", workdir, "--length", "0.1")

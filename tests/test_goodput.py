@@ -116,7 +116,7 @@ def test_where_the_time_went_is_told(clock, tmp_path, caplog):
         clock.now += 3
     summary.log()
     assert caplog.messages == [
-        "4 s in 1 start: step 75.0%, start 25.0%; 0 steps were done again"
+        "4 s in 1 start: step 75.0%, start 25.0%; 0 steps were recomputed"
     ]
 
 

@@ -64,8 +64,8 @@ def test_another_number_of_processes_sees_the_same_batches(rehearsed):
 
 def test_a_full_disk_says_so_and_leaves_a_checkpoint(rehearsed):
     _, outcomes, _ = rehearsed
-    assert "is kept" in outcomes["full_disk"]["detail"]
-    assert "disk takes no more" in outcomes["full_disk"]["detail"]
+    assert "remains" in outcomes["full_disk"]["detail"]
+    assert "disk is full" in outcomes["full_disk"]["detail"]
 
 
 # --- What is not as it should be -----------------------------------------------------

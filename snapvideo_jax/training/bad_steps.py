@@ -1,4 +1,4 @@
-"""Steps that were found to do harm: the run ends there, or their list grows."""
+"""Bad steps: a non-finite loss or gradient, or a spike, ends the run or is skipped."""
 
 import json
 import logging
@@ -16,25 +16,25 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RunStopped):
-    """The loss of a step was infinite or not a number, or its gradient was."""
+    """The loss or the gradient of a step was infinite or NaN."""
 
     exit_code = 3
 
 
 class SpikingGradient(NonFiniteLoss):
-    """The gradient of a step was far above the median; it ends a run the same way."""
+    """The gradient norm of a step was far above the running median."""
 
 
 class BadSteps:
-    """What a run does about steps that `update.judge` found bad, on the host.
+    """Handles steps that `state.judge` found bad, on the host.
 
-    Skipped ones are listed in ``<workdir>/skipped_steps.jsonl``, a line for each: step,
-    reason, loss, gradient norm, running median, and numbers of the samples without a
-    finite loss. Lines of steps after ``folder.first`` are removed, as in the metrics.
+    Skipped steps are listed in ``<workdir>/skipped_steps.jsonl``: step, reason, loss,
+    gradient norm, running median, and numbers of the samples without a finite loss.
+    Lines of steps after ``folder.first`` are removed, as in the metrics.
 
     Attributes:
       skips: whether bad steps are skipped; otherwise the first one ends the run.
-      count: steps that were skipped so far, in process 0.
+      count: of skipped steps, in process 0.
     """
 
     def __init__(self, optimizer, folder: RunFolder):
@@ -49,10 +49,10 @@ class BadSteps:
             self.count = len(read(self._path))
 
     def check(self, step: int, metrics) -> None:
-        """Waits for a step and looks at what it was found to be; once for every step.
+        """Waits for a step and handles its verdict; once for each step.
 
-        All processes have to call it for the same steps: where one is bad, they gather
-        which samples were.
+        All processes have to call it for the same steps: they gather the samples of a
+        bad one.
 
         Raises:
           NonFiniteLoss: its loss or gradient was not finite, and it was not skipped.
@@ -76,8 +76,8 @@ class BadSteps:
     def _error(self, about) -> NonFiniteLoss:
         step, norm = about["step"], about["grad_norm"]
         cure = (
-            "The newest checkpoint is kept; lower optimizer.learning_rate, look at the "
-            "data of that step, or pass over it by optimizer.on_bad_step=skip."
+            "The newest checkpoint remains; lower optimizer.learning_rate, inspect the "
+            "data of that step, or skip it with optimizer.on_bad_step=skip."
         )
         if about["reason"] == "spike":
             return SpikingGradient(
@@ -95,7 +95,7 @@ class BadSteps:
 
 
 def _about(step: int, metrics) -> dict:
-    """What is known of a bad step. Reasons are "loss", "gradient" and "spike"."""
+    """The report of a bad step; its reason is "loss", "gradient" or "spike"."""
     loss, median = float(metrics["loss"]), float(metrics["median_norm"])
     losses = to_host(metrics["samples"]["loss"])
     numbers = to_host(metrics["samples"]["number"])
@@ -105,6 +105,6 @@ def _about(step: int, metrics) -> dict:
         "reason": "spike" if int(metrics["verdict"]) == SPIKE else reason,
         "loss": loss,
         "grad_norm": float(metrics["grad_norm"]),
-        "median": median or None,  # 0 is not known yet
+        "median": median or None,  # 0 until there are enough steps
         "samples": sorted(numbers[~np.isfinite(losses)].tolist()),
     }

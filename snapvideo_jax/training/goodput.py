@@ -1,10 +1,10 @@
-"""Where the time of a run goes, also over many starts of it.
+"""Goodput: where the wall time of a run goes, over all its starts.
 
 Every second of the main thread belongs to one part, so the parts add up to the wall
-time. ``summary.json`` in the workdir keeps the sums over all starts of the run. Steps
-that a killed start did after the checkpoint that the next one begins from are done
-again: their seconds are lost, and so is what nobody could count, the time between the
-last word of one start and the first of the next.
+time. ``summary.json`` in the workdir stores the sums over all starts of the run. Steps
+that a killed start did after its last checkpoint are recomputed: their seconds count as
+lost. The time between the last write of one start and the beginning of the next is
+reported separately.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ PARTS = {
     "evaluation": "making sheets",
     "other": "in the host's own code",
 }
-"""What a process can be doing, and how to say so."""
+"""Parts of the time of a process, and what it is doing then."""
 REPEATED = ("data", "step")
-"""Parts whose seconds are lost where steps are done again."""
+"""Parts whose seconds are lost where steps are recomputed."""
 MARKS = 50
-"""Newest saves whose time is remembered."""
+"""Newest checkpoints whose time is stored."""
 
 
 class Goodput:
-    """A clock that always runs for one of `PARTS`, at first for "start".
+    """A clock that always runs for one of `PARTS`, initially "start".
 
     Args:
-      before: seconds that count as "start" already.
+      before: seconds before this call that count as "start".
     """
 
     def __init__(self, before: float = 0.0):
@@ -53,7 +53,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Time in this context belongs to ``part``, but for contexts inside of it."""
+        """Time in this context belongs to ``part``, except in nested contexts."""
         self._turn()
         self._stack.append(part)
         try:
@@ -63,13 +63,13 @@ class Goodput:
             self._stack.pop()
 
     def started(self) -> None:
-        """From now on what belongs to no context is "other"."""
+        """From now on time outside of all contexts belongs to "other"."""
         self._turn()
         self._stack[0] = "other"
 
     @property
     def current(self) -> tuple[str, float]:
-        """The part that the clock runs for, and since when; from any thread."""
+        """The part that the clock runs for, and since when; for any thread."""
         return self._stack[-1], self._since
 
     def seconds(self) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Goodput:
         return dict(self._seconds)
 
     def wall(self) -> float:
-        """Seconds of all parts together, by another clock."""
+        """Seconds since the start of the process, measured as one interval."""
         return self._before + time.monotonic() - self._began
 
     def _turn(self) -> None:
@@ -116,7 +116,7 @@ class RunSummary:
             self._lose(first, past["step"])
 
     def _lose(self, first: int, reached: int) -> None:
-        """Counts what was done after step ``first`` as lost."""
+        """Counts the time after step ``first`` as lost."""
         self._lost_steps += max(reached - first, 0)
         if reached <= first or first not in self._marks:
             return
@@ -126,7 +126,7 @@ class RunSummary:
             self._past["lost"] += seconds
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each part over all starts, those lost among them."""
+        """Seconds of each part over all starts, including "lost"."""
         now = self._goodput.seconds()
         return {part: past + now.get(part, 0.0) for part, past in self._past.items()}
 
@@ -137,7 +137,7 @@ class RunSummary:
         return {part: each / whole for part, each in seconds.items()}
 
     def saved(self, step: int) -> None:
-        """Remembers the time of a checkpoint."""
+        """Stores the time of a checkpoint."""
         seconds = self.seconds()
         self._marks[step] = {part: seconds[part] for part in REPEATED}
         for old in sorted(self._marks)[:-MARKS]:
@@ -147,8 +147,8 @@ class RunSummary:
         """Writes the file.
 
         Args:
-          step: that the run has come to.
-          ended: why this start ends; None where it goes on.
+          step: that the run has reached.
+          ended: why this start ends; None while it continues.
         """
         seconds = self.seconds()
         wall = sum(seconds.values())
@@ -173,11 +173,11 @@ class RunSummary:
         write_json(self._path, content)
 
     def log(self) -> None:
-        """Logs where the time went."""
+        """Logs the share of each part."""
         shares, whole = self.shares(), sum(self.seconds().values())
         parts = sorted(shares.items(), key=lambda item: -item[1])
         logger.info(
-            "%.4g s in %d start%s: %s; %d steps were done again",
+            "%.4g s in %d start%s: %s; %d steps were recomputed",
             whole,
             self._runs,
             "" if self._runs == 1 else "s",
@@ -187,7 +187,7 @@ class RunSummary:
 
 
 def process_seconds() -> float:
-    """Seconds since this process was made; 0 where that is not known."""
+    """Seconds since this process was created; 0 if unknown."""
     try:
         stat = Path("/proc/self/stat").read_text()
         ticks = int(stat.rpartition(")")[2].split()[19])  # since the machine started
@@ -198,7 +198,7 @@ def process_seconds() -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A summary written before; empty where there is none that can be read."""
+    """The summary of earlier starts; empty if there is none that can be read."""
     try:
         past = json.loads(path.read_text())
         return past if {"step", "written", "seconds"} <= past.keys() else {}

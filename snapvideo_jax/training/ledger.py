@@ -1,4 +1,4 @@
-"""The batch ledger: what every step of a run was made of, to be looked at again.
+"""The batch ledger: loss and digests of the batch of every step, for `replay`.
 
     ledger/00000001.jsonl         steps 1 to 1000, the rows of process 0
     ledger/00000001-0003.jsonl    the same steps, the rows of process 3
@@ -6,13 +6,13 @@
 A line is ``{"step": 20, "loss": 0.5, "grad_norm": 1.2, "rows": "0-63", "digest": "...",
 "samples": "...", "moved": {"17": 2}}``. ``samples`` holds 4 bytes for every row, in
 base64: a digest of its content and of its number in the global sequence. ``digest``
-is one of these. ``moved`` names the rows whose file could not be used, and how many
-places further the one that was taken lies; all else of a batch is a function of the
-step. Loss and gradient norm are null where they are not finite.
+is the digest of these. ``moved`` names the rows whose file could not be used, and how
+many places after it the file lies that was used instead; everything else of a batch is
+a function of the step. Loss and gradient norm are null where they are not finite.
 
-Every process writes its own rows and tells no other. What is read is the whole batch
-again, with one digest whatever the number of processes. A line takes 5.4 bytes a row
-and some 130 more: 0.5 KB at 64 samples a batch, 22 KB at 4096 of one process.
+Every process writes its own rows, without communication. `read` joins them, with the
+same digest for any number of processes. A line takes 5.4 bytes per row and about 130
+more: 0.5 KB for a batch of 64 samples, 22 KB for 4096 in one process.
 """
 
 import base64
@@ -37,20 +37,20 @@ from snapvideo_jax.types import RawBatch
 
 STEPS_PER_FILE = 1000
 IN_FLIGHT = 4
-"""Batches that may wait to be digested before the loop waits, too."""
+"""Batches that may wait for their digest before the loop waits, too."""
 ENDING_SECONDS = 10
-"""What a failed run waits for the lines of its last steps."""
+"""How long a failed run waits for the lines of its last steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the ledger holds of a step.
+    """The ledger's entry of a step.
 
     Attributes:
       step: updates of the run after it, from 1.
-      loss, grad_norm: of the batch; NaN where they were not finite.
+      loss, grad_norm: of the batch; NaN if not finite.
       samples: digest of each row.
-      moved: for some rows how many places further than asked their file lay.
+      moved: of rows whose file was replaced: how many places after it the used one is.
     """
 
     step: int
@@ -61,21 +61,21 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of the whole batch."""
+        """Digest of the whole batch."""
         rows = sorted(self.samples)
         return batch_digest(np.array([self.samples[row] for row in rows], np.uint32))
 
 
 class Ledger:
-    """Writes the lines of one process, in a thread of its own.
+    """Writes the lines of one process, in a dedicated thread.
 
-    The thread digests a batch while the devices work on it, and waits in place of the
-    loop for the loss.
+    The thread computes digests while the devices run the step, and waits for the loss
+    in place of the loop.
 
     Args:
       folder: of the run.
       batch: samples in a global batch.
-      keep_steps: newest steps whose lines are kept, to a whole file; 0 writes none.
+      keep_steps: newest steps whose lines are retained, in whole files; 0 writes none.
     """
 
     def __init__(self, folder: RunFolder, batch: int, keep_steps: int):
@@ -94,16 +94,16 @@ class Ledger:
         moved: Shaped[np.ndarray, "b"],
         metrics: Mapping[str, Any],
     ) -> None:
-        """Notes a step; returns at once.
+        """Records a step; returns at once.
 
         Args:
           done: the step, from 1.
-          batch: the rows of this process; may not be changed any more.
-          moved: how many places further their files lay.
+          batch: the rows of this process; must not change afterwards.
+          moved: of each row, as in `types.Fetched`.
           metrics: of the step, on the devices.
 
         Raises:
-          OSError: a line before could not be written.
+          OSError: an earlier line could not be written.
         """
         if not self._keep:
             return
@@ -116,10 +116,10 @@ class Ledger:
             self._pending.pop(0).result()
 
     def flush(self) -> None:
-        """Returns when all lines are on the disk.
+        """Returns when all lines are on disk.
 
         Raises:
-          OSError: one could not be written.
+          OSError: a line could not be written.
         """
         while self._pending:
             self._pending.pop(0).result()
@@ -127,7 +127,7 @@ class Ledger:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends the thread, after a short wait for what it is at."""
+        """Ends the thread, after at most `ENDING_SECONDS`."""
         concurrent.futures.wait(self._pending, ENDING_SECONDS)
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._file and all(each.done() for each in self._pending):
@@ -141,7 +141,7 @@ class Ledger:
         self._file.flush()
 
     def _open(self, done: int):
-        """The file of a step; whole files of steps that are too old are removed."""
+        """The file of a step; removes files of which all steps are too old."""
         part = f"-{self._index:04d}" if self._index else ""
         path = self._folder / f"{_first_of(done):08d}{part}.jsonl"
         if not self._file or self._file.name != str(path):
@@ -157,7 +157,7 @@ class Ledger:
     def _ours(self) -> list[tuple[int, Path]]:
         """First step and path of the files of this process.
 
-        Those of processes that an earlier start had and this has not are process 0's.
+        Process 0 takes over the files of processes that only earlier starts had.
         """
         return [
             (begin, path)
@@ -180,7 +180,7 @@ def format_entry(
     moved: Mapping[int, int],
     metrics: Mapping[str, Any],
 ) -> str:
-    """The line of a step, with the digests of some rows of its batch."""
+    """The line of a step, for some rows of its batch."""
     values = {name: float(value) for name, value in metrics.items()}
     line = {
         "step": step,
@@ -193,10 +193,7 @@ def format_entry(
 
 
 def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Entry]:
-    """The entries of a run's steps from ``first`` to ``last``, in order.
-
-    Steps of which no line was written are left out.
-    """
+    """The entries of steps ``first`` to ``last``, in order, of those that have one."""
     folder = RunFolder(workdir).ledger
     begins = sorted({begin for begin, _, _ in _files(folder)})
     for begin in begins:
@@ -212,14 +209,14 @@ def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Ent
 
 
 def entry_of(workdir: Path, step: int) -> Entry | None:
-    """The entry of a step, None where there is none."""
+    """The entry of a step; None without one."""
     return next(read(workdir, step, step), None)
 
 
 def sample_digests(batch: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, "b"]:
-    """A digest of the content of every row of a batch, and of its number.
+    """A digest of the content and the sample number of each row of a batch.
 
-    It depends neither on the other rows nor on who holds them.
+    It depends neither on the other rows nor on the process that has the row.
     """
     names = sorted(set(batch) - {"sample"})  # Digests depend on this order.
     arrays = [np.ascontiguousarray(batch[name]) for name in names]
@@ -233,7 +230,7 @@ def sample_digests(batch: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, "b"]:
 
 
 def batch_digest(samples: UInt32[np.ndarray, "b"]) -> str:
-    """One digest of those of samples, in their order."""
+    """The digest of a batch, from the digests of its samples in order."""
     return hashlib.blake2b(samples.astype("<u4").tobytes(), digest_size=8).hexdigest()
 
 

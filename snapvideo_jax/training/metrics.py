@@ -1,8 +1,8 @@
-"""Records what a run measures: scalars, clips and texts by step, and its progress.
+"""Metrics of a run: scalars, clips and texts by step.
 
-Scalars go to ``metrics.jsonl``, which is easy to read from a program, and to
-TensorBoard, which is easy to look at. Both are cut back to the restored step when a
-run resumes, so that a resumed run leaves the record of an uninterrupted one.
+Scalars go to ``metrics.jsonl``, for programs, and to TensorBoard, for people. Both are
+truncated to the restored step when a run resumes, so that a resumed run leaves the
+record of an uninterrupted one.
 """
 
 import json
@@ -29,9 +29,8 @@ class MetricWriter:
     listed under "nonfinite". TensorBoard reads ``<workdir>/tensorboard``.
 
     Args:
-        folder: of the run; made if needed. Where it is not of the process that
-            writes, every method does nothing. Records after the step that the run
-            resumes from are removed.
+        folder: of the run; created if needed. Unless ``folder.is_writer`` all methods
+            do nothing. Records of steps after ``folder.first`` are removed.
     """
 
     def __init__(self, folder: RunFolder):
@@ -79,7 +78,7 @@ class MetricWriter:
     def write_video(
         self, step: int, name: str, frames: UInt8[np.ndarray, "t h w 3"], fps: float
     ) -> None:
-        """Shows a clip in TensorBoard, as a moving GIF among the images."""
+        """Shows a clip in TensorBoard, as an animated GIF among the images."""
         if self._lines is None:
             return
         _, height, width, _ = frames.shape
@@ -98,7 +97,7 @@ class MetricWriter:
             self._board.add_text(name, text, step)
 
     def close(self) -> None:
-        """Writes out what is buffered. The writer does nothing from then on."""
+        """Flushes. The writer does nothing from then on."""
         if self._lines is not None:
             self._lines.close()
             self._board.close()

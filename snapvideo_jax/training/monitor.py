@@ -1,4 +1,4 @@
-"""What is written of a run while it trains: metrics and sample sheets."""
+"""Metrics, sample sheets and the summary that a run writes while it trains."""
 
 import contextlib
 import itertools
@@ -25,12 +25,12 @@ Sheets = Callable[[int, Any], Iterable[tuple[str, np.ndarray]]]
 
 
 class Monitor:
-    """What is written of a run while it trains: metrics and sample sheets.
+    """Writes metrics, sample sheets and the summary of a run.
 
     Args:
       experiment, mesh, folder: of the run.
-      joint: the global sequence of samples.
-      goodput: measures where the time goes.
+      joint: the global sample sequence.
+      goodput: the clock of the run.
       sheets: samples the sheets of a step, as `sampling.sheets.SheetSampler`.
     """
 
@@ -59,8 +59,8 @@ class Monitor:
         self._before, self._began = self._goodput.seconds(), self._goodput.wall()
 
     def after_step(self, done: int, state, metrics) -> None:
-        """Keeps the metrics of a step; writes them and a sheet where they are due."""
-        # One step is left in flight, so that the host never holds up the device.
+        """Stores the metrics of a step; writes them and a sheet where due."""
+        # One step stays in flight, so that the devices never wait for the host.
         self.check_finite()
         self._pending.append((done, metrics))
         self._done = done
@@ -75,13 +75,13 @@ class Monitor:
                     self._writer.write_video(done, f"samples/{name}", frames, fps)
 
     def check_finite(self) -> None:
-        """Waits for the last step and looks at what it was found to be."""
+        """Waits for the last step and handles its verdict (`BadSteps.check`)."""
         with self._goodput.timing("step"):
             for step, metrics in self._pending[-1:]:
                 self._bad.check(step, metrics)
 
     def checkpoint_saved(self, done: int) -> None:
-        """A checkpoint is being written; from it the run would go on."""
+        """A checkpoint of step ``done`` is being written."""
         self._summary.saved(done)
         if self._folder.is_writer:
             self._summary.write(done)

@@ -1,14 +1,13 @@
 """Checkpoints of a whole run: parameters, optimizer, EMA, step and data position.
 
-Orbax writes them in the background and puts each in place by one rename, so a run that
-is killed while it saves finds the checkpoint before it. What is random is derived from
-the step, so nothing else is needed to continue exactly. Before one is read all of its
-files are compared with what was written (`manifest`); one that is damaged is put aside
-and the newest whole one is used.
+Orbax writes them in the background and commits each by one rename, so a run that is
+killed while it saves resumes from the checkpoint before. All randomness is derived from
+the step, so nothing else is needed to resume exactly. Before a checkpoint is restored
+its files are verified (`integrity`); a damaged one is moved away and the newest intact
+one is used.
 
-There may be two tiers: a folder on a fast disk of the machine, written often, beside
-the durable one in the workdir. Both are alike, and the newest checkpoint of either is
-the one that a run goes on from.
+There may be two tiers: the durable folder in the workdir, and one on a fast local disk,
+written more often. A run resumes from the newest checkpoint of either.
 """
 
 import secrets
@@ -29,17 +28,17 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      every_steps: steps between checkpoints; 0 only reads, also of a run in progress.
-      keep: newest ones that are kept.
-      keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
-      local: folder on a fast disk for a second tier, of which the newest one is kept;
-        "" for none.
-      local_every_steps: steps between its checkpoints.
-      until: looks only at checkpoints up to this step; None for all.
+      every_steps: steps between checkpoints; 0 only reads, also from a run in progress.
+      keep: number of newest checkpoints that are retained.
+      keep_every_steps: checkpoints at multiples of this are never deleted; 0 for none.
+      local: folder on a fast disk for a second tier, which retains only its newest
+        checkpoint; "" for none.
+      local_every_steps: steps between checkpoints of the second tier.
+      until: ignores checkpoints of later steps; None ignores none.
 
     Raises:
-      ValueError: there are checkpoints, and all are damaged; names a file of each. Or
-        ``local`` is not a folder that all processes share.
+      ValueError: all checkpoints are damaged; names a file of each. Or ``local`` is not
+        a folder that all processes share.
     """
 
     def __init__(
@@ -65,35 +64,35 @@ class Checkpoints:
         broken = [each.broken for each in self._tiers if each.broken]
         if broken and self.latest is None:
             raise ValueError(
-                f"{workdir} has no checkpoint that is whole: {'; '.join(broken)}. "
-                "Restore one from a copy, or use another --workdir to begin anew."
+                f"{workdir} has no intact checkpoint: {'; '.join(broken)}. "
+                "Restore one from a copy, or start again in another --workdir."
             )
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, None where there is none."""
+        """Step of the newest intact checkpoint; None without one."""
         return max(
             (each.latest for each in self._tiers if each.latest is not None),
             default=None,
         )
 
     def due(self, step: int) -> bool:
-        """True where ``save(step, ...)`` would write a checkpoint."""
+        """True if ``save(step, ...)`` writes a checkpoint."""
         return any(each.due(step) for each in self._tiers)
 
     def save(
         self, step: int, state: TrainState, data: dict[str, Any], force: bool = False
     ) -> None:
-        """Begins to write a checkpoint and returns once ``state`` may be donated.
+        """Starts to write a checkpoint and returns once ``state`` may be donated.
 
         Args:
-          step: number of updates that ``state`` has seen.
-          state: all of it is written.
+          step: number of updates in ``state``.
+          state: written completely.
           data: the data iterator's state; its next batch is that of ``step``.
-          force: also where none is due, to the durable tier.
+          force: writes to the durable tier even if no checkpoint is due.
 
         Raises:
-          SaveFailed: this one, or the one before.
+          SaveFailed: this save failed, or the one before.
         """
         if force or self._durable.due(step):
             self._durable.save(step, state, data)
@@ -101,22 +100,22 @@ class Checkpoints:
             self._local.save(step, state, data)
 
     def check_saves(self) -> None:
-        """Looks whether a checkpoint that was being written has failed; waits for none.
+        """Raises the error of a save that has failed in the background; never waits.
 
         Raises:
-          SaveFailed: it has.
+          SaveFailed: one has.
         """
         for tier in self._tiers:
             tier.check()
 
     def check_room(self, state: TrainState) -> None:
-        """Looks whether the checkpoints of a run can be written.
+        """Checks that the checkpoints of a run can be written.
 
         Args:
           state: shapes.
 
         Raises:
-          ValueError: a folder cannot be written, or has no room for one checkpoint.
+          ValueError: a folder is not writable, or has no space for one checkpoint.
         """
         size = state_bytes(state)
         self._durable.check_room(size, self._keep + 1, "--workdir")
@@ -124,7 +123,7 @@ class Checkpoints:
             self._local.check_room(size, 2, "run.local_folder")
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint, laid out like ``like``.
+        """The state in the newest checkpoint.
 
         Args:
           like: shapes and shardings (``jax.ShapeDtypeStruct``) of the state.
@@ -134,21 +133,26 @@ class Checkpoints:
     def restore_params(
         self, like: TrainState, ema: bool, step: int | None = None
     ) -> tuple[Any, int]:
-        """The (EMA) parameters of a checkpoint, the newest if not told, and its step.
+        """The raw or EMA parameters of a checkpoint, and its step.
+
+        Args:
+          like: shapes and shardings of the state.
+          ema: whether to return the EMA in place of the raw parameters.
+          step: of the checkpoint; None for the newest.
 
         Raises:
           ValueError: the workdir has no checkpoint, none of ``step``, or that one is
             damaged.
         """
-        kept = self._durable.steps()
+        saved = self._durable.steps()
         if self.latest is None:
             raise ValueError(
                 f"--workdir={self._workdir} has no checkpoint; train first."
             )
-        if step is not None and step not in kept:
+        if step is not None and step not in saved:
             raise ValueError(
                 f"{self._workdir} has no checkpoint of step {step}; it has those of "
-                f"{sorted(kept)}."
+                f"{sorted(saved)}."
             )
         checked = step is None or step == self._durable.latest
         if not checked and (wrong := self._durable.find_damage(step)):
@@ -162,7 +166,7 @@ class Checkpoints:
         return (loaded.ema if ema else loaded.params), found
 
     def _load(self, wanted, step: int):
-        """From the tier whose newest checkpoint is that of ``step``, or the durable."""
+        """From the tier whose newest checkpoint is of ``step``, or the durable one."""
         newest = [each for each in self._tiers if each.latest == step]
         tier = (newest or [self._durable])[0]
         return ocp.load_checkpointables(tier.path(step), wanted)
@@ -171,16 +175,16 @@ class Checkpoints:
         """Waits for the checkpoints that are being written.
 
         Raises:
-          SaveFailed: one could not be.
+          SaveFailed: a save failed.
         """
         for tier in self._tiers:
             tier.wait()
 
     def close(self) -> None:
-        """Waits for the checkpoints that are being written, and ends.
+        """Waits for the checkpoints that are being written, and releases the folders.
 
         Raises:
-          SaveFailed: one could not be.
+          SaveFailed: a save failed.
         """
         try:
             self.wait()
@@ -190,9 +194,9 @@ class Checkpoints:
 
 
 def _own_folder(workdir: Path, local: Path) -> Path:
-    """The folder of a run on the local disk, under a name that no other run has.
+    """The folder of a run on the local disk, with a name that no other run has.
 
-    A workdir that was begun anew does not find what an earlier run left there.
+    A run that starts again in a new workdir does not find the checkpoints of the old.
 
     Raises:
       ValueError: not all processes share it.
@@ -205,8 +209,8 @@ def _own_folder(workdir: Path, local: Path) -> Path:
             (local / path.read_text()).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"run.local_folder={local} cannot be written ({error}); use a folder "
-                "that can."
+                f"run.local_folder={local} is not writable ({error}); use another "
+                "folder."
             ) from error
     coordinator.gather("snapvideo/local", "")
     folder = local / path.read_text()
@@ -214,6 +218,6 @@ def _own_folder(workdir: Path, local: Path) -> Path:
     if "0" in said:
         raise ValueError(
             f"run.local_folder={local} is not shared by process {said.index('0')}; "
-            "its checkpoints are whole only where all processes write to one folder."
+            "its checkpoints are complete only if all processes write to one folder."
         )
     return folder

@@ -1,9 +1,8 @@
-"""Snapshots of power-function averages: kept while training, combined afterwards.
+"""Snapshots of power-function EMAs, saved during training for `posthoc_ema`.
 
-They lie beside the checkpoints, in ``<workdir>/ema``, and are never removed. One holds
-the averages of all widths after a step and nothing else, and a `manifest` of its files.
-`profiles` tells how they are combined; here they are read, a few parameters of one step
-at a time, after all files were compared with what was written.
+They are in ``<workdir>/ema`` and are never removed. Each holds the averages of all
+widths after a step, and manifests of its files (`integrity`). They are combined a few
+parameters of one step at a time, after all files were verified.
 """
 
 import contextlib
@@ -37,8 +36,8 @@ class UnreadableSnapshot(RuntimeError):
     """A snapshot is missing or damaged.
 
     Args:
-      step: that it was made after.
-      reason: of it, in a line.
+      step: of the snapshot.
+      reason: what is damaged, in a line.
     """
 
     def __init__(self, step: int, reason: str):
@@ -47,10 +46,10 @@ class UnreadableSnapshot(RuntimeError):
 
 
 class EmaSnapshots:
-    """Writes the snapshots of a run that has ``optimizer.ema_widths``, or none.
+    """Writes the snapshots of a run; none without ``optimizer.ema_widths``.
 
-    What was saved is listed in ``<workdir>/ema_snapshots.jsonl``; steps after the one
-    that a run resumes at are taken off the list, and written over when it comes there.
+    ``<workdir>/ema_snapshots.jsonl`` lists them. Steps after the one that a run resumes
+    from are removed from the list, and overwritten when the run reaches them.
     """
 
     def __init__(self, experiment, folder: RunFolder):
@@ -75,19 +74,19 @@ class EmaSnapshots:
         )
 
     def save_missing(self, step: int, state) -> None:
-        """Saves the snapshot of the step that a run resumes at, should it be missing.
+        """Saves the snapshot of the step that a run resumes from, if it is missing.
 
-        The checkpoint may have been there before it when the run was killed.
+        A run may have been killed between the checkpoint and the snapshot.
         """
         if self.due(step) and step not in self._existing():
             self.save(step, state)
 
     def due(self, step: int) -> bool:
-        """True where a snapshot belongs after this step."""
+        """True if a snapshot is due after this step."""
         return step in self._steps
 
     def save(self, step: int, state) -> None:
-        """Begins to write a snapshot and returns once ``state`` may be donated."""
+        """Starts to write a snapshot and returns once ``state`` may be donated."""
         self.wait()
         tracks = dict(zip(map(str, self._widths), state.powers, strict=True))
         self._checkpointer.save_checkpointables_async(
@@ -99,7 +98,7 @@ class EmaSnapshots:
                 lines.write(json.dumps({"step": step}) + "\n")
 
     def wait(self) -> None:
-        """Waits until all are in place: none is missed by a run that resumes later."""
+        """Waits until all snapshots are committed and have manifests."""
         if self._checkpointer:
             self._checkpointer.wait()
         if self._unlisted is not None:
@@ -120,11 +119,11 @@ class EmaSnapshotReader(contextlib.AbstractContextManager):
     """Reads the snapshots of a workdir.
 
     Attributes:
-      widths: of the averages in each.
-      steps: those that were saved, of the run as it stands; some may be unreadable.
+      widths: of the averages in each snapshot.
+      steps: of the saved snapshots; some may be unreadable.
 
     Raises:
-      ValueError: the run tracks no power-function averages, or has no snapshot yet.
+      ValueError: the run tracks no power-function EMA, or has no snapshot yet.
     """
 
     def __init__(self, experiment, workdir: Path):
@@ -138,7 +137,7 @@ class EmaSnapshotReader(contextlib.AbstractContextManager):
         self.steps = sorted({line["step"] for line in json_lines.read(folder.ema_list)})
         if not self.steps:
             raise ValueError(
-                f"--workdir={workdir} has no snapshot yet; the first is made after "
+                f"--workdir={workdir} has no snapshot yet; the first is saved after "
                 f"step {experiment.optimizer.snapshots()[0]}."
             )
         self.shapes = nn.unbox(abstract_state(experiment)).params
@@ -149,9 +148,9 @@ class EmaSnapshotReader(contextlib.AbstractContextManager):
         self._checkpointer.close()
 
     def existing_steps(self) -> list[int]:
-        """Steps whose snapshots are there; they may still be damaged inside."""
-        kept = {found.step for found in self._checkpointer.checkpoints}
-        return [step for step in self.steps if step in kept]
+        """Steps of the snapshots that exist; they may still be damaged."""
+        present = {found.step for found in self._checkpointer.checkpoints}
+        return [step for step in self.steps if step in present]
 
     def combine(self, weights: Mapping[int, Mapping[float, float]]) -> Any:
         """The weighted sum of averages, as a tree of float32 parameters on the host.
@@ -159,7 +158,7 @@ class EmaSnapshotReader(contextlib.AbstractContextManager):
         Peak memory is the result, `CHUNK_BYTES` bytes, and what is read of a snapshot.
 
         Args:
-          weights: of the average of a width, at a step.
+          weights: by step, then by width of the average.
 
         Raises:
           UnreadableSnapshot: names the first step that cannot be read.

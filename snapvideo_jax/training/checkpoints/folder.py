@@ -1,4 +1,4 @@
-"""Checkpoints in one folder: written in the background, and checked before use."""
+"""Checkpoints in one folder: saved in the background, verified before use."""
 
 import errno
 import json
@@ -25,15 +25,15 @@ _keep = ocp.training.preservation_policies
 _save = ocp.training.save_decision_policies
 
 DAMAGED = "damaged"
-"""The folder beside the checkpoints of a tier in which damaged ones are kept."""
+"""Folder next to the checkpoints of a tier, to which damaged ones are moved."""
 
 
 class Tier:
-    """Checkpoints in one folder, the newest of which is known to be whole.
+    """Checkpoints in one folder, the newest of which was verified.
 
     Attributes:
-      latest: its step, None where there is none; of those up to ``until``.
-      broken: what is wrong with the newest one that is not whole; "" for nothing.
+      latest: step of the newest intact checkpoint up to ``until``; None without one.
+      broken: damage of the newest damaged checkpoint; "" without one.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Tier:
         self._every = every_steps
         self._saving: _Saving | None = None
         self._has_failed = False
-        self.latest, self.broken = self._newest_whole()
+        self.latest, self.broken = self._newest_intact()
         self._checkpointer = None
         if not every_steps:
             return
@@ -64,7 +64,7 @@ class Tier:
             context=ocp.Context(multiprocessing_options=tier),
             save_decision_policy=_save.FixedIntervalPolicy(every_steps),
             preservation_policy=_keep.AnyPreservationPolicy(policies),
-            # What was left half written by a killed run, not by one that still writes.
+            # Those of a killed run; no other run writes here.
             cleanup_tmp_directories=True,
         )
 
@@ -109,9 +109,9 @@ class Tier:
         try:
             self._checkpointer.close()
         except Exception:
-            if not self._has_failed:  # Orbax raises again what was told before
+            if not self._has_failed:  # Orbax raises the same error again
                 raise
-        if self._has_failed:  # only now nothing is written any more
+        if self._has_failed:  # nothing is being written from here on
             self._remove_unfinished()
 
     def check_room(self, size: int, states: int, setting: str) -> None:
@@ -122,50 +122,50 @@ class Tier:
         except OSError as error:
             raise ValueError(
                 f"{setting}: checkpoints cannot be written to {self._folder} "
-                f"({error}); use a folder that can be written."
+                f"({error}); use a writable folder."
             ) from error
-        there = [path for path in self._folder.iterdir() if path.name.isdigit()]
-        wanted = max(states * size - integrity.total_bytes(there), size)
-        told = (
+        present = [path for path in self._folder.iterdir() if path.name.isdigit()]
+        wanted = max(states * size - integrity.total_bytes(present), size)
+        room = (
             f"{setting}: {self._folder} has {human_bytes(free)} free, and {states} "
             f"checkpoints of {human_bytes(size)} need {human_bytes(wanted)} more"
         )
         if free < size:
-            raise ValueError(f"{told}; make room, or use another folder.")
+            raise ValueError(f"{room}; free some space, or use another folder.")
         if free < wanted:
-            logger.warning("%s; the disk will be full before the run ends.", told)
+            logger.warning("%s; the disk will be full before the run ends.", room)
 
     def _check_free(self, step: int, size: int) -> None:
-        """Looks for room before a save, for all processes come to the same end then.
+        """Checks the free space before a save, so that all processes fail alike.
 
-        Where one of them fails while it writes, Orbax has the others wait for it.
+        If one of them fails while it writes, Orbax makes the others wait for it.
         """
         if shutil.disk_usage(self._folder).free < size:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise self._failed(step, full, size)
 
-    def _newest_whole(self) -> tuple[int | None, str]:
-        """The step of the newest checkpoint that is whole; others are put aside."""
+    def _newest_intact(self) -> tuple[int | None, str]:
+        """Step of the newest intact checkpoint; moves damaged ones away."""
         first = ""
-        # A run in progress may add one meanwhile; all look at what process 0 sees.
+        # A run in progress may add one meanwhile; all use the list of process 0.
         steps = json.dumps(sorted(self.steps(), reverse=True))
         (seen, *_) = coordinator.gather(f"snapvideo/steps/{self._folder}", steps)
         for step in json.loads(seen):
             wrong = self.find_damage(step)
             if not wrong:
                 if first:
-                    logger.error("Using the checkpoint of step %d in its place.", step)
+                    logger.error("Using the checkpoint of step %d instead.", step)
                 if self._every and not integrity.has_manifest(self.path(step)):
                     self._list(step)
                 return step, first
             first = first or wrong
             logger.error("The checkpoint of step %d is damaged: %s.", step, wrong)
             if self._every:
-                self._put_aside(step)
+                self._move_away(step)
         return None, first
 
     def find_damage(self, step: int) -> str:
-        """What any process finds wrong with a checkpoint, "" for nothing."""
+        """The damage that any process finds in a checkpoint; "" for none."""
         mine = integrity.find_damage(
             self.path(step), jax.process_index(), jax.process_count()
         )
@@ -183,55 +183,53 @@ class Tier:
         ]
 
     def _list(self, step: int) -> None:
-        """Lists the files of a checkpoint that an earlier run had no time to list."""
-        logger.warning(
-            "The files of checkpoint %d were not listed; now they are.", step
-        )
-        coordinator.gather(f"snapvideo/list/{self._folder}", "")  # all have looked
+        """Writes the manifest of a checkpoint whose run was killed before it could."""
+        logger.warning("Checkpoint %d had no manifest; writing it now.", step)
+        coordinator.gather(f"snapvideo/list/{self._folder}", "")  # all have verified it
         if jax.process_index() == 0:
             integrity.remove_manifests(self.path(step))
         coordinator.gather(f"snapvideo/listed/{self._folder}", "")
         _write_manifest(self.path(step))
 
-    def _put_aside(self, step: int) -> None:
+    def _move_away(self, step: int) -> None:
         aside = self._folder.parent / DAMAGED
         if jax.process_index() == 0:
             aside.mkdir(exist_ok=True)
             names = (f"{step}{end}" for end in ("", *(f"-{n}" for n in range(1, 1000))))
             name = next(name for name in names if not (aside / name).exists())
             self.path(step).rename(aside / name)
-            logger.error("It is kept as %s.", aside / name)
+            logger.error("It is moved to %s.", aside / name)
         coordinator.gather(f"snapvideo/aside/{self._folder}/{step}", "")
 
     def _remove_unfinished(self) -> None:
-        """Removes what a save that failed has left."""
+        """Removes the files of a failed save."""
         for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _failed(self, step: int, error: BaseException, size: int) -> SaveFailed:
-        """The error of a checkpoint; which one is kept."""
+        """The error of a save; names the newest checkpoint that remains."""
         self._has_failed = True
         self.latest = max((one for one in self.steps() if one != step), default=None)
-        kept = "no checkpoint is kept yet"
+        rest = "there is no earlier checkpoint"
         if self.latest is not None:
-            kept = f"the checkpoint of step {self.latest} is kept"
+            rest = f"the checkpoint of step {self.latest} remains"
         why, cure = f"{type(error).__name__}: {first_line(error)}", "Correct this"
         if is_disk_full(error):
             free = shutil.disk_usage(self._folder).free
             why = (
-                f"the disk takes no more ({first_line(error)}); it needs "
+                f"the disk is full ({first_line(error)}); it needs "
                 f"{human_bytes(size)}, and {self._folder} has "
                 f"{human_bytes(free)} free"
             )
-            cure = "Make room there"
+            cure = "Free some space there"
         return SaveFailed(
-            f"The checkpoint of step {step} could not be saved: {why}; {kept}. {cure}, "
-            "and start the same command again."
+            f"The checkpoint of step {step} could not be saved: {why}; {rest}. {cure}, "
+            "and run the same command to resume."
         )
 
 
 class _Saving(threading.Thread):
-    """A checkpoint that is being written, then listed; keeps the error, if any."""
+    """A checkpoint that is being written, then its manifest; stores the error."""
 
     def __init__(self, step: int, path: Path, response, size: int):
         super().__init__(daemon=True)
@@ -246,7 +244,7 @@ class _Saving(threading.Thread):
             _write_manifest(self._path)
         except Exception as error:
             self.error = error
-        del self._response  # and what it holds of the state
+        del self._response  # frees the copy of the state that it holds
         host_memory.release_free_pages()
 
 

@@ -1,11 +1,10 @@
-"""Which files a checkpoint has, with sizes and checksums, and whether they still do.
+"""Integrity of checkpoints: manifests with sizes and checksums of their files.
 
-Orbax puts a checkpoint in place by one rename and reads it without looking for what
-happened to its files since. So every process lists a part of them once the checkpoint
-is in place, in a file of its own beside them, and before a checkpoint is read all that
-is listed is compared: a file that is missing, cut short or changed in a single bit.
-Processes share the reading, and what they read is then in the machine's memory for
-Orbax.
+Orbax commits a checkpoint by one rename and restores it without a check of its files.
+So every process writes a manifest of a part of the files once the checkpoint is
+committed, and before a restore all files are compared with the manifests: this finds a
+file that is missing, truncated or changed in a single bit. Processes share the reading,
+and what they read is then in the page cache for Orbax.
 """
 
 import json
@@ -23,17 +22,17 @@ PREFIX = "manifest_"
 CHUNK = 1 << 22
 THREADS = min(8, os.cpu_count() or 1)
 COMMITTED = "_CHECKPOINT_METADATA"
-"""What Orbax writes last."""
+"""File that Orbax writes last."""
 
 Listed = Mapping[str, tuple[int, int]]
 """Size in bytes and CRC-32 of files, by their path in the checkpoint."""
 
 
 def write_manifest(folder: Path, index: int = 0, count: int = 1) -> None:
-    """Lists the part of a checkpoint's files that falls to one of ``count`` processes.
+    """Writes the manifest of process ``index`` of ``count``, of its part of the files.
 
     Raises:
-      OSError: a file cannot be read, or the list not be written.
+      OSError: a file cannot be read, or the manifest not be written.
     """
     names = sorted(_names(folder))[index::count]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -44,12 +43,12 @@ def write_manifest(folder: Path, index: int = 0, count: int = 1) -> None:
 
 
 def read_manifest(folder: Path) -> Listed | None:
-    """All that is listed of a checkpoint; None where the lists are not complete.
+    """All manifests of a checkpoint; None if one is missing.
 
-    A process that was killed right after a checkpoint was put in place leaves it so.
+    One is missing where a process was killed right after the commit.
 
     Raises:
-      ValueError: names a list that cannot be read.
+      ValueError: names a manifest that cannot be read.
     """
     files: dict[str, tuple[int, int]] = {}
     paths = sorted(folder.glob(f"{PREFIX}*.json"))
@@ -65,11 +64,11 @@ def read_manifest(folder: Path) -> Listed | None:
 
 
 def find_damage(folder: Path, index: int = 0, count: int = 1) -> str:
-    """What is wrong with a checkpoint, "" for nothing; names the first file.
+    """The damage of a checkpoint, with the first file that has any; "" for none.
 
-    Every one of ``count`` processes checks all sizes and a part of the checksums. A
-    checkpoint without a complete list is read by the first process, which finds what
-    is missing, but not every flipped bit.
+    Each of ``count`` processes checks all sizes and a part of the checksums. Without
+    complete manifests process 0 reads all arrays, which finds missing data, but not
+    every flipped bit.
     """
     try:
         listed = read_manifest(folder)
@@ -89,7 +88,7 @@ def find_damage(folder: Path, index: int = 0, count: int = 1) -> str:
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a checkpoint has a complete list of its files."""
+    """Whether all manifests of a checkpoint exist and can be read."""
     try:
         return read_manifest(folder) is not None
     except ValueError:
@@ -97,7 +96,7 @@ def has_manifest(folder: Path) -> bool:
 
 
 def remove_manifests(folder: Path) -> None:
-    """Removes the lists of a checkpoint."""
+    """Removes the manifests of a checkpoint."""
     for path in folder.glob(f"{PREFIX}*.json"):
         path.unlink()
 
@@ -136,7 +135,7 @@ def _check_size(path: Path, wanted: int) -> None:
 
 
 def _unreadable(folder: Path) -> str:
-    """What a checkpoint without a list lacks, "" where every array can be read."""
+    """Why a checkpoint without manifests cannot be read; "" if every array can be."""
     committed = folder / COMMITTED
     if not committed.is_file():
         return f"{committed} is missing"

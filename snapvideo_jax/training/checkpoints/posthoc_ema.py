@@ -1,17 +1,17 @@
-"""Power-function averages of parameters, and how one is made from others afterwards.
+"""Post-hoc EMA: power-function averages of any length, reconstructed from snapshots.
 
 The average of exponent gamma weighs the parameters of time ``s`` by a *profile*,
 
     p(s) = (gamma + 1) s^gamma / t^(gamma + 1)    for 0 < s <= t, its step
 
-which is as wide in proportion to ``t`` at any ``t``; its *width* is its standard
-deviation, divided by ``t``. Averages of two widths, kept at several steps, span many
-other profiles: `solve` finds the one nearest to a profile that is wanted.
+whose width is proportional to ``t``; its *width* is its standard deviation, divided by
+``t``. Averages of two widths, saved at several steps, span many other profiles: `solve`
+finds the one nearest to a wanted profile.
 
 From the equations of arXiv 2312.02696 (Sec. 3.1, 3.2, App. C). Its update,
 ``beta = (1 - 1/t)^(gamma + 1)``, gives step ``k`` the weight
 ``(k^(gamma+1) - (k-1)^(gamma+1)) / t^(gamma+1)``, the integral of ``p`` over that step,
-so what is said of profiles holds for training steps exactly.
+so equations for profiles hold for training steps exactly.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ from snapvideo_jax.training.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 PLANNED_LENGTHS = (0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25)
-"""What a plan tells the errors of where no lengths are asked for."""
+"""Lengths of `plan`, unless others are given."""
 
 CANDIDATE_LENGTHS = np.geomspace(0.003, 0.99 * optim.WIDEST, 200).tolist()
-"""Lengths among which those are looked for that snapshots can give."""
+"""Lengths among which `reconstruct` searches those that snapshots can give."""
 
 
 def half_life_of(width: float, step: int) -> float:
@@ -56,7 +56,7 @@ def width_of(half_life: float, step: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A power-function average: its width, and the step it was taken at."""
+    """A power-function average: its width, and its step."""
 
     width: float
     step: int
@@ -67,7 +67,7 @@ def inner_products(ours: Sequence[Average], theirs: Sequence[Average]) -> np.nda
     (g, t), (h, u) = _exponents(ours), _exponents(theirs)
     g, t = g[:, None], t[:, None]
     least = np.minimum(t, u)
-    # (least / t)^(g+1) and alike: steps to the power of 20 would be large numbers.
+    # (least / t)^(g+1): the 20th power of a step alone would be a large number.
     scaled = (least / t) ** (g + 1) * (least / u) ** (h + 1)
     return (g + 1) * (h + 1) / (g + h + 1) * scaled / least
 
@@ -83,13 +83,13 @@ def _exponents(averages: Sequence[Average]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """How a profile is made of others.
+    """A profile as a linear combination of others.
 
     Attributes:
       weights: of the averages; their sum is 1.
-      error: norm of the profile's error, in proportion to the norm of the profile.
-      amplification: by how much errors of single averages, such as rounding, come
-        through: the norm of the weights.
+      error: norm of the profile's error, relative to the norm of the profile.
+      amplification: of errors of single averages, such as rounding: the norm of the
+        weights.
     """
 
     weights: np.ndarray
@@ -98,19 +98,19 @@ class Solution:
 
 
 def solve(averages: Sequence[Average], wanted: Sequence[Average]) -> list[Solution]:
-    """The sums of averages whose profiles are nearest to those that are wanted.
+    """The linear combinations of averages whose profiles are nearest to the wanted.
 
     Least squares over profiles, in closed form and float64 [Sec. 3.2, App. C]. Differs:
-    weights are held to a sum of 1, as those of any average are. It costs some 3%
-    of the error where that is a tenth, and no parameter shrinks by what is
+    the weights are constrained to a sum of 1, as those of any average are. It costs
+    some 3% of the error where that is a tenth, and no parameter shrinks by what is
     missing from the sum.
 
     Args:
-      averages: that are there, none of them twice.
+      averages: of the snapshots, without duplicates.
       wanted: of any width, at the newest step of ``averages``.
 
     Returns:
-      A solution for each that is wanted.
+      A solution for each wanted average.
     """
     size = len(averages)
     gram, aims = inner_products(averages, averages), inner_products(averages, wanted)
@@ -253,13 +253,13 @@ def plan(options: EmaOptions, experiment: Experiment | None = None) -> dict[str,
 
 
 def _until(steps: Sequence[int], step: int | None) -> list[int]:
-    """The steps up to the one that an average is wanted at.
+    """The steps up to ``step``; all for None.
 
     Raises:
-      ValueError: that step is none of them, or there is none at all.
+      ValueError: ``step`` is not among them, or there are none.
     """
     if not steps:
-        raise ValueError("No snapshot is left that could be read.")
+        raise ValueError("No snapshot can be read.")
     if step is not None and step not in steps:
         near = sorted(sorted(steps, key=lambda s: abs(s - step))[:4])
         raise ValueError(f"--step={step} has no snapshot; the nearest are of {near}.")
@@ -267,10 +267,10 @@ def _until(steps: Sequence[int], step: int | None) -> list[int]:
 
 
 def _solved(averages, wanted: Average, most_error: float) -> Solution:
-    """The solution for an average, if it is near enough.
+    """The solution for an average, if its error is small enough.
 
     Raises:
-      ValueError: it is not; tells which lengths would be.
+      ValueError: it is not; names the lengths whose errors are.
     """
     (solution,) = solve(averages, [wanted])
     if solution.error <= most_error:
@@ -285,14 +285,14 @@ def _solved(averages, wanted: Average, most_error: float) -> Solution:
     widths = {average.width for average in averages}
     low, high = min([*given, *widths]), max([*given, *widths])
     raise ValueError(
-        f"A length of {wanted.width:.4g} is more than the snapshots up to step "
-        f"{wanted.step} can give: its profile would be off by {solution.error:.1%} "
+        f"The snapshots up to step {wanted.step} cannot give a length of "
+        f"{wanted.width:.4g}: the error of its profile would be {solution.error:.1%} "
         f"(--most_error={most_error:g}). Use {low:.3f} to {high:.3f}."
     )
 
 
 def _about(wanted: Average, solution: Solution, steps) -> dict[str, Any]:
-    """What is told of an average, and kept with it."""
+    """What is reported of an average, and saved with it."""
     return {
         "length": wanted.width,
         "step": wanted.step,

@@ -1,4 +1,4 @@
-"""The state of a run: its shapes, where they lie, and what checkpoints hold of it."""
+"""Parameters of a run, restored from a checkpoint or from a post-hoc EMA."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from snapvideo_jax.training.checkpoints.integrity import COMMITTED
 
 
 def restore_params(workdir: Path, experiment, mesh, ema: bool, step: int | None = None):
-    """Parameters of a workdir's checkpoint on a mesh, and its step."""
+    """The raw or EMA parameters of a checkpoint, sharded over a mesh, and its step.
+
+    Raises:
+      ValueError: as `Checkpoints` and `Checkpoints.restore_params`.
+    """
     like = abstract_sharded_state(experiment, mesh)
     checkpoints = Checkpoints(workdir)
     try:
@@ -23,7 +27,7 @@ def restore_params(workdir: Path, experiment, mesh, ema: bool, step: int | None 
 
 
 def abstract_sharded_state(experiment, mesh):
-    """Shapes of a state, with their places on a mesh."""
+    """Shapes of the state of a run, with its shardings on a mesh."""
     shapes = abstract_state(experiment)
     return with_shardings(nn.unbox(shapes), state_shardings(shapes, mesh))
 
@@ -33,21 +37,21 @@ def restore_ema_profile(folder: Path, like) -> tuple[Any, int]:
 
     Args:
       folder: of one average.
-      like: shapes and places of the parameters.
+      like: shapes and shardings of the parameters.
 
     Raises:
-      ValueError: no average lies there, or one of another model does.
+      ValueError: the folder has no average, or one of another model.
     """
     if not (folder / COMMITTED).is_file():
         raise ValueError(
             f"--ema_profile={folder} holds no average; snapvideo ema --workdir DIR "
-            "--length 0.1 makes one and prints its folder."
+            "--length 0.1 writes one and prints its folder."
         )
     about = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
     try:
         loaded = ocp.load_checkpointables(folder.absolute(), {"params": like})
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"--ema_profile={folder} is not of the model of --workdir."
+            f"--ema_profile={folder} is not an average of the model in --workdir."
         ) from error
     return loaded["params"], about["step"]

@@ -1,4 +1,4 @@
-"""What is done to a run, and how it is brought to its end again.
+"""The faults: what each does to a run, and how the run is restarted afterwards.
 
 A fault takes a `FaultTrial`, starts the run, does its harm at a step that the seed
 decides, and restarts the same command until the run has finished. It raises
@@ -29,22 +29,22 @@ from snapvideo_jax.training.rehearse.runner import (
 from snapvideo_jax.training.run_folder import RunFolder
 
 GRACE_SECONDS = 60
-"""What processes that are told to stop, or find their disk full, take to end."""
+"""Time for processes to end after SIGTERM or on a full disk."""
 LOST_SECONDS = 300
-"""What the others take to notice that a process is gone."""
+"""Time for the other processes to notice that one is gone."""
 PAUSE_SECONDS = 5
-"""How long the reading processes of a slow loader stand still."""
+"""How long the reader processes of a slow loader are suspended."""
 SAVE_DELAY = 0.02
-"""Seconds that a kill comes at most after a save has begun."""
+"""Longest time from the start of a save to a kill, in seconds."""
 STEP_DELAY = 0.2
-"""The same after a step."""
+"""Longest time from a step to a kill, in seconds."""
 SHOWN = 600
-"""Letters that are told of what a run said last."""
+"""Characters of a run's last line that a report quotes."""
 
 
 @dataclasses.dataclass
 class FaultTrial:
-    """One run that meets a fault, and what is noted of it.
+    """One run that meets a fault, and the record of it.
 
     Attributes:
       setup: of the rehearsal.
@@ -52,11 +52,11 @@ class FaultTrial:
       steps, every: of the run, and between its checkpoints.
       count: of processes.
       kills: of the faults that kill more than once.
-      rng: decides when.
-      lost: steps that each start had to do again.
-      seconds: from each start again to the first new step.
+      rng: draws the steps at which faults strike.
+      lost: steps that were recomputed after each restart.
+      seconds: from each restart to the first new step.
       kills_at: kind and step of each kill, and whether a checkpoint was half written.
-      notes: what is worth telling.
+      notes: for the report.
     """
 
     setup: RunSetup
@@ -76,22 +76,22 @@ class FaultTrial:
         return RunFolder(self.workdir).checkpoint_steps()
 
     def start(self, count: int = 0, more: tuple[str, ...] = ()) -> RunProcesses:
-        """The run's processes, started from wherever it is."""
+        """Starts the processes of the run."""
         return RunProcesses(self.setup, self.workdir, count or self.count, more)
 
     def restart(self, count: int = 0) -> RunProcesses:
-        """The same, once the first new step is done; notes what that took.
+        """Starts them again and waits for the first new step; records the time.
 
         Raises:
-          RehearsalFailed: the run does not come to a new step.
+          RehearsalFailed: the run does not reach a new step.
         """
         reached = last_step(self.workdir)
         run = RunProcesses(self.setup, self.workdir, count or self.count)
         before = len(_starts(run))
         if not run.wait_until(lambda: len(_starts(run)) > before, "resuming"):
-            run.finish()  # tells why it ended
+            run.finish()  # raises the reason
         resumed = _starts(run)[-1]
-        # Lines past the checkpoint are taken back, then the first one comes anew.
+        # The run removes the lines past its checkpoint before it adds new ones.
         if reached > resumed:
             run.wait_until(lambda: last_step(self.workdir) < reached, "resuming")
         if resumed < self.steps:
@@ -101,7 +101,7 @@ class FaultTrial:
         return run
 
     def random_step(self, part: float = 0.5) -> int:
-        """A step after the first checkpoint and before the last one, by chance."""
+        """A random step after the first checkpoint and before the last one."""
         low, high = self.every + 1, max(self.every + 1, self.steps - self.every - 1)
         middle = low + part * (high - low)
         spread = (high - low) / 4
@@ -110,7 +110,7 @@ class FaultTrial:
 
 
 def sigterm(trial: FaultTrial) -> None:
-    """All processes are told to stop, as a platform tells them: they save and end."""
+    """All processes receive SIGTERM, as on a preemption: they save and exit."""
     run = trial.start()
     _struck(run, trial.random_step())
     run.signal(signal.SIGTERM)
@@ -121,7 +121,7 @@ def sigterm(trial: FaultTrial) -> None:
 
 
 def sigkill(trial: FaultTrial) -> None:
-    """All processes are killed at moments of chance, also while they start or save."""
+    """All processes are killed at random times, also while they start or save."""
     kill_often(trial, {"step": 6, "save": 3, "start": 1})
 
 
@@ -131,12 +131,12 @@ def save_kill(trial: FaultTrial) -> None:
 
 
 def kill_often(trial: FaultTrial, weights: dict[str, int]) -> None:
-    """Kills a run again and again, and lets it come to its end.
+    """Kills a run repeatedly, then lets it finish.
 
     Args:
       trial: of the run; kills are spread over its steps.
-      weights: of the kinds of moments: after a ``step``, in a ``save``, and in the
-        ``start`` of the processes.
+      weights: of the times of kills: after a ``step``, during a ``save``, and during
+        the ``start`` of the processes.
     """
     run, kinds = trial.start(), list(weights)
     for kill in range(trial.kills):
@@ -162,7 +162,7 @@ def kill_often(trial: FaultTrial, weights: dict[str, int]) -> None:
         run = trial.restart()
     run.finish()
     hits = sum(half for *_, half in trial.kills_at)
-    trial.notes.append(f"{len(trial.kills_at)} kills, {hits} in the middle of a save")
+    trial.notes.append(f"{len(trial.kills_at)} kills, {hits} during a save")
 
 
 def truncated(trial: FaultTrial) -> None:
@@ -181,13 +181,13 @@ def truncated(trial: FaultTrial) -> None:
     if resumed != before:
         again.kill()
         raise RehearsalFailed(
-            f"resumed at step {resumed}, and not at {before}, which is whole"
+            f"resumed at step {resumed}, and not at {before}, which is intact"
         )
     again.finish()
 
 
 def lost_process(trial: FaultTrial) -> None:
-    """One process is killed: the others end by themselves and all start again."""
+    """One process is killed: the others exit by themselves, and all are restarted."""
     run = trial.start()
     _struck(run, trial.random_step())
     gone = trial.rng.randrange(trial.count)
@@ -196,28 +196,29 @@ def lost_process(trial: FaultTrial) -> None:
     codes = run.wait_for_exit(LOST_SECONDS)
     others = [code for index, code in enumerate(codes) if index != gone]
     if 0 in others:
-        raise RehearsalFailed(f"exit codes {codes}: a process took the loss for an end")
+        raise RehearsalFailed(f"exit codes {codes}: a process exited with 0")
     trial.notes.append(
-        f"process {gone} killed, the others ended after "
+        f"process {gone} killed, the others exited after "
         f"{time.monotonic() - began:.1f} s with {others}"
     )
     trial.restart().finish()
 
 
 def full_disk(trial: FaultTrial) -> None:
-    """The disk takes no more from some step on, and later has room again."""
+    """The disk is full from some step on, and later has space again."""
     with _small_disk(trial.workdir) as resize:
         run = trial.start()
         saved = lambda: len(trial.checkpoint_steps()) >= 1  # noqa: E731
         if not run.wait_until(saved, "a checkpoint"):
             raise RehearsalFailed("the run ended before it had a checkpoint")
-        kept = trial.workdir / "checkpoints" / str(trial.checkpoint_steps()[-1])
+        newest = trial.workdir / "checkpoints" / str(trial.checkpoint_steps()[-1])
         if resize:
-            # It may be in the middle of a save, and no disk is smaller than its files.
-            while not resize(shutil.disk_usage(trial.workdir).used + _used(kept) // 2):
+            # A save may be running, and a disk cannot be smaller than its files.
+            room = _used(newest) // 2
+            while not resize(shutil.disk_usage(trial.workdir).used + room):
                 time.sleep(LOOK_SECONDS)
         else:
-            run.limit_files(_largest(kept).stat().st_size // 2)
+            run.limit_files(_largest(newest).stat().st_size // 2)
         codes = run.wait_for_exit(GRACE_SECONDS + LOST_SECONDS)
         text = run.log().read_text(errors="replace").strip().splitlines()[-1]
         if SaveFailed.exit_code not in codes:
@@ -228,21 +229,21 @@ def full_disk(trial: FaultTrial) -> None:
         if resize:
             resize(0)
         trial.restart().finish()
-        if resize:  # what is compared has to outlive the disk
-            shutil.copytree(trial.workdir, f"{trial.workdir}.kept")
+        if resize:  # the comparison comes after the disk is unmounted
+            shutil.copytree(trial.workdir, f"{trial.workdir}.copy")
     if resize:
         trial.workdir.rmdir()
-        Path(f"{trial.workdir}.kept").rename(trial.workdir)
+        Path(f"{trial.workdir}.copy").rename(trial.workdir)
 
 
 def slow_loader(trial: FaultTrial) -> None:
-    """The reading processes of one process stand still for some seconds."""
+    """The reader processes of one process are suspended for some seconds."""
     run = trial.start(more=("--config.data.num_workers=1",))
     _struck(run, trial.random_step())
     readers = _children(run.processes[-1].pid)
     if not readers:
         run.kill()
-        raise RehearsalFailed("no reading process was found")
+        raise RehearsalFailed("no reader process was found")
     for reader in readers:
         signal_if_there(reader, signal.SIGSTOP)
     time.sleep(PAUSE_SECONDS)
@@ -250,11 +251,11 @@ def slow_loader(trial: FaultTrial) -> None:
     for reader in readers:
         signal_if_there(reader, signal.SIGCONT)
     run.finish()
-    trial.notes.append(f"stood still for {PAUSE_SECONDS} s, at step {before}")
+    trial.notes.append(f"suspended for {PAUSE_SECONDS} s, at step {before}")
 
 
 def other_count(trial: FaultTrial) -> None:
-    """The run goes on with fewer and with more processes, on as many devices."""
+    """The run resumes with fewer and with more processes, on as many devices."""
     counts = [1, 2 * trial.count][trial.count == 1 :]
     run = trial.start()
     for number, count in enumerate(counts, 1):
@@ -272,13 +273,13 @@ FAULTS: dict[str, Callable[[FaultTrial], None]] = {
         *(lost_process, full_disk, slow_loader, other_count),
     )
 }
-"""All faults by name, in the order they are played."""
+"""All faults by name, in the order of a rehearsal."""
 NOT_BIT_EXACT = ("other_count",)
-"""Faults after which sums may be taken in another order, so that bits may differ."""
+"""Faults that change the order of sums, so that bits may differ."""
 
 
 def signal_if_there(pid: int, number: int) -> None:
-    """Sends a signal to a process that may have ended."""
+    """Sends a signal to a process, which may have exited."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -293,12 +294,12 @@ def _struck(run: RunProcesses, step: int) -> None:
 
 
 def _saves_past(workdir: Path, step: int) -> bool:
-    """Whether a checkpoint past some step is half written."""
+    """Whether a checkpoint past a step is half written."""
     return last_step(workdir) > step and is_saving(workdir)
 
 
 def _starts(run: RunProcesses) -> list[int]:
-    """The steps from which process 0 has gone on until now, 0 where it began anew."""
+    """The steps at which process 0 has resumed until now, 0 for a new run."""
     text = run.log().read_text(errors="replace")
     return [
         int(step) for step in re.findall(r"(?:Resum|Start)ing .* at step (\d+)", text)
@@ -311,14 +312,14 @@ def _largest(folder: Path) -> Path:
 
 
 def _used(folder: Path) -> int:
-    """Bytes that the files of a folder take on a disk of 4 KB pages."""
+    """Bytes of the files in a folder on a disk with 4 KB pages."""
     page = 4096
     sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return sum(-(-size // page) * page for size in sizes)
 
 
 def _children(pid: int) -> list[int]:
-    """Processes that a process has started."""
+    """Child processes of a process."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [int(child) for child in path.read_text().split()]
@@ -327,9 +328,10 @@ def _children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[Callable[[int], bool] | None]:
-    """A disk of its own at a folder, and what sets its size in bytes, 0 for ample.
+    """Mounts a tmpfs at a folder; yields a function that sets its size in bytes.
 
-    None where the user may not mount one; then the sizes of files are limited instead.
+    Size 0 stands for half of the memory. Yields None where the user must not mount; the
+    sizes of files are limited then.
     """
     folder.mkdir(parents=True)
 

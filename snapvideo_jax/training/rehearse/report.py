@@ -1,4 +1,4 @@
-"""What is left of a run that met a fault, beside an undisturbed one."""
+"""Comparison of a run that met a fault with an undisturbed one."""
 
 import dataclasses
 import math
@@ -16,20 +16,20 @@ from snapvideo_jax.training import ledger
 from snapvideo_jax.training.checkpoints.checkpoints import Checkpoints
 
 TOLERANCE = 1e-4
-"""Relative difference of losses that another order of sums makes."""
+"""Relative difference of losses due to another order of sums."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of one fault.
 
     Attributes:
-      fault: that it met.
-      survived: whether it ended as it should have.
-      exact: how its last state compares with the undisturbed one.
-      steps_lost: steps that were done again, for each start.
-      seconds_to_resume: from each start to the first new step.
-      detail: what is worth telling, or why it did not survive.
+      fault: its name.
+      survived: whether the run ended as the undisturbed one.
+      exact: comparison of the last states.
+      steps_lost: steps that were recomputed after each restart.
+      seconds_to_resume: from each restart to the first new step.
+      detail: further notes, or why the run did not survive.
     """
 
     fault: str
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def compare(ours: Path, theirs: Path, same_bits: bool) -> tuple[bool, str]:
-    """Whether a run has ended as another, and how close their last states are.
+    """Whether a run ended as another, and how close their last states are.
 
     Args:
       ours, theirs: workdirs of finished runs.
@@ -100,7 +100,7 @@ def describe(outcome: Outcome) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A summary of all."""
+    """All outcomes as a text table."""
     rows = [("fault", "survived", "steps lost", "resumed in", "state")]
     for each in outcomes:
         seconds = each.seconds_to_resume
@@ -121,7 +121,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The outcomes, for scripts."""
+    """All outcomes as values of JSON."""
     return [dataclasses.asdict(each) for each in outcomes]
 
 

@@ -1,7 +1,7 @@
 """The processes of a run on this machine, started as a user starts them.
 
-They meet over the loopback, as those of a pod meet over its network, on the CPU. How
-far they are is read from the run's ledger, which has a line for every step.
+They run on the CPU and connect over loopback, as those of a pod do over its network.
+Their progress is read from the run's ledger, which has a line for every step.
 """
 
 import atexit
@@ -19,12 +19,12 @@ from pathlib import Path
 from snapvideo_jax.training.run_folder import RunFolder
 
 STALL_SECONDS = 600
-"""Without progress after which a run is given up."""
+"""Time without progress after which a run counts as failed."""
 LOOK_SECONDS = 0.005
 
 
 class RehearsalFailed(RuntimeError):
-    """A run made no progress, or ended where it should not have."""
+    """A run made no progress, or did not end as it should."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunProcesses:
 
     Args:
       setup: of the rehearsal.
-      workdir: of the run; the processes talk to files beside it.
+      workdir: of the run; the logs of the processes are files next to it.
       count: of processes.
       more: further arguments.
 
@@ -85,12 +85,12 @@ class RunProcesses:
                 )
 
     def log(self, index: int = 0) -> Path:
-        """What a process printed, in this start and those before."""
+        """Log of a process, over all starts."""
         return Path(f"{self.workdir}.{index}.log")
 
     @property
     def alive(self) -> bool:
-        """Whether any process is."""
+        """Whether any process is running."""
         return any(each.poll() is None for each in self.processes)
 
     def signal(self, number: int, indices: tuple[int, ...] | None = None) -> None:
@@ -100,22 +100,22 @@ class RunProcesses:
                 self.processes[index].send_signal(number)
 
     def kill(self) -> None:
-        """Ends all processes at once, and those that read for them."""
+        """Kills all processes and their reader processes."""
         for each in self.processes:
             if each.poll() is None:
                 os.killpg(each.pid, signal.SIGKILL)
                 each.wait()
 
     def limit_files(self, size: int) -> None:
-        """From now on no file of the processes may grow past so many bytes."""
+        """Limits the size of files that the processes write, in bytes."""
         for each in self.processes:
             resource.prlimit(each.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def wait_until(self, reached: Callable[[], bool], what: str) -> bool:
-        """Waits until something is so; False where the processes ended before.
+        """Waits for a condition; False if the processes exit before.
 
         Raises:
-          RehearsalFailed: no step was done for long.
+          RehearsalFailed: no step finished for `STALL_SECONDS`.
         """
         end, last = time.monotonic() + STALL_SECONDS, -1
         while not reached():
@@ -132,14 +132,14 @@ class RunProcesses:
         return True
 
     def wait_for_step(self, step: int) -> bool:
-        """Waits for a step; False where the processes ended before."""
+        """Waits for a step; False if the processes exit before."""
         return self.wait_until(lambda: last_step(self.workdir) >= step, f"step {step}")
 
     def wait_for_exit(self, seconds: float = STALL_SECONDS) -> list[int]:
-        """Exit codes, once all have ended by themselves.
+        """Waits until all processes exit; returns their exit codes.
 
         Raises:
-          RehearsalFailed: they have not, after so long.
+          RehearsalFailed: they do not exit within ``seconds``.
         """
         end = time.monotonic() + seconds
         for each in self.processes:
@@ -153,10 +153,10 @@ class RunProcesses:
         return [each.returncode for each in self.processes]
 
     def finish(self) -> None:
-        """Waits for a run to come to its last step.
+        """Waits until the run finishes.
 
         Raises:
-          RehearsalFailed: it ended with an error; has the last lines that were printed.
+          RehearsalFailed: it ended with an error; has the last lines of its log.
         """
         self.wait_until(lambda: not self.alive, "the end")
         codes = self.wait_for_exit()
@@ -169,7 +169,7 @@ class RunProcesses:
 
 
 def last_step(workdir: Path) -> int:
-    """The newest step that the ledger of process 0 has, 0 where it has none."""
+    """The newest step in the ledger of process 0; 0 without one."""
     files = sorted(RunFolder(workdir).ledger.glob("????????.jsonl"))
     for path in reversed(files):
         try:
@@ -177,7 +177,7 @@ def last_step(workdir: Path) -> int:
         except FileNotFoundError:
             continue
         if lines:
-            # Only the number that a line begins with: the rest is long.
+            # Lines are long; the step comes first.
             return int(lines[-1].split(b",", 1)[0].split(b":")[1])
     return 0
 
@@ -188,12 +188,12 @@ def is_saving(workdir: Path) -> bool:
 
 
 def _environment(setup: RunSetup, count: int) -> dict[str, str]:
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SNAPVIDEO_")
     }
-    return kept | {
+    return inherited | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": (
             f"{setup.flags} "

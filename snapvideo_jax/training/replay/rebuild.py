@@ -1,9 +1,8 @@
-"""The state before a step, its batch, and the step done again.
+"""The state before a step and its batch, rebuilt from an earlier checkpoint.
 
-All that is random is a function of seed, step and sample, so the state of an earlier
-checkpoint is enough: the steps between are done again by the program that training
-ran. On the devices that trained, or as many others of their kind, all is bit by bit
-what it was.
+All randomness is a function of seed, step and sample, so an earlier checkpoint is
+enough: the steps between are recomputed by the program that training ran. On the same
+number of devices of the same kind everything is bit-equal.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ from snapvideo_jax.types import Batch, RawBatch, embedded
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Relative difference of losses that other devices, or sums in another order, make."""
+"""Relative difference of losses due to other devices or another order of sums."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,12 +95,12 @@ class ReplayOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SampleMismatch:
-    """A sample that is not what the ledger says.
+    """A sample that differs from the ledger.
 
     row: in the batch.
     sample: number in the global sequence.
-    file: that it is taken from now.
-    reason: what has changed, as far as the ledger tells.
+    file: that it is loaded from now.
+    reason: what has changed, as far as the ledger shows.
     """
 
     row: int
@@ -112,21 +111,21 @@ class SampleMismatch:
 
 @dataclasses.dataclass
 class RebuiltStep:
-    """A step, ready to be looked into and done again.
+    """A step, ready to be inspected and replayed.
 
     Attributes:
       experiment, mesh: of the replay.
-      joint: where the samples come from.
+      joint: the global sample sequence.
       step: that is replayed, from 1.
-      begun_at: step of the checkpoint that the state was made from, 0 for the start.
+      begun_at: step of the checkpoint, 0 for the initial state.
       approximate: whether the state is that of ``begun_at`` and not the one before
         ``step``.
       state: before the step.
-      rows: the batch on the host.
-      batch: the same on the devices, texts embedded.
+      rows, moved: the batch on the host, as in `types.Fetched`.
+      batch: on the devices, with text embeddings.
       key: of the run.
-      recorded: what the ledger holds of the step, None where it holds nothing.
-      update: the train step; it takes over the state.
+      recorded: the ledger's entry; None without one.
+      update: the train step; it donates the state.
     """
 
     experiment: Any
@@ -145,16 +144,16 @@ class RebuiltStep:
 
     @property
     def rerun(self) -> int:
-        """Steps that were done again to come to the state."""
+        """Number of recomputed steps before the state."""
         return 0 if self.approximate else self.step - 1 - self.begun_at
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the batch as it is now."""
+        """Digest of the batch as it is now."""
         return ledger.batch_digest(ledger.sample_digests(self.rows))
 
     def differences(self) -> list[SampleMismatch]:
-        """Samples that are not what the ledger says."""
+        """Samples that differ from the ledger."""
         if not self.recorded or self.digest == self.recorded.digest:
             return []
         found = []
@@ -171,19 +170,19 @@ class RebuiltStep:
         then, now = self.recorded.moved.get(row, 0), int(self.moved[row])
         if then != now:
             return (
-                f"it was taken from the file {then} places after its first choice, now "
-                f"it is from the one {now} after: files were repaired, or damaged"
+                f"it was loaded from the file {then} places after its first choice, "
+                f"now from the one {now} after: files were repaired, or damaged"
             )
         return "its file, its caption or the caption's embedding has changed"
 
     def loss_and_norm(self) -> tuple[float, float]:
-        """Does the step; the state is gone afterwards."""
+        """Runs the step; the state is donated."""
         self.state, metrics = self.update(self.state, self.batch, self.key)
         return float(metrics["loss"]), float(metrics["grad_norm"])
 
 
 def agreement(recorded: float, replayed: float) -> str:
-    """How a number of the ledger and the same of the replay agree."""
+    """Compares a number in the ledger with the replayed one."""
     if recorded == replayed or not (math.isfinite(recorded) or math.isfinite(replayed)):
         return "equal"
     if math.isclose(recorded, replayed, rel_tol=TOLERANCE):
@@ -241,7 +240,7 @@ def rebuild(options: ReplayOptions) -> RebuiltStep:
 
 
 def _joint(experiment, workdir: Path, out: Path) -> JointSource:
-    """The samples of a run; what the run skipped it skips, and lists beside."""
+    """The global sample sequence; skips what the run skipped; has its own list."""
     out.mkdir(parents=True, exist_ok=True)
     listed, ours = list_of(workdir, 0), out / "skipped.jsonl"
     ours.unlink(missing_ok=True)
@@ -251,31 +250,31 @@ def _joint(experiment, workdir: Path, out: Path) -> JointSource:
 
 
 def _state(experiment, mesh: Mesh, workdir: Path, before: int):
-    """The newest state of at most ``before`` updates, their number, and its places."""
+    """The newest state of at most ``before`` updates, their number, its shardings."""
     boxed = abstract_state(experiment)
-    places = checked_shardings(boxed, mesh)
+    shardings = checked_shardings(boxed, mesh)
     checkpoints = Checkpoints(workdir, until=before)
     try:
-        begun_at = checkpoints.latest  # one of step 0 is there where it was imported
+        begun_at = checkpoints.latest  # 0 for a run that began with a bundle
         if begun_at is not None:
-            state = checkpoints.restore(with_shardings(nn.unbox(boxed), places))
-            return state, begun_at, places
+            state = checkpoints.restore(with_shardings(nn.unbox(boxed), shardings))
+            return state, begun_at, shardings
     finally:
         checkpoints.close()
     if RunFolder(workdir).imported.is_file():
         raise ValueError(
-            f"{workdir} was begun with weights that were imported, and its checkpoint "
-            "of step 0 is gone; use a step after the oldest checkpoint that is there."
+            f"{workdir} began with imported weights, and its checkpoint of step 0 is "
+            "deleted; use a step after the oldest checkpoint."
         )
-    return warm_start.initial_state(experiment, mesh, places), 0, places
+    return warm_start.initial_state(experiment, mesh, shardings), 0, shardings
 
 
 def _compare(done: int, rows, metrics, recorded: Entry | None) -> None:
-    """Tells where a step on the way is not what the ledger says."""
+    """Warns if a recomputed step differs from the ledger."""
     if recorded is None:
         return
     if ledger.batch_digest(ledger.sample_digests(rows)) != recorded.digest:
-        logger.warning("The batch of step %d is not the one of the run.", done)
+        logger.warning("The batch of step %d differs from the run's.", done)
     loss = float(metrics["loss"])
     if agreement(recorded.loss, loss) == "different":
         logger.warning("Step %d: loss %g, in the run %g.", done, loss, recorded.loss)

@@ -1,4 +1,4 @@
-"""The verb `snapvideo replay`, what it prints, and the sheet it draws."""
+"""The replay of a step: its report and its sheet."""
 
 import json
 import math
@@ -23,9 +23,9 @@ from snapvideo_jax.training.replay.rebuild import (
 )
 
 SHOWN = 64
-"""Samples that a sheet shows where none are asked for: those of the largest losses."""
+"""Samples on a sheet unless rows are given: those with the largest losses."""
 TILE_WIDTH = 200
-"""Pixels of a sample's three clips on the sheet that labels need."""
+"""Least width of a sample's three clips on the sheet, in pixels, for its label."""
 
 
 def replay(options: ReplayOptions) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def replay(options: ReplayOptions) -> dict[str, Any]:
 
 
 def _report(rebuilt: RebuiltStep, losses, sigma) -> dict[str, Any]:
-    """What is true of the whole step; does it, as the last thing."""
+    """The report of the whole step; runs it, which donates the state."""
     bad = _nonfinite(rebuilt.state.params)
     differences = rebuilt.differences()
     loss, norm = rebuilt.loss_and_norm()
@@ -132,13 +132,13 @@ def _write_sheet(stem: Path, looks, about, sheets) -> None:
 
 
 def describe(report: dict[str, Any], out: Path) -> str:
-    """What was found, as lines of text."""
+    """The report as text."""
     begun = f"the checkpoint of step {report['from_checkpoint']}"
     if not report["from_checkpoint"]:
-        begun = "the first state"
-    how = f"{begun}, and {report['steps_done_again']} steps done again"
+        begun = "the initial state"
+    how = f"{begun}, and {report['steps_done_again']} recomputed steps"
     if report["approximate"]:
-        how = f"{begun}, as an approximation: what it lacks was not done again"
+        how = f"{begun}, as an approximation: later steps were not recomputed"
     lines = [f"step {report['step']}    from {how}"]
     for name in ("digest", "loss", "grad_norm"):
         pair, agreed = report[name], report["agreement"].get(name, "not compared")

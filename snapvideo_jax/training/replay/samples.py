@@ -1,4 +1,4 @@
-"""Losses of all samples of a batch, and a closer look at some of them."""
+"""Losses of all samples of a batch, and a view of some of them."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ from snapvideo_jax.training.replay.rebuild import RebuiltStep
 
 @dataclasses.dataclass(frozen=True)
 class SampleView:
-    """One sample, by itself.
+    """One sample.
 
     grad_norm: norm of the gradient of its loss; the batch's gradient is the mean of
-        those of its samples.
-    clip, noisy, denoised: what it is, what the network sees of it (scaled to be seen)
-        and what it makes of that; frames in 0..255.
+        the gradients of its samples.
+    clip, noisy, denoised: the sample, the network's input (scaled to be visible), and
+        the denoised clip; frames in 0..255.
     """
 
     grad_norm: float
@@ -39,8 +39,8 @@ def row_losses(
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
     """Loss and noise level of every sample, in the order of the batch.
 
-    They are those of the whole batch, or of its microbatches, as in training: where
-    the network has dropout, a sample alone would have another loss.
+    They are computed within the batch or its microbatches, as in training: with
+    dropout a sample alone has another loss.
     """
     step = functools.partial(_all_losses, experiment=rebuilt.experiment)
     found, sigma = jax.jit(with_layout(step, rebuilt.mesh))(
@@ -88,7 +88,7 @@ def _parts(leaf, training):
 
 
 def _order(experiment) -> Int[np.ndarray, "b"]:
-    """The row that each loss of a step is of: kinds may be gone through in turn."""
+    """The row of each loss of a step: videos and images may be separate passes."""
     training = experiment.training
     parts = _parts(np.arange(experiment.data.batch), training)
     if not experiment.diffusion.images_as_videos:
@@ -100,10 +100,10 @@ def _order(experiment) -> Int[np.ndarray, "b"]:
 
 
 def view_samples(rebuilt: RebuiltStep, rows: Sequence[int]) -> Iterator[SampleView]:
-    """A look at some samples, one after the other, on one device.
+    """Views of some samples, one after another, on one device.
 
-    Memory is that of one sample, and of the parameters and their gradient. Dropout, if
-    the network has it, is drawn anew for a sample by itself.
+    Memory is that of one sample, the parameters and their gradient. The dropout mask of
+    a sample differs from the one in its batch.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = jax.device_put(rebuilt.state.params, device)
@@ -125,7 +125,7 @@ def view_samples(rebuilt: RebuiltStep, rows: Sequence[int]) -> Iterator[SampleVi
 
 
 def _program(experiment: Any, conditioned: bool, is_image: bool):
-    """A look at one sample, jitted."""
+    """The jitted program of a view."""
     training = dataclasses.replace(
         experiment.training,
         self_conditioning=float(conditioned),
@@ -155,7 +155,7 @@ def _program(experiment: Any, conditioned: bool, is_image: bool):
         level = broadcast(sigma, clip)
         noisy = kind.corrupt(clip, eps, level)
         denoised = kind.denoised(noisy, output, sigma)
-        # As bright as the clip is, where there is little noise.
+        # As bright as the clip if there is little noise.
         seen = kind.c_in(level) * noisy * min(1.0, kind.sigma_data)
         return optax.tree.norm(grads), clip[0], seen[0], denoised[0]
 
@@ -163,6 +163,6 @@ def _program(experiment: Any, conditioned: bool, is_image: bool):
 
 
 def _as_frames(clip) -> UInt8[np.ndarray, "t h w c"]:
-    """-1..1 to 0..255; what is no number is grey."""
+    """-1..1 to 0..255; NaN is grey."""
     known = np.nan_to_num(np.asarray(clip, np.float32), nan=0.0)
     return np.uint8(np.clip(np.round(127.5 * (known + 1)), 0, 255))
