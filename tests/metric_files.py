@@ -1,4 +1,4 @@
-"""What metrics are tested on: clips, and checkpoints with random tensors."""
+"""Inputs of the metric tests: clips, and checkpoints with random tensors."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ FLAT = CLIPSizes(
     patch=112, width=16, layers=1, heads=2, text_width=16, text_layers=1, text_heads=2,
     vocabulary=600,
 )  # fmt: skip
-"""As CLIP, with few numbers: what it is called with and gives has the same shapes."""
+"""A small CLIP with the input and output shapes of the original."""
 
 
 def flat_clip():

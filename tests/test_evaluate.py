@@ -1,4 +1,4 @@
-"""Scoring from folders to numbers: what is read, resumed, compared and refused."""
+"""`evaluate` and `compare`: scoring folders, resuming, comparing, refusals."""
 
 import gzip
 import json
@@ -73,7 +73,7 @@ def arguments(generated, real, out, *more):
 # --- One pass -----------------------------------------------------------------------
 
 
-def test_scores_of_a_folder_with_all_they_depend_on(run, small_clip, sets, tmp_path):
+def test_a_result_has_scores_and_their_provenance(run, small_clip, sets, tmp_path):
     generated, real = sets
     out = tmp_path / "out"
     code, printed, log = run(
@@ -98,16 +98,16 @@ def test_scores_of_a_folder_with_all_they_depend_on(run, small_clip, sets, tmp_p
     }
     assert result["weights"]["clip"] == {"source": "random", "sha256": "random:0"}
     assert result["code"].keys() == {"snapvideo_jax", "jax"}
-    # The damaged file is named, counted and passed over.
+    # The damaged file is named, counted and skipped.
     assert result["skipped"] == [{"file": "damaged.mp4", "reason": "not a video file"}]
     assert "Skipping damaged.mp4: not a video file" in log
     assert "1 clips cannot be read" in printed
-    # Random networks are marked, and too few samples are said.
+    # Random networks and too few samples are reported.
     assert not result["comparable"] and "RANDOM FEATURES" in printed
     assert "96 generated samples for 512 channels" in printed
 
 
-def test_clips_frames_and_captions_are_matched(run, small_clip, sets, tmp_path):
+def test_clipsim_pairs_every_clip_with_its_caption(run, small_clip, sets, tmp_path):
     """CLIPSIM of one clip at a time averages to that of all."""
     generated, _ = sets
     values = []
@@ -125,7 +125,9 @@ def test_clips_frames_and_captions_are_matched(run, small_clip, sets, tmp_path):
     assert found["value"] == pytest.approx(np.mean(values), abs=1e-6)
 
 
-def test_shards_change_nothing_and_are_resumed(run, small_clip, sets, tmp_path):
+def test_the_number_of_shards_does_not_change_scores_and_shards_resume(
+    run, small_clip, sets, tmp_path
+):
     generated, real = sets
     found = []
     for shards in (1, 3, 8):
@@ -136,7 +138,7 @@ def test_shards_change_nothing_and_are_resumed(run, small_clip, sets, tmp_path):
     for metric in ("clip_fid", "clipsim"):
         values = [each[metric]["value"] for each in found]
         assert values == pytest.approx([values[0]] * 3, rel=1e-5)
-    # What is missing is scored again, and nothing else.
+    # Only the missing shard is scored again.
     shards = sorted((out / "shards").iterdir())
     lost = shards.pop(1)
     lost.unlink()
@@ -145,7 +147,7 @@ def test_shards_change_nothing_and_are_resumed(run, small_clip, sets, tmp_path):
     assert lost.is_file() and times == [path.stat().st_mtime_ns for path in shards]
     again = read_result(out / "result.json")["metrics"]
     assert again == found[2]
-    # Another question does not mix with these answers.
+    # Other settings are refused in the same folder.
     code, _, log = run(*command, "--shards", 8, "--size", "24x32")
     assert code == 2 and "protocol.clip_fid.size=[24, 32] (was None)" in log
     lost.write_bytes(lost.read_bytes()[:-40])
@@ -153,7 +155,7 @@ def test_shards_change_nothing_and_are_resumed(run, small_clip, sets, tmp_path):
     assert code == 2 and f"{lost} is damaged" in log
 
 
-def test_two_processes_find_what_one_does(run, small_clip, sets, tmp_path):
+def test_two_processes_give_the_result_of_one(run, small_clip, sets, tmp_path):
     """Each scores its shards on its own devices; process 0 merges them."""
     script = (
         "import sys, test_evaluate\n"
@@ -192,7 +194,7 @@ def test_two_processes_find_what_one_does(run, small_clip, sets, tmp_path):
     assert two["skipped"] == one["skipped"]
 
 
-def test_statistics_stand_in_for_the_real_clips(run, small_clip, sets, tmp_path):
+def test_saved_statistics_replace_the_real_clips(run, small_clip, sets, tmp_path):
     generated, real = sets
     one, two = tmp_path / "one", tmp_path / "two"
     metric = ("--metrics", "clip_fid")
@@ -220,7 +222,9 @@ def test_statistics_stand_in_for_the_real_clips(run, small_clip, sets, tmp_path)
     assert code == 2 and "of 9 channels; clip_fid has 512" in log
 
 
-def test_real_clips_alone_make_statistics(run, small_clip, sets, tmp_path):
+def test_without_real_clips_only_statistics_are_written(
+    run, small_clip, sets, tmp_path
+):
     _, real = sets
     metric = ("--metrics", "clip_fid")
     code, printed, _ = run(*arguments(real, None, tmp_path / "out", *metric))
@@ -229,8 +233,8 @@ def test_real_clips_alone_make_statistics(run, small_clip, sets, tmp_path):
     assert read_result(tmp_path / "out" / "result.json")["metrics"] == {}
 
 
-def test_networks_of_video_in_full(run, monkeypatch, tmp_path):
-    """I3D, C3D and Inception as they are, on one device to keep batches small."""
+def test_i3d_c3d_and_inception_at_full_size(run, monkeypatch, tmp_path):
+    """On one device, so that batches stay small."""
     mesh = make_mesh(MeshConfig(), 1, jax.devices()[:1])
     monkeypatch.setattr(features, "local_mesh", lambda: mesh)
     path = tmp_path / "clips.npz"
@@ -248,7 +252,7 @@ def test_networks_of_video_in_full(run, monkeypatch, tmp_path):
         held = read_statistics(out / "statistics" / f"{metric}.npz")
         assert held.mean.shape == (width,) and np.trace(held.covariance) > 1e-3
         assert f"{metric:<9}statistics only" in printed
-    # A set against itself: no distance, though covariances are not of full rank.
+    # The distance of a set to itself is 0, also with rank-deficient covariances.
     held = read_statistics(out / "statistics" / "fvd.npz")
     distance = frechet_result(held, held, "fvd")
     assert distance["value"] <= 1e-4 * np.trace(held.covariance)
@@ -296,7 +300,7 @@ def test_a_selfcheck_compares_with_published_values(
     found = line.split("clip-diagram")[1].split("(published 0.9927937")[0]
     numbers = [float(number) for number in found.split(",")]
     assert len(numbers) == 3 and sum(numbers) == pytest.approx(1, abs=1e-5)
-    # A damaged file fails its own anchor, by name, and stops no other.
+    # A damaged file fails its anchor, by name, and the others still run.
     (tmp_path / "CLIP.png").write_bytes(b"no picture")
     assert not selfcheck(weights, tmp_path)
     printed = capsys.readouterr().out
@@ -315,14 +319,14 @@ def result_of(path, value=3.0, **protocol):
     return path
 
 
-def test_like_results_stand_side_by_side(run, tmp_path):
+def test_comparable_results_are_printed_side_by_side(run, tmp_path):
     one, other = result_of(tmp_path / "a.json"), result_of(tmp_path / "b.json", 2.5)
     code, printed, _ = run("compare", one, other)
     assert code == 0
     assert printed.splitlines()[1].split() == ["fvd", "3", "2.5", "-0.5", "5"]
 
 
-def test_unlike_results_are_refused_with_the_field(run, tmp_path):
+def test_results_of_other_settings_are_refused_with_the_field(run, tmp_path):
     one = result_of(tmp_path / "a.json")
     other = result_of(tmp_path / "b.json", preprocess="videogpt")
     code, printed, log = run("compare", one, other)
@@ -358,7 +362,7 @@ def test_unlike_results_are_refused_with_the_field(run, tmp_path):
         (["--against", "nowhere"], "nowhere is not a folder, manifest"),
     ],
 )
-def test_options_that_make_no_sense(run, sets, tmp_path, more, message):
+def test_invalid_options_are_refused(run, sets, tmp_path, more, message):
     code, _, log = run(*arguments(sets[0], None, tmp_path / "out", *more))
     assert code == 2 and message in log
 
@@ -371,7 +375,7 @@ def test_too_few_clips_and_missing_prompts(run, sets, tmp_path):
     assert code == 2 and "1 of 1 have none, as 00000.mp4" in log
 
 
-def test_a_folder_without_any_clip_that_can_be_read(run, small_clip, tmp_path):
+def test_a_folder_without_readable_clips_is_refused(run, small_clip, tmp_path):
     (tmp_path / "clips").mkdir()
     for number in range(3):
         (tmp_path / "clips" / f"{number}.mp4").write_bytes(b"nothing")
@@ -382,7 +386,9 @@ def test_a_folder_without_any_clip_that_can_be_read(run, small_clip, tmp_path):
     assert "0.mp4: not a video file" in log
 
 
-def test_missing_weights_say_what_makes_them(run, sets, tmp_path):
+def test_missing_weights_are_named_with_the_command_that_converts_them(
+    run, sets, tmp_path
+):
     command = ["evaluate", "--clips", sets[0], "--out", tmp_path / "out"]
     result = run(*command, "--weights", tmp_path, "--metrics", "fvd,clipsim")
     assert_one_line(

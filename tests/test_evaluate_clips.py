@@ -1,4 +1,4 @@
-"""Clips of every kind are found, and give the frames that are asked for."""
+"""Clips of every kind are found, and their selected frames are read."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_every_kind_of_clip_is_found_and_read(tmp_path):
     write_png(tmp_path / "c.png", clip)
     np.savez(tmp_path / "d.npz", np.stack([clip, clip[::-1]]))
     np.savez(tmp_path / "e.npz", clip)
-    write_gif(tmp_path / "sheet.gif", clip, fps=8)  # of all clips, and none itself
+    write_gif(tmp_path / "sheet.gif", clip, fps=8)  # not a clip
     (tmp_path / "nested" / "f").mkdir(parents=True)
     for number, frame in enumerate(clip):
         Image.fromarray(frame).save(tmp_path / "nested" / "f" / f"{number:03d}.png")
@@ -36,7 +36,7 @@ def test_every_kind_of_clip_is_found_and_read(tmp_path):
         assert apart < (20 if item.name == "a.mp4" else 1e-6), item.name
 
 
-def test_the_format_that_keeps_most_is_read_once(tmp_path):
+def test_of_several_formats_the_most_exact_is_read(tmp_path):
     for suffix, write in ((".mp4", write_mp4), (".gif", write_gif)):
         write(tmp_path / f"x{suffix}", smooth_clip(0), fps=8)
     write_png(tmp_path / "x.png", smooth_clip(0))
@@ -77,7 +77,7 @@ def test_a_manifest_gives_order_and_prompts(tmp_path):
         (Selection(4, fps=4.0), 0),
     ],
 )
-def test_frames_are_taken_where_they_are_asked_for(tmp_path, selection, first):
+def test_position_and_fps_select_the_frames(tmp_path, selection, first):
     frames = np.repeat(np.arange(16, dtype=np.uint8)[:, None, None, None] * 16, 3, 3)
     frames = frames.repeat(16, 1).repeat(16, 2)
     write_mp4(tmp_path / "a.mp4", frames, fps=8)
@@ -116,7 +116,7 @@ def test_random_frames_depend_on_the_seed_and_the_clip():
         ("gone.mp4", lambda p: None, "unreadable file"),
     ],
 )
-def test_clips_that_cannot_be_used_say_why(tmp_path, name, make, reason):
+def test_unusable_clips_give_the_reason(tmp_path, name, make, reason):
     make(tmp_path / name)
     with pytest.raises(UnusableClip, match=reason):
         clips.read(Item(name, tmp_path / name), Selection())
@@ -130,7 +130,7 @@ def test_views_and_sizes():
     assert clips.crop_and_resize(frames, "native", (36, 64)).shape == (2, 36, 64, 3)
 
 
-def test_frames_for_pictures_are_spread_evenly(tmp_path):
+def test_image_frames_are_evenly_spaced(tmp_path):
     places = {
         asked: EvaluateOptions(
             clips=tmp_path,

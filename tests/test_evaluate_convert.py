@@ -1,4 +1,4 @@
-"""Checkpoints of every known layout become ours, and wrong ones are named."""
+"""Checkpoints of every known layout are converted, and wrong ones refused."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ NUMBERS = {"i3d": 12_711_824, "inception": 23_884_384, "c3d": 79_011_686}
 
 @pytest.fixture
 def small_clip(monkeypatch):
-    """CLIP of the same structure and few numbers."""
+    """CLIP of the same structure with few parameters."""
     small = dataclasses.replace(
         NETWORKS["clip"],
         module=lambda: CLIP(SMALL),
@@ -45,7 +45,7 @@ def small_clip(monkeypatch):
 
 
 def write(path, tensors):
-    """A file of the kind that its name says."""
+    """Writes a file in the format of its suffix."""
     if path.suffix == ".npz":
         np.savez(path, **tensors)
     elif path.suffix == ".safetensors":
@@ -66,12 +66,12 @@ def converted(network, path, **options):
 
 
 @pytest.mark.parametrize("network", NUMBERS)
-def test_networks_have_the_published_numbers(network):
+def test_parameter_counts_of_the_networks(network):
     shapes = NETWORKS[network].shapes()
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == NUMBERS[network]
 
 
-def test_trained_numbers_of_the_networks():
+def test_published_counts_of_trained_parameters():
     """I3D's without statistics, C3D's without its mean clip, CLIP's with a scale."""
     sizes = {
         network: {
@@ -181,7 +181,7 @@ def test_c3d_of_magvit_has_its_mean_clip_inside(tmp_path, narrow_c3d):
 
 
 def test_clip_of_hugging_face_openai_and_flax_agree(tmp_path, small_clip):
-    """The same numbers under three sets of names, written out by hand here."""
+    """The same tensors under three sets of names, written out by hand."""
     hf = foreign("clip", "Hugging Face")
     hf["logit_scale"] = np.full((), 4.6, np.float32)
     (tmp_path / "config.json").write_text(
@@ -239,7 +239,7 @@ def openai_names(hf):
 
 
 def flax_names(hf):
-    """As Flax classes of Hugging Face kept them: kernels the other way round."""
+    """By the names of Hugging Face's Flax classes, with transposed kernels."""
     out = {}
     for name, x in hf.items():
         if name.endswith("embedding.weight") and "patch" not in name:
@@ -363,7 +363,7 @@ def test_files_that_cannot_be_read_safely_are_refused(tmp_path):
         convert("i3d", tmp_path / "net.npz", tmp_path / "out.npz")
 
 
-def test_broken_numbers_are_refused(tmp_path, small_clip):
+def test_nan_is_refused(tmp_path, small_clip):
     tensors = foreign("clip", "Hugging Face")
     tensors["visual_projection.weight"][0, 0] = np.nan
     path = write(tmp_path / "model.safetensors", tensors)
@@ -371,7 +371,7 @@ def test_broken_numbers_are_refused(tmp_path, small_clip):
         converted("clip", path, quick_gelu=True)
 
 
-def test_a_converted_file_tells_where_it_is_from(tmp_path, small_clip):
+def test_a_converted_file_records_its_source(tmp_path, small_clip):
     path = write(tmp_path / "model.safetensors", foreign("clip", "Hugging Face"))
     header, _ = converted("clip", path, quick_gelu=True)
     out = tmp_path / "out-clip.safetensors"

@@ -128,7 +128,7 @@ def inception(tmp_path_factory):
     return module, converted("inception", module, tmp_path_factory.mktemp("fid"))
 
 
-def test_inception_from_the_resize_on(inception):
+def test_inception_with_its_resize(inception):
     module, params = inception
     frames = np.random.default_rng(0).integers(256, size=(2, 36, 64, 3), dtype=np.uint8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What networks are shown: every resize and every variant, and the captions' tokens."""
+"""Inputs of the networks: every resize, every variant, and the tokenizer."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ def shown(network, variant, frames):
     ids=["half-pixel", "TensorFlow 1", "aligned corners"],
 )
 def test_each_bilinear_on_a_ramp(grid, expected):
-    """Four pixels of values 0 to 3 become eight: values are then places."""
+    """Four pixels of values 0 to 3 become eight: values are positions."""
     ramp = np.arange(4, dtype=np.float32)[None, None, :, None]
     for frames, size in (
         (ramp, (1, 8)),
@@ -59,7 +59,7 @@ def test_each_bilinear_on_a_ramp(grid, expected):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_three_differ_by_many_levels():
+def test_the_three_bilinears_differ_by_many_levels():
     frames, size = noise(), (299, 299)
     legacy, half, aligned = (
         resize.bilinear(frames, size, grid)
@@ -108,7 +108,7 @@ def test_exact_bicubic_rounds_to_the_ordinary_one():
 @pytest.mark.parametrize(
     "network, variant", [(n, v) for n, each in VARIANTS.items() for v in each]
 )
-def test_sizes_types_and_that_constants_stay_constant(network, variant):
+def test_size_dtype_and_constant_images_of_every_variant(network, variant):
     side = {"i3d": 224, "inception": 299, "c3d": 112, "clip": 224}[network]
     found = shown(network, variant, constant(200))
     assert found.shape == (2, side, side, 3) and found.dtype == np.float32
@@ -134,13 +134,13 @@ def test_ranges(network, variant, black, white):
 
 
 @pytest.mark.parametrize("variant", VARIANTS["clip"])
-def test_clip_has_its_own_mean_and_spread(variant):
+def test_clip_normalises_by_its_mean_and_deviation(variant):
     found = shown("clip", variant, constant(51))
     expected = np.broadcast_to((0.2 - CLIP_MEAN) / CLIP_STD, found.shape)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_some_variants_cut_the_sides_off_and_others_squash():
+def test_variants_crop_the_sides_or_squash():
     """White sides left and right of a black square in the middle."""
     frames = constant(255, 36, 64)
     frames[:, :, 14:50] = 0
@@ -156,7 +156,7 @@ def test_some_variants_cut_the_sides_off_and_others_squash():
         assert edge.all() != is_cut
 
 
-def test_clip_sees_what_pillow_makes():
+def test_clip_preprocessing_equals_pillows():
     frames = noise(1, 40, 60)
     picture = Image.fromarray(frames[0]).resize((336, 224), Image.Resampling.BICUBIC)
     middle = np.asarray(picture)[:, 56:280] / 255
@@ -164,7 +164,7 @@ def test_clip_sees_what_pillow_makes():
     np.testing.assert_allclose(shown("clip", "openai", frames)[0], expected, atol=1e-5)
 
 
-def test_defaults_are_those_of_the_documents():
+def test_default_variants():
     found = [
         default_variant(network) for network in ("i3d", "inception", "c3d", "clip")
     ]
@@ -178,7 +178,7 @@ def test_defaults_are_those_of_the_documents():
 PANDA = [("p", "a"), ("n", "d"), ("pa", "nd"), ("pand", "a</w>")]
 
 
-def test_merges_are_applied_in_the_order_they_were_learnt():
+def test_merges_are_applied_by_priority():
     tokenizer = Tokenizer(*openai_vocabulary(PANDA))
     vocabulary, _ = openai_vocabulary(PANDA)
     assert tokenizer.tokens("Panda a") == [
@@ -205,7 +205,7 @@ def test_captions_are_repaired_as_openai_does():
         assert tokenizer.tokens(caption, repair=False) != plain
 
 
-def test_a_caption_that_is_too_long_is_cut_and_counted():
+def test_a_long_caption_is_truncated_and_counted():
     tokenizer = Tokenizer(*openai_vocabulary(PANDA))
     rows, cut = tokenizer.encode(["panda " * 100, "panda"])
     assert rows.shape == (2, 77) and cut == 1
@@ -227,7 +227,7 @@ def test_both_kinds_of_files_give_the_same_tokens(tmp_path):
     assert one.tokens("a panda's 🐼") == other.tokens("a panda's 🐼")
 
 
-def test_files_that_are_no_tokenizer_are_refused(tmp_path):
+def test_damaged_tokenizer_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="put vocab.json and merges.txt there"):
         read_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')

@@ -61,7 +61,7 @@ def test_a_multiple_of_a_covariance():
     assert found == pytest.approx((1 - 3) ** 2 * np.trace(c), rel=1e-10)
 
 
-def test_a_rotation_of_both_changes_nothing_nor_does_their_order():
+def test_the_distance_is_symmetric_and_invariant_to_rotation():
     one, other = covariance(12), covariance(12, seed=1)
     mean = normal(12)
     turn, _ = np.linalg.qr(normal(12, 12, seed=2))
@@ -73,7 +73,7 @@ def test_a_rotation_of_both_changes_nothing_nor_does_their_order():
     assert frechet_distance(mean, other, np.zeros(12), one) == pytest.approx(plain)
 
 
-def test_a_set_is_at_no_distance_from_itself():
+def test_the_distance_of_a_set_to_itself_is_zero():
     moments = moments_of(normal(10, 40))  # fewer samples than channels
     assert distance(moments, moments) == pytest.approx(0, abs=1e-5)
     assert distance(moments, moments) >= 0
@@ -113,7 +113,7 @@ def test_any_number_of_shards_gives_the_same_fvd(shards):
     assert distance(moments_of(real), merged) == pytest.approx(expected, abs=1e-10)
 
 
-def test_moments_are_those_of_numpy_in_any_order():
+def test_moments_equal_numpys_in_any_order():
     features = normal(50, 6)
     shuffled = np.random.default_rng(3).permutation(features)
     for each in (moments_of(features), moments_of(shuffled)):
@@ -124,7 +124,7 @@ def test_moments_are_those_of_numpy_in_any_order():
         )
 
 
-def test_a_large_mean_leaves_the_variance():
+def test_the_variance_is_exact_with_a_large_mean():
     features = normal(400, 5)
     far = Moments.empty(5)
     for batch in np.array_split(features + 1e4, 9):
@@ -145,7 +145,7 @@ def test_one_sample_has_no_covariance():
         moments_of(normal(1, 4)).covariance()
 
 
-def test_three_constant_pictures_have_mean_a_half_and_covariance_a_quarter():
+def test_three_constant_images_have_mean_a_half_and_covariance_a_quarter():
     """pytorch-fid's own test, on four channels."""
     features = np.repeat([[0.0], [0.5], [1.0]], 4, axis=1)
     found = moments_of(features)
@@ -153,7 +153,7 @@ def test_three_constant_pictures_have_mean_a_half_and_covariance_a_quarter():
     np.testing.assert_allclose(found.covariance(), 0.25)
 
 
-def test_statistics_are_read_as_pytorch_fid_would_and_by_us(tmp_path):
+def test_statistics_are_compatible_with_pytorch_fid(tmp_path):
     moments = moments_of(normal(9, 3))
     made = gaussian_of(moments, {"metric": "fid"}, {"clips": 9})
     write_statistics(tmp_path / "fid.npz", made)
@@ -185,7 +185,7 @@ def score(probabilities, splits=None):
     return empty.update(logits, places).scores()
 
 
-def test_scores_that_are_known():
+def test_inception_scores_of_closed_form():
     assert score(np.full((7, 5), 0.2)) == pytest.approx(1)
     assert score([[0.3, 0.7]] * 4) == pytest.approx(1)
     assert score(np.eye(6)) == pytest.approx(6)
@@ -211,7 +211,7 @@ def test_prompts_by_class_have_to_be_shuffled_before_they_are_split():
     assert sums.whole().scores()[0] > sums.scores().mean()
 
 
-def test_splits_are_equal_and_of_no_process():
+def test_splits_are_equal_and_deterministic():
     splits = assign_splits(10_000, 10, seed=42)
     assert np.bincount(splits).tolist() == [1000] * 10
     np.testing.assert_array_equal(splits, assign_splits(10_000, 10, seed=42))
@@ -220,7 +220,7 @@ def test_splits_are_equal_and_of_no_process():
         assign_splits(4, 5, seed=0)
 
 
-def test_shards_of_a_score_merge():
+def test_marginals_of_shards_merge():
     logits, splits = 3 * normal(200, 7), assign_splits(200, 4, seed=0)
     whole = Marginals.empty(4, 7).update(logits, splits)
     merged = Marginals.empty(4, 7)

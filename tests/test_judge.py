@@ -1,4 +1,4 @@
-"""The judge: right on what it should know, silent on what a clip does not show."""
+"""The judge: right where a clip shows an answer, undecided where it does not."""
 
 import io
 import time
@@ -166,19 +166,19 @@ def test_an_object_of_two_colours_shows_nothing():
     assert judge.judge(video) == judge.UNDECIDED
 
 
-def test_a_hue_between_two_names_is_no_colour():
+def test_a_hue_between_two_names_is_not_a_colour():
     video = np.zeros((8, 16, 16, 3), np.uint8)
     video[:, 4:12, 4:12] = (235, 128, 20)
     assert judge.judge(video) == judge.Verdict(None, "square", None)
 
 
-def test_two_objects_are_no_shape():
+def test_two_objects_are_not_a_shape():
     video = np.zeros((8, 24, 24, 3), np.uint8)
     video[:, 2:8, 2:8, 0] = video[:, 14:20, 15:21, 0] = 235
     assert judge.judge(video) == judge.Verdict("red", None, None)
 
 
-def test_a_clip_too_small_is_refused():
+def test_a_clip_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="frames are 8x16, wanted at least 12x12"):
         judge.judge(np.zeros((8, 8, 16, 3), np.uint8))
 
@@ -193,7 +193,7 @@ def test_a_clip_of_8_frames_of_16_pixels_takes_under_20_milliseconds(clip):
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_the_track_is_that_of_the_scene(index):
+def test_the_track_follows_the_scene(index):
     """To a fifth of a pixel; where a frame shows nothing, it has no place."""
     scene = dataset.sample_scene(0, index, "train")
     frames = dataset.render(scene, frames=12, fps=8)

@@ -1,4 +1,4 @@
-"""docs/paper.md has every number, and small_world.py tells the orders of its rows."""
+"""docs/paper.md has every number, and small_world.py the order of its rows."""
 
 import pathlib
 import re
@@ -28,7 +28,7 @@ def small_world(monkeypatch):
     return pytest.importorskip("small_world")
 
 
-def test_the_page_is_what_the_table_writes(paper):
+def test_the_page_is_up_to_date(paper):
     assert paper.PAGE.read_text() == paper.page(), "run python benchmarks/paper.py"
 
 
@@ -49,9 +49,9 @@ def test_every_number_has_a_config_and_a_command(paper):
     }
 
 
-def test_targets_of_protocols_are_the_numbers_of_the_paper(paper):
+def test_targets_of_protocols_equal_the_papers_numbers(paper):
     views = {"native": "512x288", "square": "288x288"}
-    kept = {
+    remaining = {
         (one.table, one.row, one.quantity): float(one.value)
         for one in paper.numbers()
         if one.table in ("Tab. 4", "Tab. 5")
@@ -61,11 +61,11 @@ def test_targets_of_protocols_are_the_numbers_of_the_paper(paper):
         for view, targets in protocol.targets.items():
             for metric, value in targets.items():
                 label = metric.upper().replace("_", "-")
-                assert kept.pop((protocol.paper, views[view], label)) == value
-    assert not kept
+                assert remaining.pop((protocol.paper, views[view], label)) == value
+    assert not remaining
 
 
-def test_commands_of_the_page_are_understood(paper):
+def test_commands_of_the_page_parse(paper):
     parser = cli._parser()
     for text in paper.COMMANDS.values():
         for line in text.split("\n"):
@@ -77,10 +77,10 @@ def test_commands_of_the_page_are_understood(paper):
             assert all(word.startswith("--config.") for word in rest), rest
 
 
-# --- The small world ------------------------------------------------------------------
+# --- Tab. 2 and 3 at small scale ------------------------------------------------
 
 
-def test_rows_are_the_papers_in_the_small(small_world):
+def test_rows_are_the_papers_at_small_scale(small_world):
     built = {
         row: configs.build(small_world.config_of(row, 100, seed=2))
         for row in small_world.every_row()
@@ -100,8 +100,8 @@ def test_rows_are_the_papers_in_the_small(small_world):
         small_world.config_of("GAN", 100, 0)
 
 
-def test_the_frozen_features_tell_real_clips_from_others(small_world):
-    """Untrained ones do already; training makes them read what is asked for."""
+def test_the_frozen_features_separate_real_clips_from_others(small_world):
+    """Untrained ones do already; training makes them read the prompt's attributes."""
     model = small_world.Reader()
     params = model.init(jax.random.key(0), np.zeros((1, 8, 16, 16, 3)))
     real = small_world.real_clips(48, "test", 100)

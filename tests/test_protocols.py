@@ -1,4 +1,4 @@
-"""The paper's evaluations: what they ask for, made in parts, scored, and refused."""
+"""The paper's protocols: prompts, sampling in parts, scoring, refusals."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ CAPTIONS = ["a red cross moving left", "a green square", "a blue triangle moving
 # --- What the paper says -----------------------------------------------------------
 
 
-def test_numbers_of_clips_and_points_are_those_of_the_paper():
+def test_clips_and_points_of_every_protocol_equal_the_papers():
     found = {
         name: (each.num_samples, len(each.points()), set(each.metrics))
         for name, each in PROTOCOLS.items()
@@ -42,7 +42,7 @@ def test_numbers_of_clips_and_points_are_those_of_the_paper():
     assert heun == [16, 32, 64, 128, 256, 512, 1024]
 
 
-def test_what_another_view_does_not_change_is_computed_once():
+def test_metrics_that_views_share_are_computed_once():
     ucf, msrvtt = protocol_of("ucf101"), protocol_of("msrvtt")
     assert ucf.metrics_of("native") == ("fvd", "fid", "is")
     assert ucf.metrics_of("square") == ("fvd", "fid")
@@ -50,7 +50,7 @@ def test_what_another_view_does_not_change_is_computed_once():
     assert ucf.resolution < (288, 512), "the token asks for UCF's quality"
 
 
-def test_every_class_of_ucf101_has_its_own_prompt():
+def test_every_class_of_ucf101_has_a_prompt():
     assert len(PROMPTS) == len(set(PROMPTS.values())) == 101
     assert list(PROMPTS)[36:38] == ["HandstandPushups", "HandstandWalking"]
     for name, words in {
@@ -63,7 +63,7 @@ def test_every_class_of_ucf101_has_its_own_prompt():
         assert words in PROMPTS[name]
 
 
-def test_classes_are_asked_for_as_often_as_they_are_there(tmp_path):
+def test_prompts_follow_the_class_frequencies(tmp_path):
     names = list(PROMPTS)
     path = tmp_path / "testlist01.txt"
     # File names of one class are spelt in another way, and its folder may be too.
@@ -98,7 +98,7 @@ def test_captions_of_msr_vtts_test_split_in_their_order(tmp_path):
     ]
 
 
-# --- Making and scoring --------------------------------------------------------------
+# --- Sampling and scoring ----------------------------------------------------
 
 
 def generate(trained, out, *more, name="msrvtt"):
@@ -113,7 +113,7 @@ def generate(trained, out, *more, name="msrvtt"):
 
 @pytest.fixture(scope="module")
 def samples(trained, tmp_path_factory):
-    """5 clips of the tiny run, by the protocol of MSR-VTT, made in two parts."""
+    """5 clips of the tiny run, by the protocol of MSR-VTT, sampled in two parts."""
     from snapvideo_jax import __main__ as cli
 
     out = tmp_path_factory.mktemp("protocol") / "samples"
@@ -125,7 +125,7 @@ def samples(trained, tmp_path_factory):
     return out
 
 
-def test_parts_make_what_one_run_makes_and_a_manifest_joins_them(
+def test_parts_give_the_clips_of_one_run_and_one_manifest(
     run, trained, samples, tmp_path
 ):
     lines = (samples / "samples" / "manifest.jsonl").read_text().splitlines()
@@ -139,13 +139,13 @@ def test_parts_make_what_one_run_makes_and_a_manifest_joins_them(
         assert (whole == strip(samples / "samples", number)).all()
 
 
-def test_what_is_there_is_not_made_again(run, trained, samples, tmp_path):
+def test_complete_clips_are_not_sampled_again(run, trained, samples, tmp_path):
     out = tmp_path / "samples"
     shutil.copytree(samples, out)
     kept, lost = (strip(out / "samples", n) for n in (1, 3))
     for name in ("00003.json", "manifest.jsonl"):
         (out / "samples" / name).unlink()
-    # A clip without its note may be half of one; one with a note is left as it is.
+    # A clip without its note may be incomplete; one with a note is not touched.
     for name in ("00003.png", "00001.png"):
         (out / "samples" / name).write_bytes(b"changed")
     code, _, log = run(*generate(trained, out))
@@ -174,7 +174,9 @@ def test_points_of_a_sweep_share_noise_and_prompts(run, trained, tmp_path):
     assert (one != other).any()
 
 
-def test_what_makes_no_sense_is_refused(run, trained, tmp_path, nothing_compiles):
+def test_invalid_options_are_refused_before_compiling(
+    run, trained, tmp_path, nothing_compiles
+):
     for parts, *more in (
         (["did you mean 'ucf101'"], "--num_samples", 5),
         (["--guidance=1.0", "cfg_sweep sweeps"], "--guidance", 1),
@@ -210,7 +212,7 @@ def score(samples, out, *more):
     ]
 
 
-def test_scores_of_both_views_with_all_that_departs_from_the_paper(
+def test_scores_of_both_views_and_departures_from_the_paper(
     run, monkeypatch, samples, real, tmp_path
 ):
     monkeypatch.setitem(NETWORKS, "clip", flat_clip())
@@ -237,7 +239,7 @@ def test_scores_of_both_views_with_all_that_departs_from_the_paper(
     assert float(rows[1]["clip_fid"]) == square["clip_fid"]
 
 
-def test_clips_that_were_enlarged_are_scored_in_place(
+def test_enlarged_clips_are_scored_in_place_of_small_ones(
     run, monkeypatch, samples, tmp_path
 ):
     monkeypatch.setitem(NETWORKS, "clip", flat_clip())
@@ -250,7 +252,9 @@ def test_clips_that_were_enlarged_are_scored_in_place(
     assert_one_line(result, "00002.png and .mp4 are missing")
 
 
-def test_what_cannot_be_scored_is_refused(run, samples, tmp_path, nothing_compiles):
+def test_missing_clips_and_metrics_are_refused(
+    run, samples, tmp_path, nothing_compiles
+):
     out = tmp_path / "scores"
     assert_one_line(run(*score(samples, out)), "--against is missing")
     assert_one_line(run(*score(tmp_path, out)), "not a folder of snapvideo protocol")
@@ -293,5 +297,5 @@ def test_curves_of_sweeps(name, tmp_path):
         assert rgb in drawn, f"no curve in {colour}"
     assert len(as_csv(rows).splitlines()) == 1 + len(rows)
     assert "fvd" in describe(Scores(protocol, rows, [], []))
-    # One point makes no curve.
+    # One point is not a curve.
     assert curves.draw(protocol, rows[:1], tmp_path) == []
