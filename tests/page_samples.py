@@ -3,7 +3,7 @@
 import json
 
 from snapvideo_jax.data.shapes import dataset
-from snapvideo_jax.evaluation.pages.study import build_study
+from snapvideo_jax.evaluation.pages.study import StudyOptions, build_study
 from snapvideo_jax.io.media import write_mp4
 
 HOSTILE = (
@@ -36,7 +36,10 @@ def write_study(root):
         name: write_samples(root / f"made-by-{name}", seed=number, **made[name])
         for number, name in enumerate(made)
     }
-    build_study(methods, PROMPTS, root / "page", root / "key.json")
+    options = StudyOptions(
+        methods=methods, prompts=PROMPTS, out=root / "page", key=root / "key.json"
+    )
+    build_study(options)
     return root / "page", root / "key.json"
 
 

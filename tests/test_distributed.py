@@ -19,6 +19,7 @@ from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.parallel import processes as distributed
 from snapvideo_jax.parallel.process_settings import (
     SINGLE_PROCESS,
+    ProcessOptions,
     ProcessSettings,
     settings,
 )

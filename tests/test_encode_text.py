@@ -140,7 +140,7 @@ def test_more_captions_are_added_and_those_there_are_left(
         (["--captions", "nowhere.txt"], "--captions=nowhere.txt: there is no such"),
         (["--encoder", "nowhere"], "nowhere holds no T5 encoder: it needs config.json"),
         (["--config", "a.py"], "Give --captions FILE, or --config FILE"),
-        (["--batch", "0"], "--batch=0 is too small; use 1 or more."),
+        (["--batch", "0"], "argument --batch: 0 is too small; use 1 or more."),
         (["--out", ""], "--out is missing"),
         (["--plan", "9"], "--plan needs --config FILE"),
     ],
@@ -158,8 +158,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     "name, data, words",
     [
         ("a.txt", b"caf\xe9", "is not UTF-8"),
-        ("a.txt", b"\n \n", "holds no caption"),
-        ("a.jsonl", b'{"caption": "a"}\n{"text": "b"}', "line 2 is no JSON object"),
+        ("a.txt", b"\n \n", "has no captions"),
+        (
+            "a.jsonl",
+            b'{"caption": "a"}\n{"text": "b"}',
+            "line 2 has caption=None, wanted a string",
+        ),
     ],
 )
 def test_a_file_of_captions_that_makes_no_sense_is_refused(

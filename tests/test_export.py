@@ -101,9 +101,9 @@ def test_verify_finds_the_outputs_of_the_run(run, whole, trained):
         (["--platforms", "cpu,metal"], "--platforms=metal is unknown; use some of tpu"),
         (["--format", "onnx"], "--format=onnx is unknown; use some of bundle, "),
         (["--weights", "nowhere"], "nowhere holds no average; snapvideo ema"),
-        (["--steps", "0"], "--steps=0 is too small"),
+        (["--steps", "0"], "argument --steps: 0 is too small; use 1 or more."),
         (["--solver", "hune"], "did you mean 'heun'?"),
-        (["--cascade_steps", "4"], "--cascade_steps is of the second stage; give --c"),
+        (["--cascade_steps", "4"], "--cascade_steps is for the second stage; give --c"),
     ],
 )
 def test_an_export_that_cannot_be_is_refused(run, trained, tmp_path, options, part):

@@ -8,7 +8,7 @@ from helpers import assert_one_line
 from page_samples import HOSTILE, PROMPTS, shown_data, write_samples
 from PIL import Image
 
-from snapvideo_jax.evaluation.pages.gallery import build_gallery
+from snapvideo_jax.evaluation.pages.gallery import GalleryOptions, build_gallery
 from snapvideo_jax.io.json_lines import finite, read_metrics
 
 
@@ -92,7 +92,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     folders = [tmp_path / name / "samples" for name in ("one", "two")]
     for folder in folders:
         write_samples(folder, PROMPTS[:1])
-    build_gallery(folders, tmp_path / "page")
+    build_gallery(GalleryOptions(folders=folders, out=tmp_path / "page"))
     names = [run["name"] for run in shown_data(tmp_path / "page")["runs"]]
     assert names == ["one/samples", "two/samples"]
 
@@ -103,7 +103,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
         (["none", "--out", "page"], ["none is not a folder"]),
         (["empty", "--out", "page"], ["empty has no clips"]),
         (["samples", "samples", "--out", "page"], ["A folder is named twice"]),
-        (["samples", "--out", "samples"], ["--out=samples is there already"]),
+        (["samples", "--out", "samples"], ["--out=samples is not an empty folder"]),
         (["broken", "--out", "page"], ["broken/00000.mp4", "no clip can be shown"]),
     ],
 )

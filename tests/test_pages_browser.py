@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from page_samples import HOSTILE, PROMPTS, shown_data, write_samples, write_study
 
-from snapvideo_jax.evaluation.pages.gallery import build_gallery
+from snapvideo_jax.evaluation.pages.gallery import GalleryOptions, build_gallery
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed: extra `pages`"
@@ -78,7 +78,7 @@ def gallery(tmp_path_factory):
             (folder / f"{number:05d}.json").write_text(about)
         result = {"metrics": {"fvd": {"value": 100 / step, "n": 1000}}}
         (folder / "result.json").write_text(json.dumps(result))
-    build_gallery([root / "runs"], root / "page")
+    build_gallery(GalleryOptions(folders=[root / "runs"], out=root / "page"))
     return root / "page"
 
 

@@ -15,7 +15,7 @@ from snapvideo_jax.evaluation.pages.agreement import (
     krippendorff_alpha,
     pairwise_agreement,
 )
-from snapvideo_jax.evaluation.pages.matching import Wish
+from snapvideo_jax.evaluation.pages.matching import FormatLimits
 from snapvideo_jax.evaluation.pages.page import embedded
 from snapvideo_jax.evaluation.pages.study import draw_pairs
 from snapvideo_jax.evaluation.pages.tally import bootstrap_interval
@@ -106,19 +106,28 @@ def test_a_text_cannot_end_the_data_of_a_page():
 
 
 @pytest.mark.parametrize(
-    "wish, parts",
+    "limits, parts",
     [
-        (Wish(fps=9), ["fps=9 is more than the 8 of a.mp4", "fps=8 or less"]),
-        (Wish(height=40), ["height=40 is more than the 36 of b.mp4"]),
-        (Wish(seconds=0.01), ["8 frames a second for 0.01 seconds are no clip"]),
+        (FormatLimits(fps=9), ["fps=9 is more than the 8 of a.mp4", "fps=8 or less"]),
+        (FormatLimits(height=40), ["height=40 is more than the 36 of b.mp4"]),
+        (
+            FormatLimits(seconds=0.01),
+            ["8 frames a second for 0.01 seconds are no clip"],
+        ),
     ],
 )
-def test_what_clips_cannot_have_in_common_is_refused(wish, parts):
+def test_what_clips_cannot_have_in_common_is_refused(limits, parts):
     clips = {"a.mp4": (16, 8.0, 64, 64), "b.mp4": (48, 24.0, 36, 96)}
     clips = {Path(name): info_of(*values) for name, values in clips.items()}
     with pytest.raises(ValueError) as error:
-        wish.of(clips)
+        limits.common_format(clips)
     assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize("fps", [-1.0, float("nan")])
+def test_limits_below_0_are_refused(fps):
+    with pytest.raises(ValueError, match=f"fps={fps} is not 0 or more"):
+        FormatLimits(fps=fps)
 
 
 def info_of(frames, fps, height, width):
@@ -128,14 +137,14 @@ def info_of(frames, fps, height, width):
 @pytest.mark.parametrize(
     "options, parts",
     [
-        (["--seed", -1], ["--seed=-1", "use 0 or more"]),
-        (["--fps", -1], ["fps=-1.0 is not 0 or more"]),
-        (["--fps", "nan"], ["fps=nan is not 0 or more"]),
-        (["--key", "page/key.json"], ["lies within the page", "name a file elsewhere"]),
-        (["--key", "prompts.txt"], ["--key=prompts.txt is there already"]),
-        (["--out", "ours"], ["--out=ours is there already", "name a new folder"]),
+        (["--seed", -1], ["argument --seed: -1 is too small", "use 0 or more"]),
+        (["--fps", -1], ["argument --fps: -1 is out of range; use at least 0"]),
+        (["--fps", "nan"], ["argument --fps: nan is out of range; use at least 0"]),
+        (["--key", "page/key.json"], ["lies within the page", "use a file elsewhere"]),
+        (["--key", "prompts.txt"], ["--key=prompts.txt exists", "use a new file"]),
+        (["--out", "ours"], ["--out=ours is not an empty folder", "use another one"]),
         (["--method", "ours=rival"], ["'ours' is named twice"]),
-        (["--method", "third"], ["--method='third' is not NAME=DIR"]),
+        (["--method", "third"], ["argument --method: 'third' is not NAME=DIR"]),
         (["--method", "third=none"], ["none is not a folder"]),
         (["--prompts", "none.txt"], ["--prompts=none.txt", "no such file"]),
         (["--prompts", "more.txt"], ["ours (ours) has no clip for 'a blue dog'"]),

@@ -31,8 +31,6 @@ FORMAT, VERSION = "snapvideo_jax bundle", 1
 CONFIG, INPUTS, ORBAX = "config.json", "inputs.safetensors", "orbax"
 INDEX, CASCADE = "cascade.json", "snapvideo_jax cascade"
 """Of a folder that has the bundles of two stages, and what it says of itself."""
-SHARD_BYTES = 5 * 10**9
-"""Most of one weights file."""
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -92,19 +90,7 @@ def shapes_of(experiment: "configs.Experiment") -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
 
 
-def check_out(out: Path) -> None:
-    """Refuses a folder that has something in it.
-
-    Raises:
-      ValueError: it has, or is no folder.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out={out} is not an empty folder; use another one.")
-
-
-def write_weights(
-    out: Path, leaves: Mapping[str, np.ndarray], limit: int = SHARD_BYTES
-) -> None:
+def write_weights(out: Path, leaves: Mapping[str, np.ndarray], limit: int) -> None:
     """Writes model.safetensors, or several files of up to ``limit`` bytes and an index.
 
     Names and index are those of Hugging Face, so that its tools read them.

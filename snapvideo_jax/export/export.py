@@ -1,24 +1,21 @@
-"""The verb `snapvideo export`: a run's model as a folder to take away."""
+"""`export`: writes the model of a run as a bundle."""
 
-import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from snapvideo_jax import config as configs
-from snapvideo_jax.diffusion import Sampler
 from snapvideo_jax.export import bundle, programs
 from snapvideo_jax.export.model_card import CARD, model_card
-from snapvideo_jax.io.files import write_atomically
-from snapvideo_jax.io.options import SMALL_NOISE, check_least
+from snapvideo_jax.io.files import check_empty, write_atomically
+from snapvideo_jax.io.options import SMALL_NOISE
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
-from snapvideo_jax.sampling import options
 from snapvideo_jax.sampling.cascade import check_stages, upsampler_of
+from snapvideo_jax.sampling.options import resolution_of, sampler_of
 from snapvideo_jax.training.checkpoints.restore import (
     abstract_sharded_state,
     restore_ema_profile,
@@ -26,76 +23,153 @@ from snapvideo_jax.training.checkpoints.restore import (
 )
 
 FORMATS = ("bundle", "stablehlo", "orbax")
-FEW = 4
-"""Prompts of the config whose embeddings are kept where none are asked for."""
+DEFAULT_PROMPTS = 4
+"""Prompts of the config whose embeddings are stored where none are given."""
 
 
-def _export_stages(
-    workdir: Path, upsampler: Path, out: Path, arguments: argparse.Namespace
-) -> None:
-    """Exports both runs; the second for captions and frame-rate of the first."""
-    second = upsampler_of(upsampler)
-    first = configs.build(configs.of_workdir(workdir))
-    check_stages(first, second, workdir, upsampler)
-    steps, solver = arguments.cascade_steps, arguments.cascade_solver
-    changed = {"steps": steps, "solver": solver, "churn": None}
-    own = argparse.Namespace(**vars(arguments) | changed)
-    options.sampler_of(second, own)  # what is wrong is told before files are written
-    _export_run(workdir, out / "base", arguments)
-    _export_run(upsampler, out / "upsampler", own, first.sheets)
-    bundle.write_index(out, ["base", "upsampler"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `export`.
+
+    Attributes:
+      workdir: of the run.
+      out: folder of the bundle, empty or new.
+      cascade: workdir of an upsampler's run; ``out`` then gets two bundles, in the
+        folders base and upsampler.
+      formats: some of `FORMATS`.
+      weights: "raw", "ema", or the folder of a post-hoc EMA of `snapvideo ema`.
+      dtype: of the stored weights, "float32" or "bfloat16".
+      platforms: that the programs run on, some of `programs.PLATFORMS`.
+      prompt: captions whose embeddings are stored as example inputs (default: some of
+        the config's, where its text encoder is hash).
+      shard_gb: largest size of a weights file in GB.
+      steps, solver, churn: of the exported sampler (default: the config's).
+      cascade_steps, cascade_solver: of the upsampler's (default: its config's).
+
+    Raises:
+      ValueError: a value is unknown, or options contradict each other.
+    """
+
+    workdir: str | Path
+    out: str | Path
+    cascade: str | Path | None = None
+    formats: Sequence[str] = ("bundle",)
+    weights: str = "ema"
+    dtype: str = "float32"
+    platforms: Sequence[str] = programs.PLATFORMS
+    prompt: Sequence[str] = ()
+    shard_gb: float = 5.0
+    steps: int | None = None
+    solver: str | None = None
+    churn: float | None = None
+    cascade_steps: int | None = None
+    cascade_solver: str | None = None
+
+    def __post_init__(self):
+        for option, values, known in (
+            ("--format", self.formats, FORMATS),
+            ("--platforms", self.platforms, programs.PLATFORMS),
+            ("--dtype", (self.dtype,), bundle.DTYPES),
+        ):
+            for value in values:
+                if value not in known:
+                    raise ValueError(
+                        f"{option}={value} is unknown; use some of {', '.join(known)}."
+                    )
+        for name in ("cascade_steps", "cascade_solver"):
+            if getattr(self, name) is not None and not self.cascade:
+                raise ValueError(
+                    f"--{name} is for the second stage; give --cascade too, or use "
+                    f"--{name.removeprefix('cascade_')}."
+                )
+        if self.cascade and self.weights not in ("raw", "ema"):
+            raise ValueError(
+                f"--weights={self.weights} belongs to one run; use raw or ema with "
+                "--cascade, or export the two runs separately."
+            )
+
+
+def export(options: ExportOptions) -> list[Path]:
+    """Writes the bundle of a run, or those of both runs of a cascade.
+
+    Returns:
+      The files that were written.
+
+    Raises:
+      ValueError: ``out`` is not empty; a run or its weights are missing; the stages do
+        not match; or a caption cannot be embedded.
+    """
+    out = Path(options.out)
+    check_empty(out, "--out")
+    if options.cascade:
+        _export_cascade(options)
+    else:
+        _export_run(options)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def _export_cascade(options: ExportOptions) -> None:
+    """Exports both runs; the second with captions and frame rate of the first."""
+    second = upsampler_of(Path(options.cascade))
+    first = configs.build(configs.of_workdir(Path(options.workdir)))
+    check_stages(first, second, options.workdir, options.cascade)
+    single = {"cascade": None, "cascade_steps": None, "cascade_solver": None}
+    base = dataclasses.replace(options, out=Path(options.out) / "base", **single)
+    upsampler = dataclasses.replace(
+        options,
+        workdir=options.cascade,
+        out=Path(options.out) / "upsampler",
+        steps=options.cascade_steps,
+        solver=options.cascade_solver,
+        churn=None,
+        **single,
+    )
+    sampler_of(second, upsampler)  # raises before any file is written
+    _export_run(base)
+    _export_run(upsampler, first.sheets)
+    bundle.write_index(Path(options.out), ["base", "upsampler"])
 
 
 def _export_run(
-    workdir: Path,
-    out: Path,
-    arguments: argparse.Namespace,
-    first: configs.Sheets | None = None,
+    options: ExportOptions, first_stage: configs.Sheets | None = None
 ) -> None:
-    """Loads a run and exports it; ``first`` are the sheets of its first stage."""
-    experiment, params, step = load(workdir, arguments.weights)
-    if first:
-        told = {"prompts": first.prompts, "fps": first.fps}
-        sheets = dataclasses.replace(experiment.sheets, **told)
+    """Exports one run; prompts and frame rate are those of ``first_stage``, if any."""
+    workdir, out = Path(options.workdir), Path(options.out)
+    experiment, params, step = load(workdir, options.weights)
+    if first_stage:
+        changes = {"prompts": first_stage.prompts, "fps": first_stage.fps}
+        sheets = dataclasses.replace(experiment.sheets, **changes)
         experiment = dataclasses.replace(experiment, sheets=sheets)
-    sampler = options.sampler_of(experiment, arguments)
-    about = {
-        "formats": list(arguments.formats),
-        "weights": _named(arguments.weights, workdir),
-        "step": step,
-        "dtype": arguments.dtype,
+    sampler = sampler_of(experiment, options)
+    config = configs.of_workdir(workdir)
+    leaves = {
+        name: np.asarray(leaf).astype(bundle.DTYPES[options.dtype])
+        for name, leaf in flatten_dict(params, sep="/").items()
     }
-    export(experiment, params, workdir, out, about, arguments, sampler)
-
-
-def check(arguments: argparse.Namespace) -> None:
-    """Refuses options before anything is read.
-
-    Raises:
-      ValueError: names the first that makes no sense.
-    """
-    check_least(arguments, {"shard_gb": 0, "steps": 1, "cascade_steps": 1})
-    for option, values, known in (
-        ("--format", arguments.formats, FORMATS),
-        ("--platforms", arguments.platforms, programs.PLATFORMS),
-    ):
-        for value in values:
-            if value not in known:
-                raise ValueError(
-                    f"{option}={value} is unknown; use some of {', '.join(known)}."
-                )
-    for name in ("cascade_steps", "cascade_solver"):
-        if getattr(arguments, name) is not None and not arguments.cascade:
-            raise ValueError(
-                f"--{name} is of the second stage; give --cascade too, or use "
-                f"--{name.removeprefix('cascade_')}."
-            )
-    if arguments.cascade and arguments.weights not in ("raw", "ema"):
-        raise ValueError(
-            f"--weights={arguments.weights} is of one run; use raw or ema with "
-            "--cascade, or export the two runs one by one."
-        )
-    bundle.check_out(Path(arguments.out))
+    about = {
+        "formats": list(options.formats),
+        "weights": _weights_name(options.weights, workdir),
+        "step": step,
+        "dtype": options.dtype,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if {"bundle", "stablehlo"} & set(options.formats):
+        bundle.write_weights(out, leaves, round(options.shard_gb * 1e9))
+    if "orbax" in options.formats:
+        bundle.write_orbax(out, unflatten_dict(leaves, sep="/"))
+    prompts = list(options.prompt)
+    if not prompts and not config.text.path:  # the hash encoder needs no files
+        prompts = list(experiment.sheets.prompts[:DEFAULT_PROMPTS])
+    if prompts:
+        bundle.write_tensors(out / bundle.INPUTS, _inputs(experiment, prompts))
+    if "stablehlo" in options.formats:
+        settings = {name: getattr(sampler, name) for name in programs.SAMPLER}
+        exported = programs.programs_of(experiment, sampler)
+        programs.write(out, exported, leaves, options.platforms, sampler=settings)
+    count = sum(leaf.size for leaf in leaves.values())
+    card = model_card(experiment, workdir, {**about, "config": config.to_dict()}, count)
+    write_atomically(out / CARD, card.encode())
+    bundle.write_config(out, config, leaves, **about, prompts=prompts)
 
 
 def load(workdir: Path, weights: str, step: int | None = None):
@@ -103,11 +177,11 @@ def load(workdir: Path, weights: str, step: int | None = None):
 
     Args:
       workdir: of the run.
-      weights: "raw", "ema", or the folder of an average that `snapvideo ema` made.
+      weights: "raw", "ema", or the folder of a post-hoc EMA of `snapvideo ema`.
       step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: there is no run, no such checkpoint of it, or no such average.
+      ValueError: there is no run, no such checkpoint of it, or no such EMA.
     """
     experiment = configs.build(configs.of_workdir(workdir))
     count = jax.device_count()
@@ -121,55 +195,12 @@ def load(workdir: Path, weights: str, step: int | None = None):
     return experiment, jax.device_get(params), found
 
 
-def export(
-    experiment: "configs.Experiment",
-    params: Any,
-    workdir: Path,
-    out: Path,
-    about: Mapping[str, Any],
-    arguments: argparse.Namespace,
-    sampler: Sampler,
-) -> None:
-    """Writes what the command line asks for; config.json last.
+def _inputs(
+    experiment: "configs.Experiment", prompts: list[str]
+) -> dict[str, np.ndarray]:
+    """Inputs of the sampler for some captions, equal to those of `snapvideo sample`.
 
-    Args:
-      experiment, params: of the run, as from `load`.
-      workdir: of the run.
-      out: an empty folder, or none yet.
-      about: what config.json tells of the weights.
-      arguments: of the command line.
-      sampler: of the exported sampler.
-    """
-    config = configs.of_workdir(workdir)
-    dtype = bundle.DTYPES[about["dtype"]]
-    leaves = {
-        name: np.asarray(leaf).astype(dtype)
-        for name, leaf in flatten_dict(params, sep="/").items()
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    if {"bundle", "stablehlo"} & set(about["formats"]):
-        bundle.write_weights(out, leaves, round(arguments.shard_gb * 1e9))
-    if "orbax" in about["formats"]:
-        bundle.write_orbax(out, unflatten_dict(leaves, sep="/"))
-    prompts = list(arguments.prompt or ())
-    if not prompts and not config.text.path:  # the stand-in, which costs nothing
-        prompts = list(experiment.sheets.prompts[:FEW])
-    if prompts:
-        bundle.write_tensors(out / bundle.INPUTS, _inputs(experiment, prompts))
-    if "stablehlo" in about["formats"]:
-        made = programs.programs_of(experiment, sampler)
-        steps = {name: getattr(sampler, name) for name in programs.SAMPLER}
-        programs.write(out, made, leaves, arguments.platforms, sampler=steps)
-    told = {**about, "config": config.to_dict()}
-    count = sum(leaf.size for leaf in leaves.values())
-    write_atomically(out / CARD, model_card(experiment, workdir, told, count).encode())
-    bundle.write_config(out, config, leaves, **about, prompts=prompts)
-
-
-def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
-    """Inputs of the sampler for some captions, as `snapvideo sample` would give them.
-
-    An upsampler's lack the small clip, which is for the first stage to make.
+    Those of an upsampler lack the small clip, which the first stage samples.
 
     Raises:
       ValueError: a caption cannot be embedded.
@@ -187,9 +218,7 @@ def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
     interval = 1 / sheets.fps if sheets.fps else 0.0
     inputs = embedded(prompts) | {
         "frame_interval": np.full(count, interval, np.float32),
-        "resolution": np.full(
-            (count, 2), options.resolution_of(experiment), np.float32
-        ),
+        "resolution": np.full((count, 2), resolution_of(experiment), np.float32),
         "numbers": np.arange(count, dtype=np.uint32),
         "seed": np.zeros((), np.uint32),
         "guidance": np.asarray(sheets.guidance, np.float32),
@@ -203,8 +232,8 @@ def _inputs(experiment, prompts: list[str]) -> dict[str, np.ndarray]:
     return inputs
 
 
-def _named(weights: str, workdir: Path) -> str:
-    """The weights as config.json tells them: a folder from the workdir on."""
+def _weights_name(weights: str, workdir: Path) -> str:
+    """The weights as config.json names them: a folder relative to the workdir."""
     path, root = Path(weights).resolve(), workdir.resolve()
     if weights in ("raw", "ema"):
         return weights

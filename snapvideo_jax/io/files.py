@@ -31,6 +31,16 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=2).encode())
 
 
+def check_empty(folder: Path, option: str) -> None:
+    """Refuses a path that is neither new nor an empty folder.
+
+    Raises:
+      ValueError: names ``option``, which gave the path.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{option}={folder} is not an empty folder; use another one.")
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:

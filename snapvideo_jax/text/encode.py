@@ -1,9 +1,10 @@
 """Writes a cache of text embeddings: every caption of a data set, embedded once."""
 
+import dataclasses
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from snapvideo_jax.parallel.sharding import (
     round_up_to_devices,
     to_host,
 )
-from snapvideo_jax.text import cache
+from snapvideo_jax.text import cache, files
 from snapvideo_jax.text.costs import padded_length
 from snapvideo_jax.text.encoder import is_blank
 from snapvideo_jax.text.t5 import T5Text
@@ -27,46 +28,63 @@ from snapvideo_jax.text.t5 import T5Text
 logger = logging.getLogger(__name__)
 
 
-def write_cache(
-    out: Path,
-    captions: Sequence[str],
-    encoder: T5Text,
-    batch: int,
-    shard_captions: int,
-) -> None:
-    """Adds to a cache the captions that it lacks, shard by shard.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodeTextOptions:
+    """Options of `encode_text`.
 
-    Captions go in the order of their keys, so that the same captions give the same
-    bytes, in one go or in several. Processes take shards in turns, each with an
-    encoder on its own devices; what a shard holds and is called is settled before.
+    Attributes:
+      encoder: folder of T5: config.json, spiece.model and weights.
+      out: folder of the cache.
+      tokens: longest caption, in tokens; longer ones are cut. 1 or more.
+      batch: captions encoded at once, rounded up to a multiple of a process's devices.
+      shard_captions: captions of every shard but the last.
+      dtype: of the computation, "bfloat16" or "float32".
+    """
+
+    encoder: str | Path
+    out: str | Path
+    tokens: int = 128
+    batch: int = 64
+    shard_captions: int = 16384
+    dtype: str = "bfloat16"
+
+
+def encode_text(options: EncodeTextOptions, captions: Iterable[str]) -> None:
+    """Adds the embeddings of captions that a cache lacks, shard by shard.
+
+    Captions are sorted by their keys, so that the same captions give the same bytes,
+    whether or not the command was interrupted. Processes take turns at shards, each
+    with an encoder on its own devices; names and contents of shards do not depend on
+    the number of processes.
 
     Args:
-      out: folder of the cache.
-      captions: in any order, blank and equal ones among them.
-      encoder: of the embeddings.
-      batch: captions encoded at once; filled up to a multiple of a process's devices.
-      shard_captions: in every shard but the last.
+      captions: in any order; blank and repeated ones are skipped.
 
     Raises:
-      ValueError: the encoder cannot be used, or the cache is of another.
+      ValueError: the encoder cannot be used, or the cache is of another one.
     """
+    out, folder = Path(options.out), Path(options.encoder)
+    width = files.read_sizes(folder).width
+    encoder = T5Text(str(folder), options.tokens, width, options.dtype)
+    encoder.check(())
     is_writer = jax.process_index() == 0
-    by_key = {cache.key_of(x): x for x in captions if not is_blank(x)}
+    by_key = {cache.key_of(each): each for each in captions if not is_blank(each)}
     for shard in cache.shards_of(out):
         for key in cache.read_keys(shard):
             by_key.pop(key.ljust(cache.KEY_BYTES, b"\0"), None)
     keys = sorted(by_key)
     same = "--out has to be a folder that all processes share"
-    coordinator.assert_equal("What is to be encoded", _digest(keys), same)
-    parts = [keys[i : i + shard_captions] for i in range(0, len(keys), shard_captions)]
+    coordinator.assert_equal("The list of captions to encode", _digest(keys), same)
+    size = options.shard_captions
+    parts = [keys[i : i + size] for i in range(0, len(keys), size)]
     todo = list(zip(cache.next_shards(out, len(parts)), parts, strict=True))
     if is_writer:
         cache.begin_cache(out, encoder.manifest())
-    coordinator.barrier("settled")  # no shard before all have seen which there are
+    coordinator.barrier("settled")  # all have listed the shards; now some may be added
     logger.info("%d captions to encode for %s.", len(keys), out)
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(fsdp=len(devices)), len(devices), devices)
-    batch = round_up_to_devices(batch, mesh)
+    batch = round_up_to_devices(options.batch, mesh)
     ours = todo[jax.process_index() :: jax.process_count()]
     for path, part in progress(ours, len(ours), name="shard", is_writer=is_writer):
         made = _embeddings([by_key[key] for key in part], encoder, mesh, batch)

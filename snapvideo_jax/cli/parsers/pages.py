@@ -1,14 +1,16 @@
 """Options of the verbs `study` and `gallery`."""
 
+import argparse
+from pathlib import Path
+
 from snapvideo_jax.cli.parsers.common import add
+from snapvideo_jax.cli.parsers.types import integer, number, path
 
 
 def add_verbs(verbs) -> None:
     """Adds the verbs to a command line."""
     study = add(
-        verbs,
-        "study",
-        "A user study: its page made (build), its votes counted (tally).",
+        verbs, "study", "Run a blinded user study: build its page, tally its votes."
     )
     actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_build(actions)
@@ -20,29 +22,50 @@ def _add_build(actions) -> None:
     build = add(
         actions,
         "build",
-        "Make the page of a blinded study, and its key.",
+        "Write the page of a blinded study, and its key.",
         "The first method is compared with each of the others.",
     )
     build.add_argument(
         "--method",
+        type=_method,
         action="append",
         required=True,
         metavar="NAME=DIR",
-        help="clips of `snapvideo sample`; twice or more",
-    )
-    build.add_argument("--prompts", required=True, metavar="FILE", help="one a line")
-    build.add_argument("--out", required=True, metavar="DIR", help="of the page")
-    build.add_argument(
-        "--key", metavar="FILE", help="who made what (default: OUT.key.json)"
+        help="a method and its clips of `snapvideo sample`; repeat for each method",
     )
     build.add_argument(
-        "--seed", type=int, default=0, help="of order, sides and names (default: 0)"
+        "--prompts",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="prompts, one a line",
     )
     build.add_argument(
-        "--fps", type=float, default=0.0, help="of all clips (default: the lowest)"
+        "--out", type=path, required=True, metavar="DIR", help="folder of the page"
     )
     build.add_argument(
-        "--seconds", type=float, default=0.0, help="at most (default: the shortest)"
+        "--key",
+        type=path,
+        metavar="FILE",
+        help="which method made which clip (default: OUT.key.json)",
+    )
+    build.add_argument(
+        "--seed",
+        type=integer(least=0),
+        default=0,
+        help="of order, sides and file names (default: 0)",
+    )
+    build.add_argument(
+        "--fps",
+        type=number(least=0),
+        default=0.0,
+        help="of all clips (default: the lowest)",
+    )
+    build.add_argument(
+        "--seconds",
+        type=number(least=0),
+        default=0.0,
+        help="longest clip (default: the shortest of the clips)",
     )
     build.add_argument(
         "--size",
@@ -54,12 +77,23 @@ def _add_build(actions) -> None:
 
 
 def _add_tally(actions) -> None:
-    tally = add(actions, "tally", "Count the votes of a study, as the paper's Tab. 6.")
-    tally.add_argument("votes", nargs="+", metavar="FILE", help="as raters send them")
-    tally.add_argument("--key", required=True, metavar="FILE", help="of the study")
-    tally.add_argument("--seed", type=int, default=0, help="of the resampling")
+    tally = add(
+        actions, "tally", "Count the votes of a study, as in Tab. 6 of the paper."
+    )
     tally.add_argument(
-        "--resamples", type=int, default=2000, help="of intervals (default: 2000)"
+        "votes", type=path, nargs="+", metavar="FILE", help="files that raters sent"
+    )
+    tally.add_argument(
+        "--key", type=path, required=True, metavar="FILE", help="of the study"
+    )
+    tally.add_argument(
+        "--seed", type=integer(least=0), default=0, help="of the bootstrap (default: 0)"
+    )
+    tally.add_argument(
+        "--resamples",
+        type=integer(least=1),
+        default=2000,
+        help="of the bootstrap (default: 2000)",
     )
     tally.add_argument("--json", action="store_true", help="print JSON")
 
@@ -68,20 +102,37 @@ def _add_gallery(verbs) -> None:
     verb = add(
         verbs,
         "gallery",
-        "Make a page of samples by prompt and run, to look through and compare.",
-        "Metrics are read from JSON files of evaluate and judge, and from\n"
-        "metrics.jsonl, where they lie beside the clips.",
+        "Write a page that shows samples by prompt and run.",
+        "Metrics come from JSON files of evaluate and judge, and from metrics.jsonl,\n"
+        "if they are in the folder of the clips.",
     )
     verb.add_argument(
-        "folders", nargs="+", metavar="DIR", help="of `snapvideo sample`, or of such"
+        "folders",
+        type=path,
+        nargs="+",
+        metavar="DIR",
+        help="folder of `snapvideo sample`, or of such folders",
     )
-    verb.add_argument("--out", required=True, metavar="DIR", help="of the page")
+    verb.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="folder of the page"
+    )
+
+
+def _method(text: str) -> tuple[str, Path]:
+    """A method and its folder, as in ours=samples/ours."""
+    name, separator, folder = text.partition("=")
+    if not separator or not name or not folder:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=DIR, as in ours=samples/ours."
+        )
+    return name, path(folder)
 
 
 def _size(text: str) -> tuple[int, int]:
     """Height and width, as in 288x512."""
-    height, width = text.lower().split("x")
+    height, separator, width = text.lower().partition("x")
+    if not (separator and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; use HEIGHTxWIDTH, as in 288x512."
+        )
     return int(height), int(width)
-
-
-_size.__name__ = "size"  # argparse tells it where a text is none.

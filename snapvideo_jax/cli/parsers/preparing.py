@@ -1,6 +1,7 @@
 """Options of the verbs `prepare` and `encode_text`."""
 
 from snapvideo_jax.cli.parsers.common import add, add_processes
+from snapvideo_jax.cli.parsers.types import integer, number, path
 
 PREPARE_HELP = """\
 Files are probed, filtered, cut and encoded anew, as the config says, into shards that
@@ -35,40 +36,70 @@ def _add_encode_text(verbs) -> None:
         verbs,
         "encode_text",
         "Encode captions with T5 once, for training with text.name=cached.",
-        "The same command again adds what is missing. --plan N tells what N captions\n"
-        "would cost, online and cached, and encodes nothing.",
+        "Run the same command to resume or to add captions. --plan N reports the cost\n"
+        "of N captions, online and cached, and encodes nothing.",
         takes_overrides=True,
     )
     verb.add_argument(
         "--encoder",
         required=True,
         metavar="DIR",
-        help="config.json, spiece.model and weights; for --plan also a name as t5-11b",
+        help="folder of config.json, spiece.model and weights; with --plan also a "
+        "name, such as t5-11b",
     )
     verb.add_argument(
-        "--captions", metavar="FILE", help="one a line; .jsonl: objects with a caption"
+        "--captions",
+        type=path,
+        metavar="FILE",
+        help="captions, one a line; .jsonl: objects with a caption",
     )
     verb.add_argument(
-        "--config", metavar="FILE[:ARG]", help="the captions of its data, all of them"
+        "--config", metavar="FILE[:ARG]", help="encode all captions of its data"
     )
-    verb.add_argument("--out", metavar="DIR", help="of the embeddings")
-    verb.add_argument("--tokens", type=int, help="at most (default: config's, or 128)")
-    verb.add_argument("--batch", type=int, default=64, help="at once (default: 64)")
+    verb.add_argument("--out", metavar="DIR", help="folder of the cache")
     verb.add_argument(
-        "--shard_captions", type=int, default=16384, help="in a file (default: 16384)"
+        "--tokens",
+        type=integer(least=1),
+        metavar="N",
+        help="longest caption (default: the config's, or 128)",
+    )
+    verb.add_argument(
+        "--batch",
+        type=integer(least=1),
+        default=64,
+        metavar="N",
+        help="captions encoded at once (default: 64)",
+    )
+    verb.add_argument(
+        "--shard_captions",
+        type=integer(least=1),
+        default=16384,
+        metavar="N",
+        help="captions of a file (default: 16384)",
     )
     verb.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
         default="bfloat16",
-        help="computed in (default: bfloat16)",
+        help="of the computation (default: bfloat16)",
     )
-    verb.add_argument("--plan", type=int, metavar="N", help="captions of a plan")
-    verb.add_argument(
-        "--mean_tokens", type=float, default=20.0, help="of a plan (default: 20)"
+    plan = verb.add_argument_group("a plan")
+    plan.add_argument(
+        "--plan", type=integer(least=1), metavar="N", help="number of captions"
     )
-    verb.add_argument(
-        "--step_seconds", type=float, default=1.0, help="of a plan (default: 1)"
+    plan.add_argument(
+        "--mean_tokens",
+        type=number(least=1),
+        default=20.0,
+        metavar="N",
+        help="mean length of a caption (default: 20)",
     )
-    verb.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument(
+        "--step_seconds",
+        type=number(above=0),
+        default=1.0,
+        metavar="S",
+        help="time of a training step (default: 1)",
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
     add_processes(verb)

@@ -1,20 +1,14 @@
 """`snapvideo export`."""
 
 import argparse
-from pathlib import Path
 
-from snapvideo_jax.export.export import _export_run, _export_stages, check
+from snapvideo_jax.cli.options import options
+from snapvideo_jax.export.export import ExportOptions, export
 from snapvideo_jax.io.messages import human_bytes
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """`snapvideo export`."""
-    check(arguments)
-    out, workdir = Path(arguments.out), Path(arguments.workdir)
-    if arguments.cascade:
-        _export_stages(workdir, Path(arguments.cascade), out, arguments)
-    else:
-        _export_run(workdir, out, arguments)
-    files = [path for path in out.rglob("*") if path.is_file()]
+    """Exports, and prints the number and size of the files."""
+    files = export(options(ExportOptions, arguments))
     size = sum(path.stat().st_size for path in files)
-    print(f"{len(files)} files, {human_bytes(size, 4)}: {out}")
+    print(f"{len(files)} files, {human_bytes(size, 4)}: {arguments.out}")

@@ -1,21 +1,20 @@
-"""The verb `snapvideo gallery`: a page of samples, to look through and compare."""
+"""`snapvideo gallery`."""
 
 import argparse
 import logging
-from pathlib import Path
 
-from snapvideo_jax.evaluation.pages.gallery import build_gallery
+from snapvideo_jax.cli.options import options
+from snapvideo_jax.evaluation.pages.gallery import GalleryOptions, build_gallery
 
 logger = logging.getLogger(__name__)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Makes the page, and names what is left out of it."""
-    out = Path(arguments.out)
-    made = build_gallery([Path(folder) for folder in arguments.folders], out)
-    for problem in made.left_out:
+    """Writes the page, and lists what it leaves out."""
+    gallery = build_gallery(options(GalleryOptions, arguments))
+    for problem in gallery.left_out:
         logger.warning("left out: %s", problem)
     print(
-        f"{made.clips} clips of {made.runs} runs, {len(made.left_out)} left out: "
-        f"{out}/index.html"
+        f"{gallery.clips} clips of {gallery.runs} runs, {len(gallery.left_out)} left "
+        f"out: {arguments.out}/index.html"
     )

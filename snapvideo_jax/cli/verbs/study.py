@@ -1,22 +1,17 @@
-"""The verb `snapvideo study`: its page made, and the votes of raters counted."""
+"""`snapvideo study build` and `snapvideo study tally`."""
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from snapvideo_jax.evaluation.pages.matching import Wish
-from snapvideo_jax.evaluation.pages.study import build_study
+from snapvideo_jax.cli.options import options
+from snapvideo_jax.evaluation.pages.study import StudyOptions, build_study
 from snapvideo_jax.evaluation.pages.tally import describe, tally
 from snapvideo_jax.evaluation.pages.votes import read_key, read_votes
 from snapvideo_jax.io.captions import read_prompts
-from snapvideo_jax.io.options import check_least
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """`snapvideo study build` and `snapvideo study tally`."""
-    check_least(arguments, {"seed": 0, "resamples": 1})
+    """Builds the page of a study, or prints its tally."""
     if arguments.action == "build":
         _build(arguments)
     else:
@@ -24,45 +19,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    out = Path(arguments.out)
-    key = Path(arguments.key or out.with_name(f"{out.name}.key.json"))
-    methods = named_folders(arguments.method)
-    prompts = read_prompts(Path(arguments.prompts))
-    height, width = arguments.size
-    wish = Wish(arguments.fps, arguments.seconds, height, width)
-    alike = build_study(methods, prompts, out, key, arguments.seed, wish)
+    methods = dict(arguments.method)
+    for name in methods:
+        if sum(name == other for other, _ in arguments.method) > 1:
+            raise ValueError(f"--method: {name!r} is named twice; use another name.")
+    prompts = read_prompts(arguments.prompts)
+    study = build_study(
+        options(StudyOptions, arguments, methods=methods, prompts=prompts)
+    )
+    form = study.format
     print(
-        f"{(len(methods) - 1) * len(prompts)} pairs of {alike.width}x{alike.height} "
-        f"pixels, {alike.frames} frames at {alike.fps:g} a second: {out}/index.html. "
-        f"Keep {key} to yourself."
+        f"{study.pairs} pairs of {form.width}x{form.height} pixels, {form.frames} "
+        f"frames at {form.fps:g} a second: {arguments.out}/index.html. Do not share "
+        f"{study.key} with raters."
     )
 
 
 def _tally(arguments: argparse.Namespace) -> None:
-    key = read_key(Path(arguments.key))
-    votes = read_votes([Path(path) for path in arguments.votes], key)
+    key = read_key(arguments.key)
+    votes = read_votes(arguments.votes, key)
     result = tally(votes, key, arguments.seed, arguments.resamples)
-    if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        print(describe(result))
-
-
-def named_folders(items: Sequence[str]) -> dict[str, Path]:
-    """Folders by name, from texts as NAME=DIR.
-
-    Raises:
-        ValueError: a text is none, or a name comes twice.
-    """
-    folders: dict[str, Path] = {}
-    for item in items:
-        name, found, folder = item.partition("=")
-        if not found or not name or not folder:
-            raise ValueError(
-                f"--method={item!r} is not NAME=DIR, as ours=samples/ours."
-            )
-        if name in folders:
-            raise ValueError(f"--method={item!r}: {name!r} is named twice.")
-        folders[name] = Path(folder)
-    return folders
+    print(json.dumps(result, indent=2) if arguments.json else describe(result))

@@ -1,27 +1,20 @@
 """`snapvideo verify`."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
-from snapvideo_jax.export import bundle
-from snapvideo_jax.export.verify import verify
+from snapvideo_jax.cli.options import options
+from snapvideo_jax.export.verify import VerifyOptions, verify
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """`snapvideo verify`; exits with 1 where the difference is too large."""
-    if not arguments.tolerance >= 0:
-        raise ValueError(
-            f"--tolerance={arguments.tolerance:g} is below 0; use 0 or more."
-        )
-    found = bundle.read(Path(arguments.bundle))
-    compared = verify(found, Path(arguments.workdir), arguments.weights)
-    largest = 0.0
-    for name, difference in compared:
-        print(f"{name:<20}{difference:.3g}", flush=True)
-        if not name.startswith("("):
-            largest = float(np.maximum(largest, difference))  # NaN stays
+    """Prints the differences; exits with 1 where the largest exceeds --tolerance."""
+    differences = verify(options(VerifyOptions, arguments))
+    for name, difference in differences.items():
+        print(f"{name:<20}{difference:.3g}")
+    compared = [value for name, value in differences.items() if name[0] != "("]
+    largest = float(np.max(compared))  # NaN where one is NaN
     within = largest <= arguments.tolerance
     print(
         f"The largest difference is {largest:.3g}, {'within' if within else 'ABOVE'} "

@@ -25,12 +25,24 @@ STILL_SIDE = 320
 """The shorter side of a still has at most so many pixels."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """What a gallery holds.
+@dataclass(frozen=True, kw_only=True)
+class GalleryOptions:
+    """Options of `build_gallery`.
 
-    runs, clips: how many.
-    left_out: clips and files that cannot be used, by name with the reason.
+    folders: of samples, each a run; a folder of such folders stands for all of them.
+    out: folder of the page, empty or new.
+    """
+
+    folders: Sequence[str | Path]
+    out: str | Path
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The contents of a gallery.
+
+    runs, clips: their numbers.
+    left_out: names of clips and files that cannot be used, with the reason.
     """
 
     runs: int
@@ -38,20 +50,16 @@ class Made:
     left_out: tuple[str, ...]
 
 
-def build_gallery(folders: Sequence[Path], out: Path) -> Made:
+def build_gallery(options: GalleryOptions) -> Gallery:
     """Writes the page.
 
-    Args:
-        folders: of samples, each a run; a folder of such folders is all of these.
-        out: folder of the page, a new one.
-
     Raises:
-        ValueError: there is no folder, or no clip in one.
+        ValueError: a folder is missing or has no clips, or ``out`` is not empty.
     """
-    runs = [run for folder in folders for run in _runs_in(folder)]
+    runs = [run for folder in options.folders for run in _runs_in(Path(folder))]
     listed, left_out, sizes = [], [], []
     cards: dict[tuple[str, int], dict[str, Any]] = {}
-    with new_folder(out) as page:
+    with new_folder(Path(options.out)) as page:
         for number, (name, folder) in enumerate(zip(_names(runs), runs, strict=True)):
             samples, wrong = read_samples(folder)
             metrics, unread = read_metrics(folder)
@@ -80,7 +88,7 @@ def build_gallery(folders: Sequence[Path], out: Path) -> Made:
         height, width = Counter(sizes).most_common(1)[0][0]
         data = {"runs": listed, "cards": list(cards.values()), "size": [width, height]}
         write_page(page, "gallery", data)
-    return Made(len(runs), len(sizes), tuple(left_out))
+    return Gallery(len(runs), len(sizes), tuple(left_out))
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from snapvideo_jax.data.video import Clip, ClipInfo, probe
 
 
 @dataclass(frozen=True)
-class Alike:
+class ClipFormat:
     """What all clips of a study have in common.
 
     frames: of each clip, at least 2.
@@ -31,7 +31,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Wish:
+class FormatLimits:
     """What is asked of clips that are made alike; 0 is the least of the clips.
 
     fps: frames a second, at most that of every clip.
@@ -52,7 +52,7 @@ class Wish:
                     f"{name}={value} is not 0 or more; use 0 for the clips' own."
                 )
 
-    def of(self, clips: Mapping[Path, ClipInfo]) -> Alike:
+    def common_format(self, clips: Mapping[Path, ClipInfo]) -> ClipFormat:
         """What these clips can have in common, and is asked for.
 
         Raises:
@@ -79,7 +79,7 @@ class Wish:
             )
         if min(height, width) < 2:
             raise ValueError(f"{width}x{height} pixels are no clip; use larger clips.")
-        return Alike(frames, fps, height - height % 2, width - width % 2)
+        return ClipFormat(frames, fps, height - height % 2, width - width % 2)
 
     def _at_most_least(self, name: str, values: Mapping[Path, float]) -> float:
         least = min(values, key=values.get)
@@ -92,7 +92,7 @@ class Wish:
         return asked or values[least]
 
 
-def probed(clips: list[Path]) -> tuple[dict[Path, ClipInfo], list[str]]:
+def probe_all(clips: list[Path]) -> tuple[dict[Path, ClipInfo], list[str]]:
     """What clips hold, and which cannot be read, by name with the reason."""
     found, wrong = {}, []
     for clip in clips:
@@ -103,15 +103,15 @@ def probed(clips: list[Path]) -> tuple[dict[Path, ClipInfo], list[str]]:
     return found, wrong
 
 
-def read_alike(path: Path, alike: Alike) -> UInt8[np.ndarray, "t h w c"]:
+def read_clip(path: Path, form: ClipFormat) -> UInt8[np.ndarray, "t h w c"]:
     """The first frames of a clip, scaled to cover the size, its middle cut out.
 
     Raises:
         UnusableClip: as `Clip.frames_at`.
     """
-    with Clip(path, cover=(alike.height, alike.width)) as clip:
-        times = np.arange(alike.frames) / alike.fps
+    with Clip(path, cover=(form.height, form.width)) as clip:
+        times = np.arange(form.frames) / form.fps
         frames = clip.frames_at(np.minimum(times, clip.info.duration))
-    top = (frames.shape[1] - alike.height) // 2
-    left = (frames.shape[2] - alike.width) // 2
-    return frames[:, top : top + alike.height, left : left + alike.width]
+    top = (frames.shape[1] - form.height) // 2
+    left = (frames.shape[2] - form.width) // 2
+    return frames[:, top : top + form.height, left : left + form.width]

@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from snapvideo_jax.io.files import check_empty
+
 _STATIC = resources.files("snapvideo_jax.evaluation.pages") / "static"
 _SHARED = ("base.css", "base.js")
 
@@ -21,10 +23,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         ValueError: something is there already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"--out={out} is there already and is not empty; name a new folder."
-        )
+    check_empty(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as passing:
         folder = Path(passing) / "page"

@@ -17,7 +17,12 @@ import numpy as np
 
 from snapvideo_jax import __version__
 from snapvideo_jax.data.container import UnusableClip
-from snapvideo_jax.evaluation.pages.matching import Alike, Wish, probed, read_alike
+from snapvideo_jax.evaluation.pages.matching import (
+    ClipFormat,
+    FormatLimits,
+    probe_all,
+    read_clip,
+)
 from snapvideo_jax.evaluation.pages.page import new_folder, write_page
 from snapvideo_jax.evaluation.pages.samples import read_samples
 from snapvideo_jax.io import media
@@ -52,44 +57,68 @@ class Pair:
     files: tuple[str, str]
 
 
-def build_study(
-    methods: Mapping[str, Path],
-    prompts: Sequence[str],
-    out: Path,
-    key: Path,
-    seed: int = 0,
-    wish: Wish = Wish(),  # noqa: B008  (it is frozen)
-) -> Alike:
-    """Writes the page of a study, and its key, which tells who made which clip.
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options of `build_study`.
 
-    Args:
-        methods: folders of clips by method; the first is compared with the others.
-        prompts: that are shown; of a method's clips for a prompt the first is taken.
-        out: folder of the page, a new one.
-        key: file of the key, outside of it.
-        seed: of order, sides and names.
-        wish: what clips are to have in common.
+    methods: folders of clips by method; the first is compared with the others.
+    prompts: that are shown; of a method's clips for a prompt the first is taken.
+    out: folder of the page, empty or new.
+    key: file of the key, outside of ``out`` (default: OUT.key.json next to it).
+    seed: of order, sides and file names, 0 or more.
+    fps, seconds, size: limits of the clips' common format, as of `FormatLimits`; the
+        size is height and width.
+    """
 
-    Returns:
-        What they have in common.
+    methods: Mapping[str, str | Path]
+    prompts: Sequence[str]
+    out: str | Path
+    key: str | Path | None = None
+    seed: int = 0
+    fps: float = 0.0
+    seconds: float = 0.0
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that was built.
+
+    pairs: number of its pairs.
+    format: that all clips have.
+    key: file of its key.
+    """
+
+    pairs: int
+    format: ClipFormat
+    key: Path
+
+
+def build_study(options: StudyOptions) -> Study:
+    """Writes the page of a study, and its key, which records who made which clip.
 
     Raises:
-        ValueError: fewer than two methods, no or equal prompts, a method without a
-            clip for a prompt, a clip that cannot be read, places that are not free.
+        ValueError: there are fewer than two methods, no prompts or equal ones; a
+            method has no clip for a prompt; a clip cannot be read; or ``out`` or
+            ``key`` exist.
     """
-    _check_places(out, key)
+    limits = FormatLimits(options.fps, options.seconds, *options.size)
+    out, prompts = Path(options.out), list(options.prompts)
+    key = Path(options.key or out.with_name(f"{out.name}.key.json"))
+    methods = {name: Path(folder) for name, folder in options.methods.items()}
+    _check_paths(out, key)
     clips = _clips_of(methods, prompts)
-    infos, wrong = probed(sorted(set(clips.values())))
-    _refuse(wrong, "cannot be used; make them anew")
-    alike = wish.of(infos)
-    pairs = draw_pairs(list(methods), prompts, seed)
-    shown = _shown(pairs, alike)
+    infos, wrong = probe_all(sorted(set(clips.values())))
+    _refuse(wrong, "cannot be used; sample them again")
+    form = limits.common_format(infos)
+    pairs = draw_pairs(list(methods), prompts, options.seed)
+    shown = _shown(pairs, form)
     with new_folder(out) as folder:
-        _write_clips(folder, pairs, clips, alike)
+        _write_clips(folder, pairs, clips, form)
         write_page(folder, "study", shown)
-        opened = _key_of(shown["study"], seed, list(methods), pairs, clips, alike)
-        write_json(key, opened)
-    return alike
+        study = shown["study"]
+        write_json(key, _key_of(study, options.seed, list(methods), pairs, clips, form))
+    return Study(len(pairs), form, key)
 
 
 def draw_pairs(methods: Sequence[str], prompts: Sequence[str], seed: int) -> list[Pair]:
@@ -113,7 +142,7 @@ def draw_pairs(methods: Sequence[str], prompts: Sequence[str], seed: int) -> lis
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _shown(pairs: Sequence[Pair], alike: Alike) -> dict[str, Any]:
+def _shown(pairs: Sequence[Pair], form: ClipFormat) -> dict[str, Any]:
     """What the page knows: nothing of methods."""
     shown = {
         "format": FORMAT,
@@ -127,13 +156,13 @@ def _shown(pairs: Sequence[Pair], alike: Alike) -> dict[str, Any]:
             }
             for pair in pairs
         ],
-        "size": [alike.width, alike.height],
+        "size": [form.width, form.height],
     }
     digest = hashlib.sha256(json.dumps(shown).encode()).hexdigest()
     return shown | {"study": digest[:12]}
 
 
-def _key_of(study, seed, methods, pairs, clips, alike) -> dict[str, Any]:
+def _key_of(study, seed, methods, pairs, clips, form) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "study": study,
@@ -141,7 +170,7 @@ def _key_of(study, seed, methods, pairs, clips, alike) -> dict[str, Any]:
         "seed": seed,
         "methods": methods,
         "questions": list(QUESTIONS),
-        "clips": asdict(alike),
+        "clips": asdict(form),
         "pairs": {
             pair.id: {
                 "prompt": pair.prompt,
@@ -173,7 +202,7 @@ def _clips_of(
         wrong += unusable
         for sample in samples:
             found.setdefault((method, sample.prompt), sample.clip)
-    _refuse(wrong, "cannot be used; make them anew")
+    _refuse(wrong, "cannot be used; sample them again")
     lacking = [
         f"{method} ({methods[method]}) has no clip for {prompt!r}"
         for method in methods
@@ -184,7 +213,7 @@ def _clips_of(
     return {(m, prompt): found[m, prompt] for m in methods for prompt in prompts}
 
 
-def _write_clips(folder, pairs, clips, alike) -> None:
+def _write_clips(folder, pairs, clips, form) -> None:
     """Writes every clip under all of its names."""
     names: dict[Path, list[Path]] = {}
     for pair in pairs:
@@ -192,10 +221,10 @@ def _write_clips(folder, pairs, clips, alike) -> None:
             names.setdefault(clips[method, pair.prompt], []).append(folder / file)
     for clip, (first, *others) in names.items():
         try:
-            frames = read_alike(clip, alike)
+            frames = read_clip(clip, form)
         except UnusableClip as error:
-            raise ValueError(f"{clip}: {error}; make it anew.") from error
-        media.write_mp4(first, frames, alike.fps)
+            raise ValueError(f"{clip}: {error}; sample it again.") from error
+        media.write_mp4(first, frames, form.fps)
         for other in others:
             shutil.copyfile(first, other)
         # Files of one method would else be told by when they were written.
@@ -203,16 +232,16 @@ def _write_clips(folder, pairs, clips, alike) -> None:
             os.utime(file, (0, 0))
 
 
-def _check_places(out: Path, key: Path) -> None:
+def _check_paths(out: Path, key: Path) -> None:
     if key.resolve().is_relative_to(out.resolve()):
         raise ValueError(
             f"--key={key} lies within the page, --out={out}, where raters would find "
-            "it; name a file elsewhere."
+            "it; use a file elsewhere."
         )
     if key.exists():
         raise ValueError(
-            f"--key={key} is there already, and votes are worth nothing without it; "
-            "name a new file."
+            f"--key={key} exists, and votes are worth nothing without it; use a new "
+            "file."
         )
 
 
