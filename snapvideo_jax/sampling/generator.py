@@ -327,7 +327,11 @@ class SamplerProgram:
     def _denoiser(self, params, guide_params, keys, inputs: SamplerInputs):
         """The guided denoiser, and the carry of its first call."""
         experiment, guide = self.experiment, self.guide
-        model, edm, batch = experiment.model, experiment.diffusion, len(inputs.numbers)
+        model, edm, batch = (
+            experiment.model,
+            experiment.diffusion,
+            inputs.numbers.shape[0],
+        )
         is_guided = inputs.guidance is not None
         keep = jnp.zeros(batch, bool)
         context = Context(**inputs.conditioning, drop_text=keep)
@@ -358,7 +362,7 @@ class SamplerProgram:
         model, small = self.experiment.model, pixels(inputs.small)
         eps = normal(fold_in(keys, CORRUPTION), small.shape[1:])
         noise = 0.0 if inputs.small_noise is None else inputs.small_noise
-        level = jnp.full(len(keys), noise, jnp.float32)
+        level = jnp.full(keys.shape[0], noise, jnp.float32)
         size = model.height, model.width
         enlarged = constrain(corrupted(small, eps, level, size), *CLIP_AXES)
         return context.replace(low_resolution=enlarged, low_resolution_noise=level)
