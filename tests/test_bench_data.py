@@ -33,7 +33,7 @@ def test_stages_add_up_and_feed_a_pod(shapes_root, run):
 
 def test_a_golden_plan_gives_the_clips_a_pod_needs_whatever_the_data_source():
     name = "fit-500m-v6e-16x16"
-    file = shipped.FOLDER / golden_plans.GOLDEN_PLANS[name].config
+    file = shipped.CONFIGS / golden_plans.GOLDEN_PLANS[name].config
     arguments = argparse.Namespace(
         config=str(file), step_seconds=None, plan="v6e:16x16"
     )

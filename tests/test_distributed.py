@@ -353,7 +353,9 @@ def test_processes_that_do_not_come_end_the_program(monkeypatch, capsys):
         assert ended.wait(PATIENCE_SECONDS)
     assert codes == [2]
     line = capsys.readouterr().err
-    assert line.startswith("snapvideo: error: Not all processes came within 0 s; start")
+    assert line.startswith(
+        "snapvideo: error: Not all processes joined within 0 s; start"
+    )
     assert line.count("\n") == 1
 
 

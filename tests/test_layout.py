@@ -40,7 +40,7 @@ def check(mesh, rules=Rules(), **params):  # noqa: B008
     boxed = state(**params).params
     layout_report.check_rules(boxed, rules)
     places = sharding.state_shardings(boxed, mesh, rules)
-    layout_report.check_divided(
+    layout_report.check_sharded(
         list(layout_report.parameter_layouts(boxed, places)), mesh, rules
     )
 
@@ -79,7 +79,7 @@ def test_a_parameter_of_consequence_whose_sizes_do_not_divide_is_refused():
 
 def test_parameters_that_lie_mostly_whole_are_refused():
     params = {f"norm_{n}": ((1000, 1000), ("blocks", "norm")) for n in range(7)}
-    wanted = r"10.1% of the parameters lie whole.*at most 2%; the largest are norm_6"
+    wanted = r"10.1% of the parameters are replicated.*at most 2%; .* are norm_6"
     with pytest.raises(ValueError, match=wanted) as refused:
         check(mesh_of(fsdp=4), large=((8192, 7600), KERNEL), **params)
     assert len(re.findall(r"norm_\d", str(refused.value))) == 5
@@ -89,7 +89,7 @@ def test_parameters_that_lie_mostly_whole_are_refused():
 
 def test_colliding_axes_name_the_five_largest_parameters():
     params = {f"kernel_{n}": ((n, 8), KERNEL) for n in range(1, 8)}
-    wanted = r"cannot place 7 parameters; the largest are kernel_7.*Colliding mesh axes"
+    wanted = r"cannot shard 7 parameters; the largest are kernel_7.*Colliding mesh axes"
     with pytest.raises(ValueError, match=wanted) as refused:
         check(mesh_of(fsdp=4), Rules(mlp="fsdp"), **params)
     assert "kernel_3" in str(refused.value) and "kernel_2" not in str(refused.value)

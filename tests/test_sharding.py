@@ -190,7 +190,7 @@ def test_a_mesh_takes_all_devices(name):
         (
             MeshConfig(data=4, fsdp=4),
             16,
-            "mesh.data=4 x 4 of the other axes is not the 8 devices",
+            "mesh.data=4 x 4 of the other axes is not the number of devices, 8",
         ),
         (MeshConfig(), 12, "batch of 12 .*not a multiple of the 8 parts"),
         (MeshConfig(context=2), 6, "batch of 6 .*not a multiple of the 4 parts"),

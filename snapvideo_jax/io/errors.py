@@ -1,51 +1,51 @@
-"""Why a run ends before its last step, and the exit code that tells it.
+"""Errors that stop a run before its last step, and their exit codes.
 
-Codes are for schedulers: 75 asks for another start of the same command, all others for
-a look first. 0 is a finished run, 1 an error that nobody foresaw, 2 something that the
-user has to correct.
+Exit codes are for schedulers: 75 means that the same command should be started again;
+all other non-zero codes need attention first. 0 is a finished run, 1 an unexpected
+error, 2 an error of the user.
 """
 
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk that takes no more."""
+"""Error numbers of a full disk."""
 FULL_WORDS = (
     "No space left on device",
     "Disk quota exceeded",
     "File too large",
 )
-"""The same where only a text comes through."""
+"""Messages of a full disk, for libraries that pass on only the text."""
 
 
 class RunStopped(RuntimeError):
-    """A run ends before its last step; the message is for the user."""
+    """A run stopped before its last step; the message is for the user."""
 
     exit_code = 1
 
 
 class SaveFailed(RunStopped):
-    """A checkpoint could not be written; the ones before it are kept."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
     exit_code = 4
 
 
 class Stalled(RunStopped):
-    """No step finished for too long."""
+    """No step finished within the time limit."""
 
     exit_code = 5
 
 
 class Preempted(RunStopped):
-    """The run was told to stop; the same command goes on with it.
+    """The run was preempted (SIGTERM) and saved; the same command resumes it.
 
-    The code is EX_TEMPFAIL of sysexits.h: try again later.
+    The exit code is EX_TEMPFAIL of sysexits.h: try again later.
     """
 
     exit_code = 75
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """True for the error of a disk that takes no more, however deep it lies."""
+    """True for the error of a full disk, also as the cause of another error."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in FULL:
@@ -57,5 +57,5 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """The first line of an error's message; its repr where it has none."""
     return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,33 +1,32 @@
-"""Files that appear whole or not at all, should the process be killed meanwhile."""
+"""Files that are written atomically, and checksums."""
 
 import hashlib
 import json
 import os
-import pathlib
 from pathlib import Path
 from typing import Any
 
 
 def remove_temporary_files(folder: str | os.PathLike) -> None:
-    """Removes what `write_atomically` left in a folder when its process was killed."""
-    for passing in pathlib.Path(folder).glob(".*.tmp"):
-        passing.unlink(missing_ok=True)
+    """Removes temporary files of `write_atomically` whose process was killed."""
+    for temporary in Path(folder).glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Writes ``data`` under a passing name in the same folder, then renames it."""
-    path = pathlib.Path(path)
+    """Writes a temporary file in the same folder, then renames it to ``path``."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        passing.write_bytes(data)
-        os.replace(passing, path)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
     finally:
-        passing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes plain numbers, strings, lists and dicts, as `write_atomically` does."""
+    """Writes numbers, strings, lists and dicts as JSON, atomically."""
     write_atomically(path, json.dumps(content, indent=2).encode())
 
 

@@ -1,8 +1,7 @@
-"""JSON as runs write it: a line for each entry, and no number that JSON cannot hold."""
+"""JSON Lines files, and metrics stored as JSON."""
 
 import json
 import math
-import pathlib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from snapvideo_jax.io.files import write_atomically
 
 
 def read(path: Path) -> list[Any]:
-    """The entries of a file, of which none is there yet where there is no file.
+    """The entries of a file; none where it does not exist.
 
-    A last line without an end, which is still being written, is left out.
+    A last line without a newline, which is still being written, is skipped.
     """
     if not path.is_file():
         return []
@@ -21,7 +20,7 @@ def read(path: Path) -> list[Any]:
 
 
 def finite(value: Any) -> Any:
-    """A value of JSON, with null where a number is NaN or infinite."""
+    """A JSON value, with null in place of NaN and infinity."""
     if isinstance(value, dict):
         return {str(name): finite(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -30,17 +29,17 @@ def finite(value: Any) -> Any:
     return value if is_finite else None
 
 
-def truncate_after(path: pathlib.Path, resume_step: int | None) -> None:
-    """Removes lines of steps after ``resume_step``, and a line broken by a crash."""
+def truncate_after(path: Path, resume_step: int | None) -> None:
+    """Removes lines of steps after ``resume_step``, and a line cut by a crash."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _is_kept(line, resume_step)]
-    if kept != lines:
-        write_atomically(path, "".join(kept).encode())
+    retained = [line for line in lines if _is_valid(line, resume_step)]
+    if retained != lines:
+        write_atomically(path, "".join(retained).encode())
 
 
-def _is_kept(line: str, resume_step: int | None) -> bool:
+def _is_valid(line: str, resume_step: int | None) -> bool:
     try:
         step = json.loads(line)["step"]
     except json.JSONDecodeError:
@@ -49,10 +48,13 @@ def _is_kept(line: str, resume_step: int | None) -> bool:
 
 
 def read_metrics(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Numbers that lie beside clips, by the file they are in, and what was unreadable.
+    """The metrics in the JSON files of a folder of clips.
 
-    Results of `snapvideo evaluate` give their metrics, those of `snapvideo judge` the
-    shares, and metrics.jsonl its last line.
+    These are the metrics of `snapvideo evaluate`, the shares of `snapvideo judge`, and
+    the last line of metrics.jsonl.
+
+    Returns:
+      Numbers by file name and metric; and messages about files that cannot be read.
     """
     found, wrong = {}, []
     files = [path for path in folder.glob("*.json") if not path.stem.isdecimal()]
@@ -73,7 +75,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def _numbers_of(content: Any) -> dict[str, float]:
-    """Metrics of a result, or shares; none where a file holds something else."""
+    """The metrics or shares in the content of a file, by name."""
     content = content if isinstance(content, dict) else {}
     metrics, shares = content.get("metrics"), content.get("shares")
     numbers = {}

@@ -1,7 +1,6 @@
 """Writes clips as MP4, GIF or PNG files, and tiles many clips into one sheet.
 
-Every function takes frames as NumPy ``uint8`` in 0..255. A file appears under its
-name only when it is complete, so a reader never sees half of one.
+Every function takes frames as NumPy ``uint8`` in 0..255. Files are written atomically.
 """
 
 import fractions
@@ -21,8 +20,8 @@ from snapvideo_jax.io.mp4 import Mp4Writer
 
 FORMATS = ("mp4", "gif", "png")
 
-_PAPER = (245, 245, 245)
-_INK = (30, 30, 30)
+_BACKGROUND = (245, 245, 245)
+_FOREGROUND = (30, 30, 30)
 _CAPTION_LINES = 6
 
 
@@ -32,10 +31,10 @@ def write_clip(
     fps: float,
     formats: Sequence[str] = ("mp4",),
 ) -> list[pathlib.Path]:
-    """Paths of the files written, ``<stem>.<format>`` for each of ``formats``.
+    """Writes ``<stem>.<format>`` for each of ``formats``, and returns their paths.
 
     Args:
-        stem: path without an ending; its folder is made if needed.
+        stem: path without a suffix; its folder is created if needed.
         frames: the clip.
         fps: frames per second, > 0; a PNG strip ignores it.
         formats: any of "mp4", "gif", "png".
@@ -56,10 +55,10 @@ def write_clip(
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuses a format that `write_clip` does not know.
+    """Checks that `write_clip` supports all formats.
 
     Raises:
-        ValueError: names the first unknown one, and those that are known.
+        ValueError: names the first unknown format, and those that are known.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
@@ -74,8 +73,8 @@ def write_mp4(
 ) -> None:
     """Writes an H.264 file that every browser plays (yuv420p, crf 18).
 
-    An odd height or width grows by one repeated row or column, since the format
-    stores colour at half size.
+    An odd height or width is padded by repeating its last row or column, since the
+    format stores chroma at half resolution.
 
     Raises:
         ValueError: ``frames`` is not a non-empty uint8 [t h w 3], or ``fps`` <= 0.
@@ -93,12 +92,12 @@ def write_mp4(
 def write_gif(
     path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"], fps: float
 ) -> None:
-    """Writes a GIF that repeats forever; see `encode_gif`."""
+    """Writes a GIF that loops forever; see `encode_gif`."""
     write_atomically(path, encode_gif(frames, fps))
 
 
 def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-    """Writes the frames side by side, first frame left, without loss.
+    """Writes the frames side by side, the first at the left, losslessly.
 
     Raises:
         ValueError: ``frames`` is not a non-empty uint8 [t h w 3].
@@ -110,18 +109,18 @@ def write_png(path: str | os.PathLike, frames: UInt8[np.ndarray, "t h w 3"]) -> 
 
 
 def encode_gif(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> bytes:
-    """A GIF that repeats forever, as bytes.
+    """A GIF that loops forever, as bytes.
 
-    All frames share one palette and none is dithered, so still parts stay still. A
-    clip of at most 256 colours is stored exactly. GIF counts time in hundredths of a
-    second: frames are spread so that the clip keeps its length, up to 50 fps.
+    All frames share one palette without dithering, so static regions do not flicker. A
+    clip of at most 256 colours is stored exactly. GIF durations are multiples of 10 ms:
+    they are rounded so that the whole clip has the right length, up to 50 fps.
 
     Raises:
         ValueError: ``frames`` is not a non-empty uint8 [t h w 3], or ``fps`` <= 0.
     """
     _check_clip(frames, fps)
     ends = np.round(100 / min(fps, 50) * np.arange(len(frames) + 1)).astype(int)
-    pages = _paint_by_numbers(frames)
+    pages = _with_shared_palette(frames)
     buffer = io.BytesIO()
     pages[0].save(
         buffer,
@@ -144,14 +143,14 @@ def contact_sheet(
     margin: int = 6,
     font_size: int = 11,
 ) -> UInt8[np.ndarray, "t H W 3"]:
-    """One clip that shows all clips on a grid, row by row, captions below them.
+    """One clip that shows all clips on a grid, row by row, with captions below them.
 
     Args:
         clips: the clips, b >= 1.
         columns: clips in a row, >= 1.
-        labels: one caption per clip, any unicode text; wrapped to the clip's width
+        labels: one caption per clip, any Unicode text; wrapped to the clip's width
             and cut after six lines.
-        scale: whole-number enlargement of each pixel, >= 1.
+        scale: integer enlargement of each pixel, >= 1.
         margin: pixels between clips and around the sheet.
         font_size: height of caption letters in pixels.
 
@@ -171,21 +170,21 @@ def contact_sheet(
     for first in range(0, len(large), columns):
         lines = max(len(caption) for caption in captions[first : first + columns])
         tops.append(tops[-1] + height + margin + line * lines)
-    canvas = Image.new("RGB", (columns * pitch + margin, tops[-1]), _PAPER)
+    canvas = Image.new("RGB", (columns * pitch + margin, tops[-1]), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     corners = [
         (tops[i // columns], margin + i % columns * pitch) for i in range(len(large))
     ]
     for (top, left), caption in zip(corners, captions, strict=True):
         for k, text in enumerate(caption):
-            draw.text((left, top + height + 1 + k * line), text, _INK, font)
+            draw.text((left, top + height + 1 + k * line), text, _FOREGROUND, font)
     sheet = repeat(np.asarray(canvas), "h w c -> t h w c", t=frames).copy()
     for (top, left), clip in zip(corners, large, strict=True):
         sheet[:, top : top + height, left : left + width] = clip
     return sheet
 
 
-def _paint_by_numbers(frames: np.ndarray) -> list[Image.Image]:
+def _with_shared_palette(frames: np.ndarray) -> list[Image.Image]:
     """The frames as paletted images that share one palette."""
     codes = frames.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     used = np.zeros(1 << 24, bool)

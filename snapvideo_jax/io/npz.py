@@ -1,4 +1,4 @@
-"""Files of NumPy arrays by name, read so that a damaged one is said to be damaged."""
+"""A reader of .npz files that raises one kind of error for all defects."""
 
 import contextlib
 import zipfile
@@ -11,17 +11,17 @@ import numpy as np
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an .npz, each of which is read when it is asked for.
+    """The arrays of an .npz by name; each is read on access.
 
     Raises:
-      ValueError: the file is missing or damaged, lacks an array that is asked for, or
-        holds objects, which could run code.
+      ValueError: the file is missing or damaged, lacks an array, or holds pickled
+        objects, which could execute code.
     """
     try:
-        # Opened here, since NumPy would not close a damaged one.
+        # Opened here, since NumPy does not close a damaged file.
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise ValueError("it is no whole .npz")
+                raise ValueError("it is not a complete .npz")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
                 yield arrays

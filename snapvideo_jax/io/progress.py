@@ -1,4 +1,4 @@
-"""A progress bar for a terminal, lines for a log."""
+"""Progress: a bar on a terminal, lines in a log."""
 
 import logging
 import sys
@@ -21,17 +21,17 @@ def progress(
     is_writer: bool = True,
     interval_seconds: float = 30.0,
 ) -> Iterator[Item]:
-    """Yields ``items``, and tells how far along they are and how long they will take.
+    """Yields ``items``, and reports their progress and the time left.
 
-    On a terminal this is a bar. Elsewhere (a log file, a pod) it is one INFO log line
+    On a terminal this is a bar. Elsewhere (a log file, a pod) it is an INFO log line
     every ``interval_seconds`` and one at the end.
 
     Args:
-        items: what to go through.
-        total: their number, those already done by an earlier run included.
-        initial: number done by an earlier run.
-        name: what one item is called.
-        is_writer: False says nothing, for all processes but one.
+        items: to iterate over.
+        total: number of all items, including those that an earlier run finished.
+        initial: number that an earlier run finished.
+        name: of one item.
+        is_writer: False reports nothing; True for one process only.
         interval_seconds: time between log lines.
     """
     if not is_writer:

@@ -1,6 +1,6 @@
-"""What comes with this from beside the package: configs, by their names, and plans.
+"""Configs and compiled plans that are installed with the package.
 
-They lie in ``configs`` and ``docs/plans`` of a checkout, and an installed package has
+They are in ``configs`` and ``docs/plans`` of a checkout; an installed package has
 copies.
 """
 
@@ -8,27 +8,26 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent
-"""Where a checkout would be."""
 
 
-def _installed_or(installed: Path, beside: Path) -> Path:
-    return installed if installed.is_dir() else beside
+def _installed_or(installed: Path, in_checkout: Path) -> Path:
+    return installed if installed.is_dir() else in_checkout
 
 
-FOLDER = _installed_or(PACKAGE / "configs", CHECKOUT / "configs")
-PLANS = _installed_or(PACKAGE / "planning" / "golden", CHECKOUT / "docs" / "plans")
+CONFIGS = _installed_or(PACKAGE / "configs", CHECKOUT / "configs")
+PLANS = _installed_or(PACKAGE / "planning" / "kept", CHECKOUT / "docs" / "plans")
 
 
 def names() -> list[str]:
-    """Of all of them."""
-    return sorted(path.stem for path in FOLDER.glob("*.py"))
+    """Names of the configs."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 
 def find(file: Path) -> Path:
-    """The config that is meant where there is no such file, as by demo; else the file.
+    """The config that ``file`` names, for example "demo"; an existing file is itself.
 
-    configs/demo.py means the same, so that commands for a checkout work anywhere.
+    configs/demo.py names it as well, so that commands for a checkout work anywhere.
     """
     by_name = file.parent in (Path(), Path("configs")) and file.suffix in ("", ".py")
-    found = FOLDER / f"{file.stem}.py"
+    found = CONFIGS / f"{file.stem}.py"
     return found if by_name and not file.is_file() and found.is_file() else file

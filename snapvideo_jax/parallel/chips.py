@@ -1,4 +1,4 @@
-"""What is known of accelerators: peaks, memory, links. Data sheets as one table."""
+"""Data sheets of accelerators: peak FLOP/s, memory, links."""
 
 import dataclasses
 
@@ -8,18 +8,18 @@ class Chip:
     """One accelerator chip. Fields that only a forecast needs are None for GPUs.
 
     Attributes:
-      name: as people say it.
-      kinds: what JAX calls it; a ``device_kind`` belongs to the longest that begins it.
+      name: for example "v5e".
+      kinds: prefixes of JAX's ``device_kind``; the longest that matches decides.
       peak_tflops: dense bf16 TFLOP/s.
-      hbm_gbps: GB/s of its memory.
-      hbm_bytes: memory that a program can use, which the runtime leaves.
+      hbm_gbps: memory bandwidth in GB/s.
+      hbm_bytes: memory that programs can use, without that of the runtime.
       ici_gbps: GB/s of one link between chips of a slice, in one direction.
-      torus_dims: dimensions of the torus that those links form.
+      torus_dims: dimensions of the torus that these links form.
       dcn_gbps: GB/s between slices, a chip's share of its host's network cards. An
         assumption: a VM or a job may get less.
-      clock_ghz: the clock that the compiler's ``estimated_cycles`` count. Inferred: it
-        makes the matrix units give exactly the peak, and the estimates of a
-        4096 x 4096 x 16384 bf16 product come within 12 % of its time at that peak.
+      clock_ghz: clock of the compiler's ``estimated_cycles``. Inferred: with it the
+        matrix units reach exactly the peak, and the estimates of a
+        4096 x 4096 x 16384 bf16 product are within 12 % of its time at that peak.
     """
 
     name: str
@@ -51,13 +51,13 @@ CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip that JAX calls ``device_kind``, None where it is not known."""
+    """The chip of JAX's ``device_kind``; None where it is unknown."""
     known = {kind: chip for chip in CHIPS.values() for kind in chip.kinds}
     names = [kind for kind in known if device_kind.startswith(kind)]
     return known[max(names, key=len)] if names else None
 
 
 def peak_tflops(device_kind: str) -> float:
-    """Dense bf16 TFLOP/s of a device, 0 where it is not known."""
+    """Dense bf16 TFLOP/s of a device; 0 where it is unknown."""
     chip = find_chip(device_kind)
     return chip.peak_tflops if chip else 0.0

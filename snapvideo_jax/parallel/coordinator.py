@@ -1,4 +1,4 @@
-"""What processes exchange through JAX's coordination service: values and barriers."""
+"""Values and barriers of JAX's coordination service, which need no devices."""
 
 import contextlib
 import json
@@ -7,19 +7,19 @@ import time
 import jax
 
 WAIT_MILLISECONDS = 3_600_000
-"""How long processes wait for each other later; a failure ends the wait at once."""
+"""Longest wait for other processes during a run; a failure ends it immediately."""
 
 
 def assert_equal(name: str, value: str, cure: str) -> None:
-    """Makes sure that this process has of something what process 0 has.
+    """Asserts that all processes hold the same value.
 
     Args:
-      name: what it is; every name is asked for once.
-      value: what this process has.
-      cure: what to do where they differ, for the error.
+      name: of the value, in the error; used once.
+      value: of this process.
+      cure: advice in the error.
 
     Raises:
-      ValueError: they differ.
+      ValueError: the value differs from that of process 0.
     """
     if jax.process_count() == 1:
         return
@@ -33,24 +33,24 @@ def assert_equal(name: str, value: str, cure: str) -> None:
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes are here; a name is for one use."""
+    """Waits until all processes have called this; a name is used once."""
     if jax.process_count() > 1:
         client().wait_at_barrier(f"snapvideo/{name}", WAIT_MILLISECONDS)
 
 
 def gather(key: str, value: str, seconds: float | None = None) -> list[str] | None:
-    """What all processes say under a key, in their order; a key is for one use.
+    """The values of all processes, by process index.
 
     Args:
-      key: what is asked.
-      value: what this process says.
-      seconds: to wait for each of the others; None for as long as it takes.
+      key: used once.
+      value: of this process.
+      seconds: longest wait for each of the others; None has no limit.
 
     Returns:
-      None where some process says nothing within ``seconds``.
+      None if a process has set no value within ``seconds``.
 
     Raises:
-      RuntimeError: the coordinator is gone.
+      RuntimeError: the coordinator has stopped.
     """
     count = jax.process_count()
     if count == 1:
@@ -58,12 +58,12 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
     service, patience = client(), int(1000 * seconds) if seconds else WAIT_MILLISECONDS
     service.key_value_set(f"{key}/{jax.process_index()}", value)
     try:
-        # Process 0 asks all and tells all, for n processes in place of n squared.
+        # Process 0 collects and publishes: n messages, not n squared.
         if jax.process_index() == 0:
             each = [f"{key}/{index}" for index in range(count)]
-            said = [service.blocking_key_value_get(one, patience) for one in each]
-            service.key_value_set(f"{key}/all", json.dumps(said))
-            return said
+            values = [service.blocking_key_value_get(one, patience) for one in each]
+            service.key_value_set(f"{key}/all", json.dumps(values))
+            return values
         return json.loads(service.blocking_key_value_get(f"{key}/all", patience))
     except RuntimeError:
         if seconds is None:
@@ -72,13 +72,13 @@ def gather(key: str, value: str, seconds: float | None = None) -> list[str] | No
 
 
 def publish(key: str, value: str) -> None:
-    """Tells all processes that `listen`; whoever is first is heard."""
-    with contextlib.suppress(RuntimeError):  # another was first, or all end
+    """Sets the value of a key for all processes; the first one to do so wins."""
+    with contextlib.suppress(RuntimeError):  # another was first, or the run ends
         client().key_value_set(key, value)
 
 
 def wait_for(key: str) -> str | None:
-    """Waits for what is told under a key; None where the coordinator is gone."""
+    """Waits for the value of a key; None where the coordinator has stopped."""
     while True:
         try:
             return client().blocking_key_value_get(key, WAIT_MILLISECONDS)
@@ -88,9 +88,12 @@ def wait_for(key: str) -> str | None:
 
 
 def poll(key: str, value: str, seconds: float) -> dict[int, str]:
-    """The last word of each process under a key after some seconds, by its number.
+    """Sets the value of this process, and returns those of all after some seconds.
 
-    A word stands until the process says another one or takes it back.
+    A value stays until its process sets another one or calls `withdraw`.
+
+    Returns:
+      Values by process index; processes that set none are missing.
     """
     if jax.process_count() == 1:
         return {0: value}
@@ -99,15 +102,15 @@ def poll(key: str, value: str, seconds: float) -> dict[int, str]:
         service.key_value_set(f"{key}/{jax.process_index()}", value, True)
         time.sleep(seconds)
         pairs = service.key_value_dir_get(f"{key}/")
-    except RuntimeError:  # all end
+    except RuntimeError:  # the run ends
         return {}
-    return {int(name.rpartition("/")[2]): said for name, said in pairs}
+    return {int(name.rpartition("/")[2]): value for name, value in pairs}
 
 
 def withdraw(key: str) -> None:
-    """Takes back what this process has said by `report`."""
+    """Deletes the value that this process has set by `poll`."""
     if jax.process_count() > 1:
-        with contextlib.suppress(RuntimeError):  # all end
+        with contextlib.suppress(RuntimeError):  # the run ends
             client().key_value_delete(f"{key}/{jax.process_index()}")
 
 

@@ -1,4 +1,4 @@
-"""Host memory that neither grows with every save nor is fetched anew at every step."""
+"""Settings of the C allocator: memory that neither grows nor is zeroed at each step."""
 
 import contextlib
 import ctypes
@@ -10,40 +10,40 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 M_MMAP_MAX, M_ARENA_MAX = -4, -8
 LARGE = 1 << 20
-"""Bytes from which on a buffer is given back to the system once it is free."""
+"""Size in bytes from which a freed buffer is returned to the system."""
 MORE = 1 << 26
-"""Bytes that a heap grows by at least, where it holds large buffers too."""
+"""Least growth of the heap in bytes, where it holds large buffers as well."""
 
 
 def use_one_heap() -> None:
-    """Makes the C library use one heap, and none of it for large buffers.
+    """Makes the C library use one heap, and maps large buffers outside of it.
 
-    glibc gives new threads heaps of their own, and Orbax starts new threads for every
-    save. What little stays in use in each heap keeps the rest of it from being given
-    back, so that resident memory grows by about a megabyte a save.
+    glibc gives each new thread a separate heap, and Orbax starts new threads for every
+    save. The little that stays allocated in each heap prevents the rest from being
+    returned, so that resident memory grows by about a megabyte a save.
     """
-    _tell({M_ARENA_MAX: 1, M_MMAP_THRESHOLD: LARGE})
+    _set({M_ARENA_MAX: 1, M_MMAP_THRESHOLD: LARGE})
 
 
 def retain_freed_pages() -> None:
-    """Makes the C library keep what programs free, where they can only run on the CPU.
+    """Makes the C library retain freed pages, on machines with no device but the CPU.
 
-    XLA asks for all temporaries of a program whenever it runs. Pages that go back to
-    the system in between are zeroed again by it, which took a quarter of the demo's
-    training step. `release_free_pages` returns what is free for good, after a save.
+    XLA allocates all temporaries of a program at every run. Pages that are returned to
+    the system in between are zeroed again, which took a quarter of the demo's training
+    step. `release_free_pages` returns the unused ones after a save.
 
-    Has to come at the start of a process: a thread keeps the heap that it began with,
-    and only the first heap can be as large.
+    Must be called at the start of a process: a thread stays with its first heap, and
+    only the main heap can grow as large.
     """
     other = any(map(importlib.util.find_spec, ("libtpu", "jax_plugins")))
     if os.environ.get("JAX_PLATFORMS", "" if other else "cpu") != "cpu":
         return
     never = -1
-    _tell({M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: never, M_TOP_PAD: MORE})
+    _set({M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: never, M_TOP_PAD: MORE})
 
 
-def _tell(settings: Mapping[int, int]) -> None:
-    """Sets parameters of glibc's allocator; other C libraries are left as they are."""
+def _set(settings: Mapping[int, int]) -> None:
+    """Sets parameters of glibc's allocator; does nothing with other C libraries."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         for parameter, value in settings.items():
@@ -51,13 +51,13 @@ def _tell(settings: Mapping[int, int]) -> None:
 
 
 def release_free_pages() -> None:
-    """Gives free pages back to the system, for a thread that is in no hurry."""
+    """Returns free pages to the system; slow, so for background threads."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def available() -> int | None:
-    """Bytes that the host could still give; None where it is not told."""
+    """Bytes of memory that the host has available; None where it is unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")

@@ -1,7 +1,7 @@
-"""How a state is divided over a mesh: refused where it makes no sense, and reported.
+"""The layout of a state on a mesh: its checks and its report.
 
-`checked_shardings` is what training and plans place their state by. `report` writes an
-array's layout behind its name, logical axes first and mesh axes where they divide:
+Training and plans shard their state by `checked_shardings`. `report` appends to the
+name of an array its logical axes, each with the mesh axes that shard it:
 
     blocks/global_*/feed_forward/hidden/kernel[blocks, embed_fsdp, mlp]
 """
@@ -21,32 +21,32 @@ from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.parallel.sharding import Rules, mesh_axes, state_shardings
 
 REPLICATED_SHARE = 0.02
-"""Most bytes of the parameters that every device of a mesh may hold alike."""
+"""Largest share of the parameters' bytes that may be replicated on an fsdp mesh."""
 MIN_SHARE_TO_SHARD = 0.01
-"""Least share of these bytes for which one parameter has to be divided where it can."""
+"""Share of these bytes from which a parameter must be sharded if its rules say so."""
 MAX_REPLICATED_BYTES = 10e6
-"""Bytes that may lie whole on every device whatever share of a small network they are:
-biases and norms always do."""
+"""Bytes that may always be replicated, whatever their share of a small network, such as
+biases and norms."""
 MIN_SHARE_SHOWN = 0.002
-"""Least share of a device's bytes for which `describe` has a line."""
+"""Share of a device's bytes from which `describe` lists a parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ParameterLayout:
-    """A parameter, and how it lies.
+    """The layout of a parameter.
 
     Attributes:
-      name: its path, as blocks/write/attention/out/kernel.
+      name: its path, for example blocks/write/attention/out/kernel.
       axes: logical names.
-      shape: of the whole.
-      place: over the mesh.
+      shape: of the whole array.
+      sharding: on the mesh.
       itemsize: bytes of an element.
     """
 
     name: str
     axes: tuple[str | None, ...]
     shape: tuple[int, ...]
-    place: NamedSharding
+    sharding: NamedSharding
     itemsize: int
 
     @property
@@ -55,54 +55,55 @@ class ParameterLayout:
 
     @property
     def bytes_per_device(self) -> int:
-        return int(np.prod(self.place.shard_shape(self.shape))) * self.itemsize
+        return int(np.prod(self.sharding.shard_shape(self.shape))) * self.itemsize
 
     @property
-    def divided_by(self) -> set[str]:
-        """Mesh axes that divide it."""
-        return {axis for entry in self.place.spec for axis in mesh_axes(entry)}
+    def sharded_by(self) -> set[str]:
+        """Mesh axes that shard it."""
+        return {axis for entry in self.sharding.spec for axis in mesh_axes(entry)}
 
     def wanted_by(self, rules: Rules) -> set[str]:
-        """Mesh axes of more than one device that the rules would divide it by."""
+        """Mesh axes of more than one device by which the rules would shard it."""
         wanted = {axis for entry in rules.spec(self.axes) for axis in mesh_axes(entry)}
-        return {axis for axis in wanted if self.place.mesh.shape[axis] > 1}
+        return {axis for axis in wanted if self.sharding.mesh.shape[axis] > 1}
 
     @property
     def layout(self) -> str:
-        """Its logical axes, each with the mesh axes that divide it: [embed_fsdp]."""
-        entries = zip(self.axes, self.place.spec, strict=True)
+        """Its logical axes, each with the mesh axes that shard it: [embed_fsdp]."""
+        entries = zip(self.axes, self.sharding.spec, strict=True)
         parts = ["_".join([name or "_", *mesh_axes(entry)]) for name, entry in entries]
         return f"[{', '.join(parts)}]"
 
 
 def checked_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  # noqa: B008
-    """`state_shardings` of a state, where its parameters are divided sensibly.
+    """`state_shardings` of a state, after `check_rules` and `check_sharded`.
 
     Raises:
-      ValueError: parameters whose axes have no rule or collide; or what
-        `check_divided` refuses.
+      ValueError: as these two.
     """
     check_rules(boxed.params, rules)
-    places = state_shardings(boxed, mesh, rules)
-    check_divided(list(parameter_layouts(boxed.params, places.params)), mesh, rules)
-    return places
+    shardings = state_shardings(boxed, mesh, rules)
+    layouts = list(parameter_layouts(boxed.params, shardings.params))
+    check_sharded(layouts, mesh, rules)
+    return shardings
 
 
-def parameter_layouts(boxed, places) -> Iterator[ParameterLayout]:
-    """The parameters of a tree that carries logical axes, in their places."""
-    pairs = zip(_boxes(boxed), jax.tree.leaves(places), strict=True)
-    for (name, box), place in pairs:
+def parameter_layouts(boxed, shardings) -> Iterator[ParameterLayout]:
+    """The layouts of the parameters of a tree that carries logical axes."""
+    pairs = zip(_boxes(boxed), jax.tree.leaves(shardings), strict=True)
+    for (name, box), sharding in pairs:
         shape, itemsize = box.value.shape, box.value.dtype.itemsize
-        yield ParameterLayout(name, box.names, shape, place, itemsize)
+        yield ParameterLayout(name, box.names, shape, sharding, itemsize)
 
 
 def check_rules(boxed, rules: Rules) -> None:
-    """Refuses parameters that the rules cannot place on any mesh.
+    """Checks that the rules cover all parameters, whatever the mesh.
 
-    A rule that no parameter uses is no error: one table serves all models.
+    Unused rules are not an error: all models share one table.
 
     Raises:
-      ValueError: names the five largest.
+      ValueError: the axes of parameters have no rule or collide; names the five
+        largest parameters.
     """
     wrong = []
     for name, box in _boxes(boxed):
@@ -113,26 +114,26 @@ def check_rules(boxed, rules: Rules) -> None:
             wrong.append((size, f"{name}{list(box.names)}: {error}"))
     if wrong:
         raise ValueError(
-            f"sharding.Rules cannot place {len(wrong)} parameters; the largest are "
+            f"sharding.Rules cannot shard {len(wrong)} parameters; the largest are "
             f"{_largest(wrong)}"
         )
 
 
-def check_divided(
+def check_sharded(
     params: list[ParameterLayout], mesh: Mesh | AbstractMesh, rules: Rules
 ):
-    """Refuses a layout that leaves too much whole, or a mesh axis without work.
+    """Checks that mesh axes are used, and that not too much is replicated.
 
     Raises:
-      ValueError: a mesh axis that should divide parameters divides none; a parameter
-        of consequence is whole because its sizes do not divide; or more than
-        `REPLICATED_SHARE` of the bytes are whole on every device of an fsdp mesh.
-        Names the five largest.
+      ValueError: a mesh axis that should shard parameters shards none; a large
+        parameter is replicated because its sizes do not divide; or more than
+        `REPLICATED_SHARE` of the bytes are replicated on an fsdp mesh. Names the five
+        largest parameters.
     """
     wanted = [(each, each.wanted_by(rules)) for each in params]
     for axis in mesh.axis_names:
         left = [each for each, axes in wanted if axis in axes]
-        if left and not any(axis in each.divided_by for each in left):
+        if left and not any(axis in each.sharded_by for each in left):
             raise ValueError(
                 f"mesh.{axis}={mesh.shape[axis]} divides no parameter; the largest it "
                 f"should divide are {_named(left)}. Use a mesh.{axis} that divides "
@@ -143,35 +144,35 @@ def check_divided(
         each
         for each, axes in wanted
         if axes
-        and not each.divided_by
+        and not each.sharded_by
         and each.bytes > max(MIN_SHARE_TO_SHARD * total, MAX_REPLICATED_BYTES)
     ]
     if odd:
         axes = sorted(set().union(*(each.wanted_by(rules) for each in odd)))
         raise ValueError(
-            f"The sizes of {len(odd)} parameters do not divide, and every device would "
-            f"hold them whole; the largest are {_named(odd)}. Use another size of "
+            f"The sizes of {len(odd)} parameters do not divide, so that they would be "
+            f"replicated; the largest are {_named(odd)}. Use another size of "
             f"{' or '.join(f'mesh.{axis}={mesh.shape[axis]}' for axis in axes)}."
         )
-    whole = [each for each in params if not each.divided_by]
+    whole = [each for each in params if not each.sharded_by]
     size = sum(each.bytes for each in whole)
     if mesh.shape["fsdp"] > 1 and size > max(
         REPLICATED_SHARE * total, MAX_REPLICATED_BYTES
     ):
         raise ValueError(
-            f"{size / total:.1%} of the parameters lie whole on every device, wanted "
-            f"at most {REPLICATED_SHARE:.0%}; the largest are {_named(whole)}. Use a "
-            "mesh.fsdp that divides their axes."
+            f"{size / total:.1%} of the parameters are replicated on every device, "
+            f"wanted at most {REPLICATED_SHARE:.0%}; the largest are {_named(whole)}. "
+            "Use a mesh.fsdp that divides their axes."
         )
 
 
-def report(boxed, places) -> list[dict[str, Any]]:
-    """How parameters lie, those first that take most of a device.
+def report(boxed, shardings) -> list[dict[str, Any]]:
+    """The layouts of parameters, largest on a device first.
 
-    Parameters whose names differ in numbers only, and which lie alike, are one row.
+    Parameters of equal layout whose names differ only in numbers share a row.
     """
     rows: dict[tuple, list[ParameterLayout]] = collections.defaultdict(list)
-    for each in parameter_layouts(boxed, places):
+    for each in parameter_layouts(boxed, shardings):
         rows[re.sub(r"\d+", "*", each.name), each.layout, each.shape].append(each)
     return sorted(
         (
@@ -189,7 +190,7 @@ def report(boxed, places) -> list[dict[str, Any]]:
 
 
 def describe(rows: list[dict[str, Any]]) -> str:
-    """A report as lines of text, the many small parameters as one line."""
+    """A report as text; all small parameters share one line."""
     total = sum(row["bytes_per_device"] for row in rows)
     shown = [row for row in rows if row["bytes_per_device"] >= MIN_SHARE_SHOWN * total]
     lines = [
@@ -208,7 +209,7 @@ def describe(rows: list[dict[str, Any]]) -> str:
 
 
 def _boxes(tree) -> Iterator[tuple[str, nn.LogicallyPartitioned]]:
-    """Parameters with their paths, all of which have to carry logical axes."""
+    """Parameters with their paths; all must carry logical axes."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     )

@@ -1,4 +1,4 @@
-"""The log of every process of a run, in a file of its own."""
+"""Log files: one for every process of a run."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ import jax
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that is not there before its first line."""
+    """A log file that is created with its first line."""
 
     def _open(self):
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
@@ -18,9 +18,9 @@ class _LogFile(logging.FileHandler):
 
 @contextlib.contextmanager
 def to_file(folder: Path) -> Iterator[None]:
-    """Keeps the log of this process in a file, and on the terminal that of process 0.
+    """Logs this process to a file, and process 0 also to the terminal.
 
-    Debug lines, such as tracebacks, are for the file only.
+    Debug lines, such as tracebacks, go to the file only.
     """
     index = jax.process_index()
     log = logging.getLogger("snapvideo_jax")

@@ -1,11 +1,10 @@
-"""The processes of a run: how they find each other, log, agree, and end together.
+"""The processes of a run: they are joined at its start, and stop together.
 
-One command starts a run on one machine and on many: every process runs the same
-command, and `processes` joins them before a device is touched. JAX recognizes Cloud
-TPU pods, GKE, SLURM and Open MPI by itself; elsewhere three settings tell each process
-where process 0 is, how many there are, and which one it is. A process that fails tells
-the others through the coordinator, so that all end with its one line in place of
-waiting for it in the middle of a step.
+Every process runs the same command, and `processes` joins them before a device is
+touched. JAX recognizes Cloud TPU pods, GKE, SLURM and Open MPI; elsewhere
+`ProcessOptions` or variables give the address of process 0, the number of processes and
+the index of this one. A process that fails publishes its error through the coordinator,
+so that all processes end with it instead of waiting in the middle of a step.
 """
 
 import contextlib
@@ -35,13 +34,13 @@ from snapvideo_jax.parallel.process_settings import (
 logger = logging.getLogger(__name__)
 
 TASKS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables in which launchers tell how many processes they start."""
+"""Variables in which launchers give the number of processes that they start."""
 CONNECT_SECONDS = 300
-"""How long processes wait for each other at the start, unless connect_seconds says."""
+"""Longest wait for other processes at the start, unless connect_seconds is set."""
 GRACE_SECONDS = 10
-"""What a process that is told to end may take to finish what it can."""
+"""Time in which a process that has to end may finish what it can."""
 ENDING = "snapvideo/ending"
-"""The key under which the coordinator keeps why the run ends."""
+"""The coordinator's key for the reason why the run ends."""
 
 
 def initialize(options: ProcessOptions) -> None:
@@ -93,16 +92,16 @@ def initialize(options: ProcessOptions) -> None:
 def processes(
     options: ProcessOptions, folder: str | Path | None, always_log: bool = False
 ) -> Iterator[None]:
-    """A run of one or many processes: joined at its start, ended together.
+    """A context that joins the processes of a run and ends them together.
 
     Args:
       options: as for `initialize`.
-      folder: where logs are kept, one for each process.
-      always_log: also where there is only one process.
+      folder: of the log files, one for each process.
+      always_log: writes the log of a single process as well.
 
     Raises:
-      ValueError: as `initialize`. What is raised inside comes out unchanged where
-        there is one process; of several, all end with the line of the first to fail.
+      ValueError: as `initialize`. With one process, errors inside pass through; with
+        several, all exit with the message of the first that fails.
     """
     initialize(options)
     several = jax.distributed.is_initialized() and jax.process_count() > 1
@@ -127,7 +126,7 @@ def processes(
 
 
 def enable_compilation_cache(folder: Path) -> None:
-    """Keeps compiled programs in a folder for all processes and later starts.
+    """Caches compiled programs in a folder, for all processes and later starts.
 
     JAX_COMPILATION_CACHE_DIR takes precedence. Process 0 writes, all read.
     """
@@ -137,39 +136,39 @@ def enable_compilation_cache(folder: Path) -> None:
 
 
 def end_all_processes(error: RunStopped) -> None:
-    """Ends all processes at once with the line of ``error``; from any thread."""
+    """Ends all processes immediately with the message of ``error``; from any thread."""
     line, code = _verdict(error)
     logger.debug("The run ends: %s", line)
     if state().client and state().num_processes > 1:
         publish(ENDING, json.dumps((line, code, 0)))
-        time.sleep(GRACE_SECONDS)  # the thread that waits for this word is faster
+        time.sleep(GRACE_SECONDS)  # the monitor's thread exits before this is over
     else:
         _print_line(line)
     _leave(code)
 
 
 class _Monitor:
-    """Ends this process where another has failed, and tells where this one fails.
+    """Ends this process when another fails, and reports a failure of this one.
 
-    A thread of its own waits for the coordinator's word, since the main thread may be
-    inside a step that will never be done.
+    A dedicated thread waits for the coordinator, since the main thread may be inside a
+    step that never finishes.
     """
 
     def __init__(self):
         self._index = jax.process_index()
-        self._stopped = threading.Event()  # the main thread does nothing any more
+        self._stopped = threading.Event()  # the main thread has finished
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
 
     def fail(self, error: BaseException) -> None:
-        """Ends all processes with the line of ``error``, unless they end already."""
+        """Ends all processes with the message of ``error``, unless they already end."""
         logger.debug("This process failed.", exc_info=error)
         publish(ENDING, json.dumps((*_verdict(error), GRACE_SECONDS)))
         self._stopped.set()
         self._thread.join(4 * GRACE_SECONDS)
 
     def finish(self) -> None:
-        """Waits until all processes are done, and ends the watch."""
+        """Waits until all processes have finished, and stops the thread."""
         barrier("end")
         if self._index == 0:
             client().key_value_set(ENDING, "null")
@@ -178,7 +177,7 @@ class _Monitor:
     def _wait(self) -> None:
         verdict = wait_for(ENDING)
         if verdict is None:
-            return  # the coordinator is gone, and JAX ends this process
+            return  # the coordinator has stopped, and JAX ends this process
         if verdict == "null":
             return
         line, code, patience = json.loads(verdict)
@@ -186,7 +185,7 @@ class _Monitor:
         logger.debug("The run ends: %s", line)
         if self._index == 0:
             _print_line(line)
-        # Process 0 is the coordinator: it goes last, for the others to hear of it.
+        # Process 0 is the coordinator: it exits last, after the others were informed.
         with contextlib.suppress(RuntimeError):
             client().wait_at_barrier(f"{ENDING}/heard", 3000 * GRACE_SECONDS)
         time.sleep(0 if self._index else 0.5)
@@ -194,13 +193,13 @@ class _Monitor:
 
 
 def exit_process(error: RunStopped) -> None:
-    """Ends this process alone, with the line of ``error`` and its exit code."""
+    """Ends this process alone, with the message of ``error`` and its exit code."""
     _print_line(_verdict(error)[0])
     _leave(error.exit_code)
 
 
 def _verdict(error: BaseException) -> tuple[str, int]:
-    """The line that all processes end with, and their exit code."""
+    """The line that all processes print at the end, and their exit code."""
     if isinstance(error, Preempted):
         return f"snapvideo: stopped: {error}", error.exit_code  # the same for all
     code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
@@ -212,7 +211,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
 
 
 def _leave(code: int) -> None:
-    """Ends this process; an ordinary exit would wait for what other threads do."""
+    """Ends this process; an ordinary exit would wait for other threads."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -220,7 +219,7 @@ def _leave(code: int) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Makes sure that process 0 can listen; JAX itself would crash."""
+    """Checks that process 0 can listen; JAX itself would crash."""
     port = int(address.rpartition(":")[2])
     try:
         socket.create_server(("", port)).close()
@@ -251,11 +250,11 @@ def _wait_for_coordinator(address: str, seconds: int) -> None:
 
 @contextlib.contextmanager
 def _deadline(seconds: int) -> Iterator[None]:
-    """Ends the program where the others do not come; JAX itself would abort."""
+    """Ends the program where other processes are missing; JAX itself would abort."""
 
     def give_up():
         _print_line(
-            f"snapvideo: error: Not all processes came within {seconds} s; start all "
+            f"snapvideo: error: Not all processes joined within {seconds} s; start all "
             "of them with the same coordinator and count, or wait longer with "
             "SNAPVIDEO_CONNECT_SECONDS."
         )

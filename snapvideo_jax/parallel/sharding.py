@@ -1,14 +1,14 @@
-"""Where arrays live: one mesh, one table from logical axes to mesh axes.
+"""Sharding: one mesh, and one table of rules from logical axes to mesh axes.
 
-Parameters declare logical axes where they are created; optimizer state and EMA follow
-their parameter. Activations are constrained at the borders of blocks. Models name
-axes and know no mesh: `layout` says, while a function is traced, where they lie.
+Parameters declare logical axes where they are created; optimizer state and EMA are
+sharded like their parameter. Activations are constrained at the boundaries of blocks.
+Models name logical axes only: `layout` sets the mesh while a function is traced.
 
-    replica   slices of a pod, over the data-centre network; whole copies of everything
-    data      more whole copies, within a slice
-    fsdp      parameters, optimizer state and EMA divided; gathered where they are used
-    context   groups of patches and their latents divided: one clip on several devices
-    tensor    heads and hidden units divided
+    replica   slices of a pod, over the data-centre network; everything is replicated
+    data      replicas within a slice
+    fsdp      shards parameters, optimizer state and EMA; gathered where they are used
+    context   shards groups of patches and their latents: one clip on several devices
+    tensor    shards heads and hidden units
 """
 
 import contextlib
@@ -36,12 +36,11 @@ class MeshConfig:
     """Sizes of the mesh axes.
 
     Attributes:
-      replica: slices, each with a whole copy of the state.
-      data: devices of a slice that hold whole copies of the parameters; -1 takes all
-        that the other axes leave.
-      fsdp: devices over which parameters, optimizer state and EMA are divided.
-      context: devices over which the groups of one clip are divided.
-      tensor: devices over which heads and hidden units are divided.
+      replica: slices, over which the state is replicated.
+      data: replicas within a slice; -1 takes the devices that the other axes leave.
+      fsdp: shards of parameters, optimizer state and EMA.
+      context: shards of the groups of one clip.
+      tensor: shards of heads and hidden units.
     """
 
     replica: int = 1
@@ -53,13 +52,13 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Logical axis -> mesh axes it is divided over (None: every device has it all).
+    """Mesh axes that shard each logical axis; None replicates it.
 
-    A kernel's two axes are what comes in and what goes out. ``embed`` comes in from,
-    and ``to_embed`` goes out to, the stream of tokens; ``from_mlp`` and ``from_heads``
-    come in where ``mlp`` and ``heads`` went out. A ``table`` has a row for every token.
-    fsdp always divides the first axis: TPUs store the last in rows of 128, which a
-    division would leave half empty.
+    The two axes of a kernel are its input and its output. ``embed`` is an input from,
+    and ``to_embed`` an output to, the token stream; ``from_mlp`` and ``from_heads`` are
+    the inputs that match the outputs ``mlp`` and ``heads``. A ``table`` has a row for
+    every token. fsdp always shards the first axis: TPUs tile the last one by 128, and
+    sharding it would leave tiles half empty.
     """
 
     batch: tuple[str, ...] | None = ("replica", "data", "fsdp")
@@ -103,7 +102,7 @@ def make_mesh(
     """The mesh over all devices of all processes, or over ``devices`` of a topology.
 
     Raises:
-      ValueError: sizes that do not fill the devices, or a batch they do not divide.
+      ValueError: the sizes do not fill the devices, or do not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -124,15 +123,15 @@ def make_mesh(
         sizes["data"] = count // others
     if math.prod(sizes.values()) != count:
         raise ValueError(
-            f"mesh.data={sizes['data']} x {others} of the other axes is not the "
-            f"{count} devices there are; mesh.data=-1 takes what is left."
+            f"mesh.data={sizes['data']} x {others} of the other axes is not the number "
+            f"of devices, {count}; mesh.data=-1 takes all that are left."
         )
     parts = sizes["replica"] * sizes["data"] * sizes["fsdp"]
     if batch % parts:
         raise ValueError(
             f"The batch of {batch} (data.videos_per_batch + data.images_per_batch) is "
-            f"not a multiple of the {parts} parts that mesh.replica, data and fsdp cut "
-            "it into."
+            f"not a multiple of the {parts} parts into which mesh.replica, data and "
+            "fsdp shard it."
         )
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and config.replica != slices:
@@ -156,7 +155,7 @@ def make_mesh(
     return Mesh(placed, AXES, axis_types=kinds)
 
 
-# --- Where a traced function's arrays lie -------------------------------------------
+# --- Layout of the function that is traced ------------------------------------------
 
 _LAYOUT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar(
     "layout", default=None
@@ -165,7 +164,7 @@ _LAYOUT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.Context
 
 @contextlib.contextmanager
 def layout(mesh: Mesh, rules: Rules = Rules()) -> Iterator[None]:  # noqa: B008
-    """Within it, logical axes of activations and parameters mean axes of ``mesh``."""
+    """A context in which logical axes map to axes of ``mesh``."""
     token = _LAYOUT.set((mesh, rules))
     try:
         yield
@@ -174,7 +173,7 @@ def layout(mesh: Mesh, rules: Rules = Rules()) -> Iterator[None]:  # noqa: B008
 
 
 def with_layout(function: Callable, mesh: Mesh, rules: Rules = Rules()) -> Callable:  # noqa: B008
-    """``function``, traced within the layout."""
+    """``function``, traced within `layout`."""
 
     @functools.wraps(function)
     def within(*args, **kwargs):
@@ -185,14 +184,14 @@ def with_layout(function: Callable, mesh: Mesh, rules: Rules = Rules()) -> Calla
 
 
 def current_layout() -> tuple[Mesh, Rules] | None:
-    """The mesh and the rules of the function being traced; None outside of `layout`."""
+    """The mesh and rules of the function being traced; None outside of `layout`."""
     return _LAYOUT.get()
 
 
 def constrain(array: jax.Array, *names: str | None) -> jax.Array:
-    """``array``, with axes of these logical names divided as the layout says.
+    """``array`` with a sharding constraint for axes of these logical names.
 
-    An axis that its mesh axes do not divide is left whole. Outside of `layout` it does
+    An axis that its mesh axes do not divide stays whole. Outside of `layout` this does
     nothing.
     """
     if (found := current_layout()) is None:
@@ -203,7 +202,7 @@ def constrain(array: jax.Array, *names: str | None) -> jax.Array:
 
 
 def devices_along(name: str, size: int) -> int:
-    """Devices over which an axis of this logical name and size is divided."""
+    """Number of shards of an axis of this logical name and size."""
     if (found := current_layout()) is None:
         return 1
     mesh, rules = found
@@ -212,10 +211,10 @@ def devices_along(name: str, size: int) -> int:
 
 
 def gathered(parameter: jax.Array, *names: str | None) -> jax.Array:
-    """A parameter, or its copy in another type, whole along fsdp, for use.
+    """A parameter, or its copy in another dtype, gathered along fsdp for use.
 
-    Its gradient is divided along fsdp as soon as it is there: summing and dividing
-    become one reduce-scatter.
+    The backward pass shards its gradient along fsdp immediately, so that the sum over
+    devices becomes one reduce-scatter.
     """
     if (found := current_layout()) is None:
         return parameter
@@ -246,12 +245,12 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def broadcast_over_batch(table: jax.Array, batch: int) -> jax.Array:
-    """Learned vectors, one for each token, for every sample: ``n d`` to ``b n d``.
+    """Learned vectors of tokens, repeated for every sample: ``n d`` to ``b n d``.
 
-    Its gradient is summed over the samples of a device, then summed and divided over
-    devices in one reduce-scatter. That moves rows of 128 channels, of which every
-    device gets whole tiles whatever the width; left to the compiler, or in narrower
-    pieces, all devices would be sent the whole sum.
+    The backward pass sums the gradient over the samples of a device, then over devices
+    in one reduce-scatter of rows of 128 channels, so that every device receives whole
+    tiles whatever the width. The compiler's own choice, or narrower rows, would be an
+    all-reduce of the whole sum.
     """
     lane = math.gcd(table.shape[-1], 128)
     if _divides_along_fsdp(table.size // lane):
@@ -308,30 +307,32 @@ _broadcast_over_batch.defvjp(
 )
 
 
-# --- Where arrays of a state and a batch lie ----------------------------------------
+# --- Sharding of states and batches -------------------------------------------------
 
 
 def state_shardings(boxed, mesh: Mesh | AbstractMesh, rules: Rules = Rules()):  # noqa: B008
     """Shardings of a state whose parameters carry logical axes, as from eval_shape.
 
-    An axis that its mesh axes do not divide is left whole.
+    An axis that its mesh axes do not divide stays whole.
     """
 
-    def place(leaf):
+    def sharding_of(leaf):
         if not isinstance(leaf, nn.LogicallyPartitioned):
             return NamedSharding(mesh, PartitionSpec())
         if not jax.tree.leaves(leaf.value):
-            return leaf.value  # what optax leaves for another optimizer's parameter
+            return leaf.value  # optax's placeholder for another optimizer's parameter
         spec = _fitting(rules.spec(leaf.names), leaf.value.shape, mesh)
         return NamedSharding(mesh, spec)
 
     return jax.tree.map(
-        place, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+        sharding_of,
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
     )
 
 
 def with_shardings(shapes, shardings):
-    """Shapes of a tree of arrays with the sharding of each, as a restore wants them."""
+    """Shapes of a tree of arrays with their shardings, as the argument of a restore."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -342,34 +343,34 @@ def with_shardings(shapes, shardings):
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = Rules()) -> NamedSharding:  # noqa: B008
-    """The batch axis over all devices."""
+    """The sharding of the batch axis over all devices."""
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
 def local_rows(sharding: NamedSharding, batch: int) -> list[int]:
     """The rows of a batch that the devices of this process hold, in order.
 
-    A mesh may lay the devices of a process anywhere, so the rows need not be
-    neighbours, and processes that hold the same rows load the same.
+    The devices of a process can be anywhere in the mesh, so the rows need not be
+    contiguous, and several processes may hold, and load, the same rows.
     """
     places = sharding.addressable_devices_indices_map((batch,)).values()
     return sorted({row for (rows,) in places for row in range(batch)[rows]})
 
 
 def round_up_to_devices(samples: int, mesh: Mesh) -> int:
-    """The least number, from ``samples`` on, that all devices of a mesh can share."""
+    """``samples``, rounded up to a multiple of the devices of a mesh."""
     return -(-samples // mesh.size) * mesh.size
 
 
 def to_host(batch: Shaped[Array, "b *s"]) -> Shaped[np.ndarray, "b *s"]:
-    """A batch as NumPy has it; all of it in every process."""
-    if not batch.is_fully_addressable:  # other processes have the rest
+    """A batch as a NumPy array, whole in every process."""
+    if not batch.is_fully_addressable:  # other processes hold other rows
         batch = multihost_utils.process_allgather(batch, tiled=True)
     return np.asarray(batch)
 
 
 def put_batch(batch, sharding: NamedSharding):
-    """The global batch, from the rows of it that this process loaded."""
+    """The global batch, from the rows that this process loaded."""
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),
         batch,
@@ -377,13 +378,13 @@ def put_batch(batch, sharding: NamedSharding):
 
 
 def put_key(seed: int, mesh: Mesh):
-    """The random key of a seed, on every device; also on those of other processes."""
+    """The PRNG key of a seed, replicated over all devices of all processes."""
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.jit(jax.random.key, static_argnums=0, out_shardings=whole)(seed)
 
 
 def bytes_per_device(shapes, shardings) -> int:
-    """Bytes of a tree of arrays that one device holds."""
+    """Bytes that one device holds of a tree of arrays."""
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
     return sum(
         int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
@@ -392,15 +393,15 @@ def bytes_per_device(shapes, shardings) -> int:
 
 
 def _fitting(spec: PartitionSpec, shape, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """``spec`` without the mesh axes that divide nothing of ``shape``."""
+    """``spec`` without the mesh axes that do not divide ``shape``."""
 
     def fit(entry, size):
-        kept: tuple[str, ...] = ()
+        axes: tuple[str, ...] = ()
         for axis in mesh_axes(entry):
-            parts = math.prod(mesh.shape[a] for a in (*kept, axis))
+            parts = math.prod(mesh.shape[a] for a in (*axes, axis))
             if mesh.shape[axis] > 1 and size % parts == 0:
-                kept += (axis,)
-        return kept[0] if len(kept) == 1 else kept or None
+                axes += (axis,)
+        return axes[0] if len(axes) == 1 else axes or None
 
     return PartitionSpec(*(fit(*pair) for pair in zip(spec, shape, strict=True)))
 

@@ -71,7 +71,7 @@ class GoldenPlan:
           ValueError: the config is not there, or refuses its argument.
         """
         overrides = [f"--config.{item}" for item in self.overrides]
-        config = configs.load(str(shipped.FOLDER / self.config), overrides)
+        config = configs.load(str(shipped.CONFIGS / self.config), overrides)
         return PlanRequest(config, Target(self.topology, self.slices), self.clips)
 
     def read(self) -> dict[str, Any] | None:

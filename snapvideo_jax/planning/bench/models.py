@@ -89,7 +89,7 @@ def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> Confi
     Raises:
       ValueError: a width does not divide.
     """
-    config = configs.load(str(shipped.FOLDER / NETWORKS[name].config), [])
+    config = configs.load(str(shipped.CONFIGS / NETWORKS[name].config), [])
     model = config.model
     for field, value in model.items():
         if not (field.endswith("_width") or field in ("channels", "norm_groups")):
@@ -175,7 +175,7 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
     """
-    path = str(shipped.FOLDER / NETWORKS[name].config)
+    path = str(shipped.CONFIGS / NETWORKS[name].config)
     config = configs.load(f"{path},pod={target.topology}", [])
     config.sampler.update(solver="euler", steps=8)
     config.sheets.guidance = 0.0

@@ -44,7 +44,7 @@ def by_part(name: str, planned: Mapping[str, Any] | None) -> dict[str, Any]:
       name: of `NETWORKS`.
       planned: as from `models.planned_costs`; None without a plan.
     """
-    path = str(shipped.FOLDER / NETWORKS[name].config)
+    path = str(shipped.CONFIGS / NETWORKS[name].config)
     experiment = configs.build(configs.load(path, []))
     model, text = experiment.model, experiment.text
     forward = model.forward_flops(text.tokens, text.width)
