@@ -16,19 +16,27 @@ from PIL import Image
 from processes import end, environment, free_port
 from safetensors.numpy import save_file
 
+from snapvideo_jax.__main__ import _parser
+from snapvideo_jax.cli.options import options
 from snapvideo_jax.evaluation import features
+from snapvideo_jax.evaluation.evaluate import evaluate
 from snapvideo_jax.evaluation.nets import NETWORKS
+from snapvideo_jax.evaluation.protocols.generate import GenerateOptions
+from snapvideo_jax.evaluation.protocols.score import ScoreOptions
 from snapvideo_jax.evaluation.results import (
     frechet_result,
     read_result,
     read_statistics,
 )
+from snapvideo_jax.evaluation.settings import EvaluateOptions
+from snapvideo_jax.evaluation.shapes import JudgeOptions
 from snapvideo_jax.evaluation.weights.convert import convert
 from snapvideo_jax.io.files import sha256_of
 from snapvideo_jax.io.media import write_mp4
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 
 HERE = pathlib.Path(__file__).parent
+RANDOM = {"features": "random:0"}
 
 
 @pytest.fixture
@@ -105,6 +113,29 @@ def test_a_result_has_scores_and_their_provenance(run, small_clip, sets, tmp_pat
     # Random networks and too few samples are reported.
     assert not result["comparable"] and "RANDOM FEATURES" in printed
     assert "96 generated samples for 512 channels" in printed
+
+
+def test_from_python_evaluate_returns_the_result(small_clip, sets, tmp_path):
+    asked = EvaluateOptions(
+        clips=sets[0], out=tmp_path, metrics=("clipsim",), batch=2, **RANDOM
+    )
+    assert evaluate(asked) == read_result(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    "kind, verb, required",
+    [
+        (EvaluateOptions, ["evaluate"], {"clips": "a", "out": "b", **RANDOM}),
+        (ScoreOptions, ["protocol", "score"], {"samples": "a", "out": "b", **RANDOM}),
+        (GenerateOptions, ["protocol", "generate", "x"], {"workdir": "a", "out": "b"}),
+        (JudgeOptions, ["judge"], {"workdir": "a", "out": "b"}),
+    ],
+)
+def test_defaults_of_options_equal_the_command_lines(kind, verb, required):
+    words = [word for name, value in required.items() for word in (f"--{name}", value)]
+    parsed = options(kind, _parser().parse_args([*verb, *words]))
+    paths = {k: v if k == "features" else pathlib.Path(v) for k, v in required.items()}
+    assert parsed == kind(**paths, **({"name": "x"} if "x" in verb else {}))
 
 
 def test_clipsim_pairs_every_clip_with_its_caption(run, small_clip, sets, tmp_path):

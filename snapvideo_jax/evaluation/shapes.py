@@ -10,15 +10,10 @@ import numpy as np
 
 from snapvideo_jax.data.shapes.dataset import held_out_prompts
 from snapvideo_jax.data.shapes.judge import judge as judge_clip
-from snapvideo_jax.sampling import loading
-from snapvideo_jax.sampling.generator import Generator, requests_of
-from snapvideo_jax.sampling.guidance_options import about_guidance, guidance_of
-from snapvideo_jax.sampling.options import (
-    SamplerOptions,
-    sampler_of,
-    settings_of,
-    weights_of,
-)
+from snapvideo_jax.sampling.generator import requests_of
+from snapvideo_jax.sampling.guidance_options import about_guidance
+from snapvideo_jax.sampling.loading import Setup
+from snapvideo_jax.sampling.options import SamplerOptions, weights_of
 from snapvideo_jax.sampling.outputs import write_sheet
 
 FIELDS = ("colour", "shape", "direction")
@@ -49,22 +44,13 @@ def judge(options: JudgeOptions) -> dict[str, Any] | None:
     Raises:
       ValueError: an option does not suit the run.
     """
-    experiment, params, step, mesh = loading.load(
-        options.workdir, options.ema, options.ema_profile
-    )
-    sampler = sampler_of(experiment, options)
-    settings = settings_of(experiment, options)
     asked = held_out_prompts(options.count)
     prompts = [prompt for prompt, _ in asked]
-    experiment = guidance_of(experiment, options, settings["guidance"])
-    guide = loading.load_guide(experiment, options, mesh)
-    generator = Generator(experiment, sampler, mesh, guide)
-    clips = np.concatenate(
-        [
-            generator(params, request)
-            for request in requests_of(prompts, options.batch, **settings)
-        ]
-    )
+    setup = Setup.of(options.workdir, options, prompts)
+    run = setup.load()
+    generator = run.generator()
+    requests = requests_of(prompts, options.batch, **setup.settings)
+    clips = np.concatenate([generator(run.params, request) for request in requests])
     if jax.process_index() != 0:
         return None
     rows = [
@@ -72,14 +58,15 @@ def judge(options: JudgeOptions) -> dict[str, Any] | None:
     ]
     shares = {name: float(np.mean([row[name] for row in rows])) for name in FIELDS}
     shares["all"] = float(np.mean([row["obeyed"] for row in rows]))
-    result = settings | about_guidance(experiment, options, settings["guidance"])
-    result |= {"sampler": dataclasses.asdict(sampler)}
-    result |= {"step": step, "weights": weights_of(options)}
+    guidance = setup.settings["guidance"]
+    result = setup.settings | about_guidance(setup.experiment, options, guidance)
+    result |= {"sampler": dataclasses.asdict(setup.sampler)}
+    result |= {"step": run.step, "weights": weights_of(options)}
     result |= {"shares": shares, "clips": rows}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "judged.json").write_text(json.dumps(result, indent=2))
     labels = [("" if row["obeyed"] else "NOT: ") + row["prompt"] for row in rows]
-    write_sheet(options.out / "sheet", clips, labels, experiment.sheets)
+    write_sheet(options.out / "sheet", clips, labels, setup.experiment.sheets)
     return result
 
 
