@@ -28,3 +28,28 @@ def commands(page):
             words.pop(0)
         if words:
             yield words
+
+
+def where(kind):
+    """The commands of a kind on all pages, each after the page that it stands on."""
+    return [
+        (f"{page.relative_to(ROOT).as_posix()}: {shlex.join(words)}", words)
+        for page in PAGES
+        for words in commands(page)
+        if kind(words)
+    ]
+
+
+def assert_each(check, items):
+    """Asserts that a check passes for every item of (name, item) pairs.
+
+    The message has the name of every item that it fails for, and why.
+    """
+    assert items, "there is nothing to check"
+    failures = []
+    for name, item in items:
+        try:
+            check(item)
+        except (Exception, SystemExit) as error:
+            failures.append(f"{name}\n    {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)

@@ -45,7 +45,7 @@ def add_verbs(verbs) -> None:
 
 
 def _add(actions, name: str, help: str, epilog: str = ""):
-    action = add(actions, name, help, epilog)
+    action = add(actions, name, help, epilog, takes_overrides=True)
     action.add_argument("--out", required=True, metavar="DIR", help="of the sweep")
     return action
 
