@@ -31,62 +31,33 @@ def add_verbs(verbs) -> None:
 
 def add_scorer(verb: argparse.ArgumentParser) -> None:
     """Options of `evaluation.settings.ScorerOptions`."""
-    verb.add_argument(
-        "--weights", type=path, metavar="DIR", help="folder of NETWORK.safetensors"
-    )
-    verb.add_argument(
-        "--features", metavar="random:SEED", help="random networks, to try things out"
-    )
-    verb.add_argument(
-        "--fvd", metavar="V", help="preprocessing: stylegan-v (default), tf, videogpt"
-    )
-    verb.add_argument(
-        "--fid", metavar="V", help="preprocessing: tf (default), pytorch-fid, clean"
-    )
-    verb.add_argument(
-        "--clip", metavar="V", help="preprocessing: openai (default), squash"
-    )
-    for name, default, text in (
-        ("splits", 10, "splits of the Inception score"),
-        ("batch", 8, "clips that are computed at once"),
-        ("shards", 8, "parts of a set that can be resumed"),
+    option = verb.add_argument
+    option("--weights", type=path, metavar="DIR", help="folder of NETWORK.safetensors")
+    option("--features", metavar="random:SEED", help="random networks, for trials")
+    for name, variants in (
+        ("fvd", "stylegan-v (default), tf, videogpt"),
+        ("fid", "tf (default), pytorch-fid, clean"),
+        ("clip", "openai (default), squash"),
     ):
-        verb.add_argument(
-            f"--{name}",
-            type=integer(least=1),
-            default=default,
-            metavar="N",
-            help=f"{text} (default: {default})",
-        )
-    verb.add_argument(
-        "--threads",
-        type=integer(least=1),
-        metavar="N",
-        help="that read clips (default: number of cores)",
-    )
+        option(f"--{name}", metavar="V", help=f"preprocessing: {variants}")
+    for name, default, text in (
+        ("splits", 10, "splits of the Inception score (default: 10)"),
+        ("batch", 8, "clips that are computed at once (default: 8)"),
+        ("shards", 8, "parts of a set that can be resumed (default: 8)"),
+        ("threads", None, "that read clips (default: number of cores)"),
+    ):
+        kind = integer(least=1)
+        option(f"--{name}", type=kind, default=default, metavar="N", help=text)
 
 
 def _add_evaluate(verbs) -> None:
-    verb = add(
-        verbs,
-        "evaluate",
-        "Score clips: FVD, FID, IS, CLIPSIM, CLIP-FID.",
-        EVALUATE_HELP,
-    )
-    verb.add_argument(
-        "--clips", type=path, required=True, metavar="PATH", help="the generated clips"
-    )
-    verb.add_argument(
-        "--against", type=path, metavar="PATH", help="real clips or their statistics"
-    )
-    verb.add_argument(
-        "--out",
-        type=path,
-        required=True,
-        metavar="DIR",
-        help="folder of the result, the statistics and the shards",
-    )
-    verb.add_argument(
+    text = "Score clips: FVD, FID, IS, CLIPSIM, CLIP-FID."
+    verb = add(verbs, "evaluate", text, EVALUATE_HELP)
+    option = verb.add_argument
+    option("--clips", type=path, required=True, metavar="PATH", help="generated clips")
+    option("--against", type=path, metavar="PATH", help="real clips or statistics")
+    option("--out", type=path, required=True, metavar="DIR", help="result and shards")
+    option(
         "--metrics",
         type=several(str),
         default=("fvd",),
@@ -94,62 +65,44 @@ def _add_evaluate(verbs) -> None:
         help="of fvd, fid, is, clipsim, clip_fid (default: fvd)",
     )
     add_scorer(verb)
-    _add_selection(verb)
+    group = verb.add_argument_group("frames", "Results record all of these.")
+    _add_selection(group.add_argument)
     add_processes(verb)
 
 
-def _add_selection(verb: argparse.ArgumentParser) -> None:
-    """Which frames are scored; together with the variants, results record all of it."""
-    group = verb.add_argument_group("frames", "Results record all of these.")
-    positions = ("start", "center", "random")
-    group.add_argument(
-        "--frames",
-        type=integer(least=1),
-        default=16,
-        metavar="N",
-        help="of each clip (default: 16)",
+def _add_selection(option) -> None:
+    """Options of the frames that are scored."""
+    positions, rate = ("start", "center", "random"), number(above=0)
+    option(
+        "--frames", type=integer(least=1), default=16, help="of a clip (default: 16)"
     )
-    group.add_argument(
-        "--fps",
-        type=number(above=0),
-        help="frame rate that frames are taken at (default: consecutive frames)",
-    )
-    group.add_argument(
+    option("--fps", type=rate, help="frame rate (default: consecutive frames)")
+    option(
         "--position",
         choices=positions,
         default="start",
         help="of the frames in a clip (default: start)",
     )
-    group.add_argument(
-        "--real_fps",
-        type=number(above=0),
-        help="frame rate of the real clips (default: that of --fps)",
-    )
-    group.add_argument(
+    option("--real_fps", type=rate, help="of the real clips (default: that of --fps)")
+    option(
         "--real_position",
         choices=positions,
-        help="position in the real clips (default: that of --position)",
+        help="in the real clips (default: that of --position)",
     )
-    group.add_argument(
-        "--seed",
-        type=integer(least=0),
-        default=0,
-        metavar="N",
-        help="of random positions (default: 0)",
-    )
-    group.add_argument(
+    option("--seed", type=integer(least=0), default=0, help="of random positions")
+    option(
         "--size",
         type=_size,
         metavar="HxW",
         help="that all clips are resized to first (default: their own)",
     )
-    group.add_argument(
+    option(
         "--view",
         choices=("native", "square"),
         default="native",
         help="square crops the central square (default: native)",
     )
-    group.add_argument(
+    option(
         "--image_frames",
         default="all",
         metavar="all|middle|N",

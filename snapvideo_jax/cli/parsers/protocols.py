@@ -32,39 +32,31 @@ def add_verbs(verbs) -> None:
 
 def _add_generate(actions) -> None:
     action = add(actions, "generate", "Sample the clips of a protocol.", GENERATE_HELP)
-    action.add_argument("name", metavar="NAME", help="of the protocol")
-    action.add_argument(
-        "--workdir", type=path, required=True, metavar="DIR", help="of the run"
-    )
-    action.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="folder of the clips"
-    )
-    action.add_argument(
+    option = action.add_argument
+    option("name", metavar="NAME", help="of the protocol")
+    option("--workdir", type=path, required=True, metavar="DIR", help="of the run")
+    option("--out", type=path, required=True, metavar="DIR", help="folder of the clips")
+    option(
         "--captions",
         type=path,
         metavar="FILE",
         help="of the real clips: one per line, .jsonl, or MSR-VTT's "
         "test_videodatainfo.json",
     )
-    action.add_argument(
+    option(
         "--classes",
         type=path,
         metavar="PATH",
         help="of UCF-101: its folder of videos, or a list such as testlist01.txt",
     )
-    action.add_argument(
+    option(
         "--num_samples",
         type=integer(least=1),
         metavar="N",
         help="clips of each point (default: as in the paper)",
     )
-    action.add_argument(
-        "--only",
-        type=several(str),
-        metavar="POINT,POINT",
-        help="points of a sweep (default: all)",
-    )
-    action.add_argument(
+    _add_only(option)
+    option(
         "--part",
         type=part,
         default=(0, 1),
@@ -76,36 +68,27 @@ def _add_generate(actions) -> None:
 
 def _add_score(actions) -> None:
     action = add(actions, "score", "Score the clips of a protocol.", SCORE_HELP)
-    action.add_argument(
-        "--samples",
-        type=path,
-        required=True,
-        metavar="DIR",
-        help="folder of `protocol generate`",
-    )
-    action.add_argument(
-        "--against", type=path, metavar="PATH", help="real clips or their statistics"
-    )
-    action.add_argument(
-        "--out", type=path, required=True, metavar="DIR", help="folder of the results"
-    )
-    action.add_argument(
+    option = action.add_argument
+    option("--samples", type=path, required=True, metavar="DIR", help="of `generate`")
+    option("--against", type=path, metavar="PATH", help="real clips or statistics")
+    option("--out", type=path, required=True, metavar="DIR", help="of the results")
+    option(
         "--clips",
         type=path,
         metavar="DIR",
         help="the same clips in another size, in folders named as the points",
     )
-    action.add_argument(
+    option(
         "--metrics",
         type=several(str),
         metavar="M,M",
         help="of the protocol's (default: all)",
     )
-    action.add_argument(
-        "--only",
-        type=several(str),
-        metavar="POINT,POINT",
-        help="points of a sweep (default: all)",
-    )
+    _add_only(option)
     add_scorer(action)
     add_processes(action)
+
+
+def _add_only(option) -> None:
+    names = "points of a sweep (default: all)"
+    option("--only", type=several(str), metavar="POINT,POINT", help=names)
