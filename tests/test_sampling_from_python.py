@@ -33,7 +33,9 @@ def test_the_docs_have_the_same_example():
 def test_the_example_samples_two_prompts_and_shows_them(trained, tmp_path):
     pytest.importorskip("IPython", reason="needs pip install -e '.[notebook]'")
     lines = [
-        line.replace("runs/demo", str(trained)).replace('"OUT"', repr(str(tmp_path)))
+        re.sub(r" moving \w+", "", line)  # the tiny run takes 4 tokens
+        .replace("runs/demo", str(trained))
+        .replace('"OUT"', repr(str(tmp_path)))
         for line in example()
     ]
     assert len([line for line in lines if line]) <= 10
