@@ -304,7 +304,7 @@ def test_the_card_tells_what_lies_in_the_workdir(trained, whole, tmp_path):
     row = "| obeyed: all | 0.25 | step 12, weights ema | judged/judged.json |"
     assert row in card
     assert "| fvd | 512.3 | see the file | scores/result.json |" in card
-    assert "a stand-in that knows words and no meaning" in card
+    assert "a stand-in that distinguishes words without" in card
     assert str(tmp_path) not in card
 
 
@@ -314,6 +314,6 @@ def test_the_card_says_where_nothing_is_known(whole, tmp_path):
     experiment = bundle.read(whole).experiment
     model = dataclasses.replace(experiment, seed=7)
     card = model_card(model, tmp_path, about, 1)
-    assert "None lie in the workdir." in card and "seed 7" in card
+    assert "The workdir has none." in card and "seed 7" in card
     assert "without a manifest" in card
     assert "The text encoder is not in this folder" in card

@@ -51,7 +51,7 @@ def test_what_cannot_be_used_is_named_and_left_out(run, tmp_path):
     assert err.count("left out: ") == 4
     for part in (
         "00001.mp4: not a video file",
-        "00002.json is unusable (prompt is no text)",
+        "00002.json is unusable (prompt is not a string)",
         "its 00003.json is missing",
         "metrics.jsonl: unusable metrics",
     ):

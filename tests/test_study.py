@@ -112,7 +112,7 @@ def test_a_text_cannot_end_the_data_of_a_page():
         (FormatLimits(height=40), ["height=40 is more than the 36 of b.mp4"]),
         (
             FormatLimits(seconds=0.01),
-            ["8 frames a second for 0.01 seconds are no clip"],
+            ["8 frames a second for 0.01 seconds are not a clip"],
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_one_method_or_a_still_makes_no_study(run, two_methods, monkeypatch):
     assert_one_line(run(*BUILD[:-2]), "1 method makes no pairs")
     write_samples(two_methods / "stills", PROMPTS, frames=1)
     result = run(*BUILD, "--method", "third=stills")
-    assert_one_line(result, "stills/00000.mp4 is a still")
+    assert_one_line(result, "stills/00000.mp4 has one frame")
 
 
 # --- The tally ------------------------------------------------------------------------
@@ -297,10 +297,10 @@ def test_a_rater_may_go_on_in_another_file_but_not_vote_twice(
     "change, parts",
     [
         ({"study": "0123"}, ["votes of study '0123'", "use the key of its study"]),
-        ({"format": 2}, ["no file with votes of format 1"]),
+        ({"format": 2}, ["is not a file with votes of format 1"]),
         ({"rater": " "}, ["no rater"]),
         ({"votes": None}, ["no votes"]),
-        ({"votes": []}, ["no votes yet"]),
+        ({"votes": []}, ["There are no votes"]),
         ({"votes": ["a"]}, ["pair=None"]),
         ({"votes": [{"pair": "x"}]}, ["pair='x'", "does not have"]),
         ({"choice": "left"}, ["choice='left'"]),
@@ -324,10 +324,10 @@ def test_files_that_are_no_votes_or_no_key_are_refused(run, study, key_file, tmp
     broken = tmp_path / "broken.json"
     broken.write_text('{"format": 1')
     assert_one_line(
-        run("study", "tally", "--key", key_file, broken), "broken.json is no"
+        run("study", "tally", "--key", key_file, broken), "broken.json is not a"
     )
     assert_one_line(
-        run("study", "tally", "--key", broken, key_file), "is no key of a study"
+        run("study", "tally", "--key", broken, key_file), "is not a key of a study"
     )
     assert_one_line(run("study", "tally", "--key", key_file, "none.json"), "none.json")
     result = run("study", "tally", "--key", key_file, broken, "--resamples", 0)

@@ -1,5 +1,10 @@
-"""A run's model taken away: `snapvideo export`, `verify` and `import`.
+"""The model of a run as a folder: `snapvideo export`, `verify` and `import`.
 
-`bundle` is the folder, `programs` the StableHLO in it and `alone` what runs those with
-JAX alone, `model_card` its README. `command`, `verify` and `importing` are the verbs.
+bundle          the folder: weights, config, checksums
+export          writes it
+programs        the StableHLO in it
+standalone      runs that with JAX alone; copied into bundles as run.py
+model_card      its README
+verify          compares its outputs with those of the run
+import_bundle   begins a run with its weights
 """

@@ -1,8 +1,8 @@
-"""A model in a folder: weights as safetensors, the config, and a list of what is there.
+"""A bundle: a folder with weights as safetensors, a config, and a list of its files.
 
-``config.json`` is written last: a folder without one is no bundle. It tells the version
-of this form, the experiment's config, where the weights come from, the shape of each,
-and size and SHA-256 of every file, all of which are compared before anything is used.
+``config.json`` is written last: a folder without one is not a bundle. It has the
+version of the format, the experiment's config, the origin and shapes of the weights,
+and the size and SHA-256 of every file, which `read` compares before anything is used.
 """
 
 import dataclasses
@@ -27,22 +27,22 @@ from snapvideo_jax.io.files import sha256_of, write_json
 from snapvideo_jax.state import abstract_state
 
 FORMAT, VERSION = "snapvideo_jax bundle", 1
-"""What config.json says of itself; a version that readers know is read by them."""
+"""Format and version in config.json; `read` accepts this version only."""
 CONFIG, INPUTS, ORBAX = "config.json", "inputs.safetensors", "orbax"
 INDEX, CASCADE = "cascade.json", "snapvideo_jax cascade"
-"""Of a folder that has the bundles of two stages, and what it says of itself."""
+"""File in a folder with the bundles of two stages, and its format."""
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all as they were written.
+    """A bundle whose files passed all checks.
 
     Attributes:
-      folder: of it.
-      about: what its config.json tells.
+      folder: of the bundle.
+      about: the content of its config.json.
       config: of the experiment.
-      experiment: the same, built.
+      experiment: built from it.
     """
 
     folder: Path
@@ -51,10 +51,10 @@ class Bundle:
     experiment: "configs.Experiment"
 
     def params(self) -> Any:
-        """The parameters as float32 arrays of NumPy, in the tree of the network.
+        """The parameters as float32 NumPy arrays, in the tree of the network.
 
         Raises:
-          ValueError: a file cannot be read, or holds what config.json does not list.
+          ValueError: a file cannot be read, or its arrays are not those of config.json.
         """
         if not any(name.startswith("model") for name in self.about["files"]):
             return self.orbax_params()
@@ -69,14 +69,14 @@ class Bundle:
         return unflatten_dict(leaves, sep="/")
 
     def orbax_params(self) -> Any:
-        """The same, from the Orbax checkpoint that lies beside."""
+        """As `params`, from the Orbax checkpoint in the bundle."""
         path = (self.folder / ORBAX).absolute()
         loaded = ocp.load_checkpointables(path)["params"]
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), loaded)
 
 
 def different(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
-    """The first of the shapes that differ, in words; "" where none does."""
+    """A message about the first shape that differs; "" where all are equal."""
     for name in sorted(wanted.keys() | found.keys()):
         one, other = wanted.get(name, "missing"), found.get(name, "missing")
         if one != other:
@@ -85,7 +85,7 @@ def different(wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
 
 
 def shapes_of(experiment: "configs.Experiment") -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of an experiment, by name."""
+    """The parameter shapes of an experiment, by name."""
     params = nn.unbox(abstract_state(experiment)).params
     return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
 
@@ -93,7 +93,7 @@ def shapes_of(experiment: "configs.Experiment") -> dict[str, tuple[int, ...]]:
 def write_weights(out: Path, leaves: Mapping[str, np.ndarray], limit: int) -> None:
     """Writes model.safetensors, or several files of up to ``limit`` bytes and an index.
 
-    Names and index are those of Hugging Face, so that its tools read them.
+    File names and index follow Hugging Face, so that its tools read them.
     """
     out.mkdir(parents=True, exist_ok=True)
     parts = list(_parts(leaves, limit))
@@ -115,7 +115,7 @@ def write_weights(out: Path, leaves: Mapping[str, np.ndarray], limit: int) -> No
 def write_tensors(
     path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str] | None = None
 ) -> None:
-    """Writes a safetensors file that all may read; the library lets the owner only."""
+    """Writes a safetensors file with mode 644; the library's default is 600."""
     save_file(dict(arrays), path, about)
     path.chmod(0o644)
 
@@ -128,7 +128,7 @@ def write_orbax(out: Path, params: Any) -> None:
 def write_config(
     out: Path, config: ConfigDict, leaves: Mapping[str, np.ndarray], **about: Any
 ) -> dict[str, Any]:
-    """Writes config.json, with the sums of all files that are there; the last step."""
+    """Writes config.json with the checksums of all other files; the last step."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     content = {
         "format": FORMAT,
@@ -150,26 +150,26 @@ def write_config(
 
 
 def write_index(out: Path, stages: list[str]) -> None:
-    """Tells which folders are bundles, from the first stage on."""
+    """Lists the folders of the stages' bundles, the first stage first."""
     index = {"format": CASCADE, "format_version": VERSION, "stages": stages}
     write_json(out / INDEX, index)
 
 
 def read(folder: Path, overrides: Sequence[str] = ()) -> Bundle:  # noqa: B006
-    """A bundle, after all that it lists was compared with what is there.
+    """Reads a bundle, and checks its files against config.json.
 
     Args:
-      folder: of it.
-      overrides: ``--config.a.b=value``, of the experiment.
+      folder: of the bundle.
+      overrides: of the experiment's config, each ``--config.a.b=value``.
 
     Raises:
-      ValueError: it is no bundle, one of another version, not whole, damaged, or its
-        config is of another model than its weights; one line says which.
+      ValueError: the folder is not a bundle, has another version, is incomplete or
+        damaged, or its config does not match its weights.
     """
     path = folder / CONFIG
     about = _read_config(path)
     if about.get("format") != FORMAT:
-        raise ValueError(f"{path} is not of a bundle; snapvideo export makes one.")
+        raise ValueError(f"{path} is not of a bundle; snapvideo export writes one.")
     if about.get("format_version") != VERSION:
         raise ValueError(
             f"{folder} is a bundle of version {about.get('format_version')}, made by "
@@ -178,8 +178,8 @@ def read(folder: Path, overrides: Sequence[str] = ()) -> Bundle:  # noqa: B006
         )
     try:
         config = configs.overridden(ConfigDict(about["config"]), overrides)
-        for name, told in about["files"].items():
-            _check_file(folder, name, told["bytes"], told["sha256"])
+        for name, file in about["files"].items():
+            _check_file(folder, name, file["bytes"], file["sha256"])
         listed = {name: tuple(shape) for name, shape in about["tensors"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r} in it).") from error
@@ -197,25 +197,25 @@ def read(folder: Path, overrides: Sequence[str] = ()) -> Bundle:  # noqa: B006
 def _read_config(path: Path) -> dict[str, Any]:
     if (path.parent / INDEX).is_file():
         raise ValueError(
-            f"{path.parent} has the bundles of two stages; name one of the folders "
+            f"{path.parent} has the bundles of two stages; use one of the folders "
             f"that its {INDEX} lists."
         )
     if not path.is_file():
-        raise ValueError(f"{path.parent} is no bundle: it has no {path.name}.")
+        raise ValueError(f"{path.parent} is not a bundle: it has no {path.name}.")
     try:
         about = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
     if not isinstance(about, dict):
-        raise ValueError(f"{path} is not of a bundle; snapvideo export makes one.")
+        raise ValueError(f"{path} is not of a bundle; snapvideo export writes one.")
     return about
 
 
 def _check_file(folder: Path, name: str, size: int, sha256: str) -> None:
-    """That a file is as it was written.
+    """Checks a file against its entry in config.json.
 
     Raises:
-      ValueError: it lies outside of the bundle, is missing, cut short, or changed.
+      ValueError: the file is outside of the bundle, missing, truncated, or changed.
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -235,7 +235,7 @@ def _check_file(folder: Path, name: str, size: int, sha256: str) -> None:
 
 
 def _parts(leaves: Mapping[str, np.ndarray], limit: int) -> Iterator[list[str]]:
-    """Names of the arrays that share a file, in order; one alone may be larger."""
+    """Names of the arrays of each file; a single array may exceed ``limit`` bytes."""
     part: list[str] = []
     size = 0
     for name in sorted(leaves):

@@ -1,4 +1,4 @@
-"""The README of a bundle, filled from the run: what it is, its data, its limits."""
+"""The model card: README.md of a bundle, generated from the run."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ def model_card(
 
     Args:
       experiment: of the run, a `config.Experiment`.
-      workdir: of the run; what is told is what lies there.
+      workdir: of the run; metrics are read from it.
       about: step, weights and dtype that are exported, and the config as JSON.
-      parameters: how many.
+      parameters: their number.
     """
     sections = {
         "What it is": _what(experiment, about, parameters),
@@ -50,7 +50,7 @@ def _what(experiment, about, parameters: int) -> str:
 
 def _use(experiment, about) -> str:
     commands = [
-        "snapvideo verify BUNDLE --workdir RUN      # is it what the run had?",
+        "snapvideo verify BUNDLE --workdir RUN      # compares with the run",
         "snapvideo import BUNDLE --workdir NEW      # then: snapvideo train ...",
     ]
     if "stablehlo" in about["formats"]:
@@ -85,7 +85,7 @@ def _training(experiment, workdir: Path, about) -> str:
 
 
 def _data(data: Mapping[str, Any]) -> str:
-    """What the run was trained on, as far as files tell."""
+    """The training data, as far as it is known."""
     parts = dict(data.get("mixture") or {}) or {"": data}
     lines = []
     for name, part in parts.items():
@@ -93,14 +93,14 @@ def _data(data: Mapping[str, Any]) -> str:
         called = f"{name}: " if name else ""
         lines.append(f"- {called}`{root.name or part.get('source')}`, {_held(root)}")
     lines.append(
-        "\nWhose data they are and what they may be used for is not known to this "
-        "card; whoever publishes the model has to add it."
+        "\nOrigin and licence of the data are not known to this card; add them before "
+        "you publish the model."
     )
     return "\n".join(lines)
 
 
 def _held(root: Path) -> str:
-    """What the manifest of `snapvideo prepare` says, in or beside a folder."""
+    """The sizes in the manifest of `snapvideo prepare`, in a folder or its parent."""
     found = [path / MANIFEST for path in (root, root.parent)]
     path = next((path for path in found if str(root) != "." and path.is_file()), None)
     if path is None:
@@ -108,22 +108,22 @@ def _held(root: Path) -> str:
     try:
         stages = json.loads(path.read_bytes())["stages"]
         kinds = stages.get(root.name) or next(iter(stages.values()))
-        told = [
+        sizes = [
             f"{kind['records']:,} {name} ({kind['hours']:,.4g} hours)"
             for name, kind in kinds.items()
         ]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return f"with a {MANIFEST} that cannot be read"
-    return f"by its {MANIFEST}: {', '.join(told)}"
+    return f"by its {MANIFEST}: {', '.join(sizes)}"
 
 
 def _metrics(workdir: Path) -> str:
-    """Scores that lie in the workdir, each with the file that it is from."""
+    """A table of the scores in the workdir, with the file of each."""
     rows = [row for name in SCORES for row in _rows(workdir, name)]
     if not rows:
         return (
-            "None lie in the workdir. `snapvideo evaluate --out WORKDIR/scores` or "
-            "`snapvideo judge --out WORKDIR/judged`, before the export, puts them here."
+            "The workdir has none. Run `snapvideo evaluate --out WORKDIR/scores` or "
+            "`snapvideo judge --out WORKDIR/judged` before the export to list some."
         )
     head = ["| metric | value | of | file |", "|---|---|---|---|"]
     return "\n".join(head + rows)
@@ -134,12 +134,12 @@ def _rows(workdir: Path, name: str) -> Iterator[str]:
         numbers, _ = read_metrics(path.parent)
         found = numbers.get(name, {})
         content = json.loads(path.read_bytes()) if found else {}
-        told = [
+        origin = [
             f"{key} {content[key]}" for key in ("step", "weights") if key in content
         ]
         for metric, value in found.items():
             yield (
-                f"| {metric} | {value:.4g} | {', '.join(told) or 'see the file'} | "
+                f"| {metric} | {value:.4g} | {', '.join(origin) or 'see the file'} | "
                 f"{path.relative_to(workdir)} |"
             )
 
@@ -147,23 +147,23 @@ def _rows(workdir: Path, name: str) -> Iterator[str]:
 def _limits(experiment, about) -> str:
     model, text = experiment.model, about["config"]["text"]
     sizes = [(model.frames, model.height, model.width), *experiment.data.buckets]
-    told = ", ".join(f"{t} frames of {w}x{h} px" for t, h, w in dict.fromkeys(sizes))
+    listed = ", ".join(f"{t} frames of {w}x{h} px" for t, h, w in dict.fromkeys(sizes))
     lines = [
-        f"- It makes clips of the sizes that it was trained on: {told}.",
+        f"- It samples clips of the sizes that it was trained on: {listed}.",
         f"- Captions are cut after {text['tokens']} tokens.",
     ]
     if text["name"] == "hash":
         lines.append(
-            "- Its text encoder is a stand-in that knows words and no meaning: a word "
-            "that no caption of the training data had means nothing to it."
+            "- Its text encoder is a stand-in that distinguishes words without their "
+            "meaning: a word that is not in the training captions has no effect."
         )
     else:
         lines.append(
-            "- The text encoder is not in this folder; embeddings have to be of the "
-            f"one it was trained with ({text['name']}, {text['width']} channels)."
+            "- The text encoder is not in this folder; embeddings must come from the "
+            f"one of the training ({text['name']}, {text['width']} channels)."
         )
     lines.append(
-        "- Nothing filters what is asked for or what comes out, and biases of the data "
-        "were not measured."
+        "- Neither prompts nor samples are filtered, and biases of the data were not "
+        "measured."
     )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """The denoiser and the whole sampler of a model as StableHLO, by `jax.export`.
 
-Programs take the weights as their first argument, by the names that the bundle's files
-give them, and arrays by name as the second; the batch is of any size. signature.json
-tells of both. They run on one device; noise is made inside, from a seed and a number
-for each sample, as `snapvideo sample` makes it.
+The first argument of a program is the weights, by their names in the bundle's files;
+the second is its inputs, by name. Both are described in signature.json; the batch size
+is symbolic. Programs run on one device, and draw noise from a seed and the number of
+each sample, as `snapvideo sample` does.
 """
 
 import dataclasses
@@ -29,27 +29,27 @@ PLATFORMS = ("tpu", "cuda", "cpu")
 FOLDER, BATCH = "stablehlo", "b"
 TEXT = ("text", "text_mask", "frame_interval", "resolution")
 SAMPLER = ("solver", "steps", "churn")
-"""Fields of a sampler that the command line sets and signature.json tells."""
+"""Fields of a sampler that options can set; they are stored in signature.json."""
 MEANING = {
     "text": "embeddings of the captions, zero past their length",
     "text_mask": "true where text has a token of the caption",
-    "frame_interval": "seconds between frames; 0 for a still",
-    "resolution": "height and width of the original that is imagined, in pixels",
-    "negative_text": "the same of what is guided away from",
-    "negative_text_mask": "its mask",
-    "numbers": "of each sample under the seed; its noise depends on no other",
+    "frame_interval": "seconds between frames; 0 for an image",
+    "resolution": "height and width of the original that is conditioned on, in pixels",
+    "negative_text": "embeddings of the negative prompt",
+    "negative_text_mask": "mask of negative_text",
+    "numbers": "of each sample; with the seed it determines the sample's noise",
     "seed": "of the noise",
     "guidance": "weight g of D_c + g (D_c - D_u); 0 is the plain conditional model",
     "noisy": "the clip at its noise level, x / sigma_in + sigma eps",
     "sigma": "the noise level",
-    "drop_text": "true where the network is told no text",
-    "latents": "of a call, which the next is told",
-    "latents_known": "true where there was one",
-    "low_resolution": "the small clip in the size of the large one",
+    "drop_text": "true where the caption is dropped (unconditional)",
+    "latents": "latents of the previous call, for self-conditioning",
+    "latents_known": "true where there was a previous call",
+    "low_resolution": "the small clip, resized to the size of the large one",
     "low_resolution_noise": "standard deviation of the noise in it",
-    "small": "the clip to enlarge, in -1..1: frames of the first stage's sampler; "
-    "rounded to bytes inside, as its files are",
-    "small_noise": "standard deviation of the noise that small is given, in -1..1; "
+    "small": "the clip to enlarge, in -1..1: frames of the first stage's sampler; the "
+    "program rounds them to bytes, like files",
+    "small_noise": "standard deviation of the noise added to small, in -1..1; "
     "from 0 to training.low_resolution_noise of config.json",
     "clip": "the clip, in about -1..1",
     "frames": "the clip in -1..1; bytes are round(127.5 (x + 1))",
@@ -62,14 +62,14 @@ class Program:
 
     Attributes:
       function: of weights and inputs, both by name.
-      inputs: shape and type of each, with "b" for the batch.
+      inputs: shape and dtype of each, with "b" for the batch.
     """
 
     function: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
     inputs: Mapping[str, tuple[tuple[int | str, ...], Any]]
 
     def shapes(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the inputs, for a batch that may be a symbol."""
+        """Shapes of the inputs for a batch size, which may be symbolic."""
         return {
             name: jax.ShapeDtypeStruct(
                 tuple(batch if size == BATCH else size for size in shape), dtype
@@ -79,11 +79,11 @@ class Program:
 
 
 def programs_of(experiment, sampler: Sampler) -> dict[str, Program]:
-    """The programs of an experiment by name.
+    """The denoiser and the sampler of an experiment, by name.
 
     Args:
       experiment: a `config.Experiment`.
-      sampler: steps, solver and churn of the sampler.
+      sampler: solver, steps and churn of the sampler.
     """
     return {
         "denoiser": denoiser(experiment),
@@ -92,7 +92,7 @@ def programs_of(experiment, sampler: Sampler) -> dict[str, Program]:
 
 
 def denoiser(experiment) -> Program:
-    """``D(x, sigma)``, and the latents that the next call may be told."""
+    """``D(x, sigma)``, and the latents for self-conditioning of the next call."""
     model, text = experiment.model, experiment.text
     clip = (BATCH, model.frames, model.height, model.width, model.out_channels)
     inputs = {"noisy": (clip, jnp.float32), "sigma": ((BATCH,), jnp.float32)}
@@ -100,33 +100,33 @@ def denoiser(experiment) -> Program:
     if model.is_upsampler:
         inputs["low_resolution"] = (clip, jnp.float32)
         inputs["low_resolution_noise"] = ((BATCH,), jnp.float32)
-    told = tuple(name for name in inputs if name not in ("noisy", "sigma"))
+    fields = tuple(name for name in inputs if name not in ("noisy", "sigma"))
     if model.self_conditions:
         size = (BATCH, model.latents, model.latent_width)
         inputs["latents"] = (size, jnp.float32)
         inputs["latents_known"] = ((BATCH,), jnp.bool_)
 
     def denoise(weights, inputs):
-        context = Context(**{name: inputs[name] for name in told})
+        context = Context(**{name: inputs[name] for name in fields})
         carry = model.no_latents(inputs["noisy"].shape[0])
         if model.self_conditions:
             latents = inputs["latents"].astype(model.dtype)
             carry = Latents(value=latents, known=inputs["latents_known"])
         call = make_denoise(model, _params(weights), experiment.diffusion, context)
-        made, carry = call(inputs["noisy"], inputs["sigma"], carry)
+        clip, carry = call(inputs["noisy"], inputs["sigma"], carry)
         if not model.self_conditions:
-            return {"clip": made}
-        return {"clip": made, "latents": carry.value.astype(jnp.float32)}
+            return {"clip": clip}
+        return {"clip": clip, "latents": carry.value.astype(jnp.float32)}
 
     return Program(denoise, inputs)
 
 
 def sampler_program(experiment, sampler: Sampler) -> Program:
-    """Text to frames, with guidance, as `snapvideo sample` makes them.
+    """Text to frames, with guidance, equal to those of `snapvideo sample`.
 
-    An upsampler's takes a small clip as well, and its noise is that of the second stage
-    of `snapvideo sample --cascade`: with the frames, numbers and seed of the first
-    stage's sampler, both make what that command makes.
+    That of an upsampler takes a small clip as well, and uses the noise stream of the
+    second stage: with frames, numbers and seed of the first stage's sampler, the two
+    programs sample the clips of `snapvideo sample --cascade`.
     """
     model, text = experiment.model, experiment.text
     negative = bool(experiment.guidance.negative_prompt)
@@ -143,9 +143,9 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
 
     def frames(weights, inputs):
         other = ("text", "text_mask") if negative else ()
-        told = {}
+        low_resolution = {}
         if model.is_upsampler:
-            told = {
+            low_resolution = {
                 "small": as_bytes(inputs["small"]),
                 "small_noise": inputs["small_noise"],
                 "stream": STREAM,
@@ -156,7 +156,7 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
             key=jax.random.key(inputs["seed"]),
             guidance=inputs["guidance"],
             negative={name: inputs[f"negative_{name}"] for name in other} or None,
-            **told,
+            **low_resolution,
         )
         return {"frames": generate(_params(weights), batch)}
 
@@ -164,7 +164,7 @@ def sampler_program(experiment, sampler: Sampler) -> Program:
 
 
 def generation(experiment, sampler: Sampler) -> SamplerProgram:
-    """The sampler of `generator.Generator`, to clips in -1..1."""
+    """The sampler of `generator.Generator`, with clips in -1..1."""
     return SamplerProgram(
         experiment, sampler, finish=lambda clips: jnp.clip(clips, -1, 1)
     )
@@ -177,14 +177,14 @@ def write(
     platforms: Sequence[str],
     **about: Any,
 ) -> None:
-    """Writes programs, their signature, and a script that runs them with JAX alone.
+    """Writes programs, their signature, and the script that runs them with JAX alone.
 
     Args:
-      out: of the bundle.
+      out: folder of the bundle.
       programs: by name.
-      weights: as the programs will be given them.
-      platforms: they can run on; some of `PLATFORMS`.
-      about: more for the signature.
+      weights: by name, as stored in the bundle.
+      platforms: that the programs run on, some of `PLATFORMS`.
+      about: further fields of the signature.
     """
     shapes = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in weights.items()}
     listed = {}
@@ -199,8 +199,8 @@ def write(
         listed[name] = {
             "file": file,
             "calling_convention_version": exported.calling_convention_version,
-            "inputs": _told(program.shapes(batch)),
-            "outputs": _told(outputs),
+            "inputs": _described(program.shapes(batch)),
+            "outputs": _described(outputs),
         }
     signature = {
         "jax_version": jax.__version__,
@@ -226,12 +226,12 @@ def _text_inputs(text) -> dict[str, tuple[tuple, Any]]:
 
 
 def _params(weights) -> Any:
-    """The tree of a network, in float32, whatever the weights are stored in."""
+    """The parameter tree of a network in float32, from weights of any dtype."""
     leaves = {name: leaf.astype(jnp.float32) for name, leaf in weights.items()}
     return unflatten_dict(leaves, sep="/")
 
 
-def _told(shapes) -> dict[str, Any]:
+def _described(shapes) -> dict[str, Any]:
     return {
         name: {
             "shape": [size if isinstance(size, int) else BATCH for size in leaf.shape],

@@ -2,11 +2,11 @@
 
     python run.py --program sampler --inputs inputs.safetensors --out frames.npz
 
-An upsampler's sampler takes --small too, the frames that one of a first stage made.
+The sampler of an upsampler also takes --small, the frames of a first stage's sampler.
 
-`snapvideo export --format stablehlo` puts a copy of this file beside the programs, as
-``stablehlo/run.py``. It needs jax, numpy, and flatbuffers for jax to read programs.
-signature.json tells what goes in and what comes out.
+`snapvideo export --format stablehlo` copies this file to ``stablehlo/run.py`` of the
+bundle. It needs jax, numpy, and flatbuffers, with which jax reads programs.
+signature.json describes inputs and outputs.
 """
 
 import argparse
@@ -30,17 +30,17 @@ DTYPES = {
     "U32": np.dtype(np.uint32),
     "BOOL": np.dtype(bool),
 }
-"""NumPy's types by the names that safetensors files give them."""
+"""NumPy dtypes by their names in safetensors files."""
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name, read where they lie.
+    """The arrays of a safetensors file by name, memory-mapped.
 
-    The file is 8 bytes of length, a JSON header, and the arrays (bf16 among them, which
-    the library does not give to NumPy).
+    The file is a length in 8 bytes, a JSON header, and the arrays. The library does not
+    return bfloat16 as NumPy arrays.
 
     Raises:
-      ValueError: it is none, or is cut short.
+      ValueError: the file is not in this format, or is truncated.
     """
     try:
         with path.open("rb") as file:
@@ -57,7 +57,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             array = np.frombuffer(data, dtype, int(np.prod(shape)), first)
             found[name] = array.reshape(shape)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}).") from error
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error})."
+        ) from error
     return found
 
 
@@ -65,7 +67,7 @@ def read_weights(bundle: Path) -> dict[str, np.ndarray]:
     """The arrays of all weights files of a bundle.
 
     Raises:
-      ValueError: there is none, or one cannot be read.
+      ValueError: there is no file, or one cannot be read.
     """
     paths = sorted(bundle.glob("model*.safetensors"))
     if not paths:
@@ -77,11 +79,11 @@ def read_weights(bundle: Path) -> dict[str, np.ndarray]:
 
 
 def call(bundle: Path, name: str, inputs: dict[str, np.ndarray]):
-    """What a program of a bundle makes of inputs, by name.
+    """Outputs of a program of a bundle, by name.
 
     Raises:
-      ValueError: it has no such program, inputs are missing or of another shape, or the
-        program is not for the devices that are here.
+      ValueError: there is no such program, inputs are missing or of another shape, or
+        the program does not run on the devices of this machine.
     """
     folder = bundle / "stablehlo"
     try:
@@ -104,8 +106,8 @@ def call(bundle: Path, name: str, inputs: dict[str, np.ndarray]):
         hint = "; --small takes a first stage's frames" if "small" in missing else ""
         raise ValueError(f"inputs lack {', '.join(missing)}{hint}.")
     given = {
-        each: np.asarray(inputs[each]).astype(told["dtype"])
-        for each, told in about["inputs"].items()
+        each: np.asarray(inputs[each]).astype(entry["dtype"])
+        for each, entry in about["inputs"].items()
     }
     check_shapes(given, about["inputs"])
     program = export.deserialize(bytearray((folder / about["file"]).read_bytes()))
@@ -114,12 +116,12 @@ def call(bundle: Path, name: str, inputs: dict[str, np.ndarray]):
 
 
 def check_shapes(given: dict[str, np.ndarray], inputs: dict[str, dict]) -> None:
-    """Refuses arrays of other shapes than the signature's; "b" is one number in all.
+    """Checks arrays against the shapes of the signature; "b" is one size in all.
 
     Raises:
-      ValueError: names the first.
+      ValueError: names the first array of another shape.
     """
-    sizes = {each: told["shape"] for each, told in inputs.items()}
+    sizes = {each: entry["shape"] for each, entry in inputs.items()}
     batch = next((len(a) for n, a in given.items() if "b" in sizes[n] and a.ndim), 1)
     for each, array in given.items():
         wanted = tuple(batch if size == "b" else size for size in sizes[each])
@@ -128,10 +130,10 @@ def check_shapes(given: dict[str, np.ndarray], inputs: dict[str, dict]) -> None:
 
 
 def read_frames(path: Path) -> np.ndarray:
-    """The frames that a sampler made, of the file that they were written to.
+    """The frames in an output file of a sampler.
 
     Raises:
-      ValueError: it is none of those.
+      ValueError: the file has none.
     """
     try:
         with np.load(path) as file:
@@ -151,7 +153,7 @@ def main() -> None:
         "--small",
         type=Path,
         metavar="NPZ",
-        help="for an upsampler: what a first stage's sampler wrote to --out",
+        help="for an upsampler: the --out file of a first stage's sampler",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="NPZ")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""How far raters agree: Krippendorff's alpha for names.
+"""Inter-rater agreement: Krippendorff's alpha for nominal values.
 
-Unlike Fleiss' kappa it allows raters who answered only a part, and any number of them
-for each unit. It is 1 where all agree and 0 where they agree as often as by chance.
+Unlike Fleiss' kappa it allows missing answers and any number of raters for each unit.
+It is 1 for full agreement and 0 for that of chance.
 """
 
 from collections import Counter
@@ -12,12 +12,12 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     """Alpha = 1 - observed / expected disagreement, for nominal values.
 
     Args:
-        units: the values that raters gave to each unit, absent ones left out; a unit
-            with one value says nothing of agreement.
+        units: the values that raters gave to each unit, without missing ones; a unit
+            with one value is ignored.
 
     Returns:
-        None where no unit has two values, or all values are equal: chance is then
-        unknown.
+        None where no unit has two values, or all values are equal, so that the
+        agreement by chance is unknown.
 
     Source: K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011.
     """
@@ -34,7 +34,7 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
 
 
 def pairwise_agreement(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Share of pairs of raters, of one unit, who gave it the same value.
+    """Share of pairs of raters of a unit who gave it the same value.
 
     Args:
         units: as of `krippendorff_alpha`.

@@ -1,7 +1,7 @@
-"""A gallery: the samples of runs and checkpoints by prompt, and their metrics.
+"""A gallery: samples of runs and checkpoints by prompt, and their metrics.
 
-Clips are copied into the page, so that it can be moved. Each has a still of its first
-frame beside it: that is what the page shows of the many clips that do not play.
+Clips are copied into the page, so that it can be moved. Each has an image of its first
+frame, which the page shows while the clip does not play.
 """
 
 import io
@@ -22,7 +22,7 @@ from snapvideo_jax.evaluation.pages.samples import Sample, read_samples
 from snapvideo_jax.io.json_lines import finite, read_metrics
 
 STILL_SIDE = 320
-"""The shorter side of a still has at most so many pixels."""
+"""Largest shorter side of an image of a first frame, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def build_gallery(options: GalleryOptions) -> Gallery:
             seen: Counter[str] = Counter()
             for sample in samples:
                 stem = f"clips/{number}/{sample.clip.stem}"
-                # Counted first, so that a clip left out moves no other one up.
+                # Counted first, so that a clip that is left out shifts no other.
                 again, seen[sample.prompt] = (
                     seen[sample.prompt],
                     seen[sample.prompt] + 1,
@@ -92,23 +92,23 @@ def build_gallery(options: GalleryOptions) -> Gallery:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The folder where it has clips, else those within it that have."""
+    """The folder itself if it has clips, otherwise its subfolders that have clips."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; name one of `snapvideo sample`.")
+        raise ValueError(f"{folder} is not a folder; use one of `snapvideo sample`.")
     within = sorted(path for path in folder.iterdir() if path.is_dir())
     runs = [path for path in (folder, *within) if any(path.glob("*.mp4"))]
     if not runs:
         raise ValueError(
-            f"{folder} has no clips, nor has a folder in it; name one of "
-            "`snapvideo sample`."
+            f"{folder} has no clips, nor have its subfolders; use one of `snapvideo "
+            "sample`."
         )
     return runs[:1] if runs[0] == folder else runs
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The last parts of paths, as many as tell all runs apart."""
+    """The shortest suffixes of the paths that are unique."""
     if len(set(paths := [run.resolve() for run in runs])) < len(runs):
-        raise ValueError("A folder is named twice; name each once.")
+        raise ValueError("A folder is named twice; name each folder once.")
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
@@ -117,10 +117,10 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _copy(sample: Sample, stem: Path) -> ClipInfo:
-    """Copies a clip, with a still of its first frame beside it.
+    """Copies a clip, and writes an image of its first frame next to it.
 
     Raises:
-        UnusableClip: it cannot be shown.
+        UnusableClip: it cannot be decoded.
     """
     with Clip(sample.clip) as clip:
         frame, info = clip.frames_at(np.zeros(1))[0], clip.info

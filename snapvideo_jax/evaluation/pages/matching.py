@@ -1,7 +1,7 @@
-"""Clips of different makers made alike: size, length and frame-rate.
+"""A common format for the clips of a study: size, length and frame rate.
 
-What is alike is the least of all clips, so that none is enlarged, none is slowed down
-and no frame is shown twice: a rater could else tell the makers apart by it.
+Each is the minimum over all clips, so that no clip is enlarged or slowed down and no
+frame is repeated: raters could otherwise recognize methods by it.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from snapvideo_jax.data.video import Clip, ClipInfo, probe
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What all clips of a study have in common.
+    """The format of all clips of a study.
 
     frames: of each clip, at least 2.
-    fps: frames a second.
+    fps: frame rate in 1/s.
     height, width: in pixels, even.
     """
 
@@ -32,10 +32,10 @@ class ClipFormat:
 
 @dataclass(frozen=True)
 class FormatLimits:
-    """What is asked of clips that are made alike; 0 is the least of the clips.
+    """Limits of the common format; 0 stands for the minimum over the clips.
 
-    fps: frames a second, at most that of every clip.
-    seconds: at most so long.
+    fps: frame rate in 1/s, at most that of every clip.
+    seconds: longest clip.
     height, width: in pixels, at most those of every clip.
     """
 
@@ -45,7 +45,7 @@ class FormatLimits:
     width: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a wish is below 0."""
+        """Raises ValueError where a limit is below 0."""
         for name, value in vars(self).items():
             if not value >= 0:
                 raise ValueError(
@@ -53,14 +53,15 @@ class FormatLimits:
                 )
 
     def common_format(self, clips: Mapping[Path, ClipInfo]) -> ClipFormat:
-        """What these clips can have in common, and is asked for.
+        """The common format of these clips within the limits.
 
         Raises:
-            ValueError: a clip is a still, or is smaller, slower or shorter than asked.
+            ValueError: a clip has one frame, or is below a limit in size, frame rate or
+                length.
         """
         for clip, info in clips.items():
             if info.frames < 2:
-                raise ValueError(f"{clip} is a still; a study needs clips that move.")
+                raise ValueError(f"{clip} has one frame; a study needs two or more.")
         fps = self._at_most_least("fps", {k: v.fps for k, v in clips.items()})
         height, width = (
             int(
@@ -75,10 +76,11 @@ class FormatLimits:
         if frames < 2:
             raise ValueError(
                 f"{fps:g} frames a second for {min(length, self.seconds or length):g} "
-                "seconds are no clip; leave out shorter clips or use longer --seconds."
+                "seconds are not a clip; leave out shorter clips or use longer "
+                "--seconds."
             )
         if min(height, width) < 2:
-            raise ValueError(f"{width}x{height} pixels are no clip; use larger clips.")
+            raise ValueError(f"{width}x{height} pixels are too few; use larger clips.")
         return ClipFormat(frames, fps, height - height % 2, width - width % 2)
 
     def _at_most_least(self, name: str, values: Mapping[Path, float]) -> float:
@@ -93,7 +95,7 @@ class FormatLimits:
 
 
 def probe_all(clips: list[Path]) -> tuple[dict[Path, ClipInfo], list[str]]:
-    """What clips hold, and which cannot be read, by name with the reason."""
+    """Metadata of clips, and messages about those that cannot be read."""
     found, wrong = {}, []
     for clip in clips:
         try:
@@ -104,7 +106,7 @@ def probe_all(clips: list[Path]) -> tuple[dict[Path, ClipInfo], list[str]]:
 
 
 def read_clip(path: Path, form: ClipFormat) -> UInt8[np.ndarray, "t h w c"]:
-    """The first frames of a clip, scaled to cover the size, its middle cut out.
+    """The first frames of a clip, resized to cover the format's size, centre-cropped.
 
     Raises:
         UnusableClip: as `Clip.frames_at`.

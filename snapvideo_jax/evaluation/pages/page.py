@@ -1,4 +1,4 @@
-"""A page written: its template, filled with what it shows, and the files beside it."""
+"""Writes a page: its template with embedded data, scripts and styles."""
 
 import json
 import os
@@ -18,27 +18,27 @@ _SHARED = ("base.css", "base.js")
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write a page into, which takes the name ``out`` once it is whole.
+    """A temporary folder for a page, renamed to ``out`` when it is complete.
 
     Raises:
-        ValueError: something is there already.
+        ValueError: ``out`` is not empty.
     """
     check_empty(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as passing:
-        folder = Path(passing) / "page"
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as temporary:
+        folder = Path(temporary) / "page"
         folder.mkdir()
         yield folder
         os.replace(folder, out)
 
 
 def write_page(folder: Path, name: str, data: Any) -> None:
-    """Writes ``index.html`` and what it loads.
+    """Writes ``index.html`` and the files that it loads.
 
     Args:
         folder: of the page.
         name: of the template.
-        data: what the script of the page reads, as JSON can hold it.
+        data: for the script of the page; must be serializable as JSON.
     """
     for file in (*_SHARED, f"{name}.css", f"{name}.js"):
         with resources.as_file(_STATIC / file) as path:
@@ -49,12 +49,12 @@ def write_page(folder: Path, name: str, data: Any) -> None:
 
 
 def embedded(data: Any) -> str:
-    """JSON that may lie within a script element, whatever texts it holds.
+    """JSON that is safe within a script element, whatever strings it has.
 
-    A text could end the element or begin a comment; its ``<`` is therefore written as
-    an escape, which JSON reads back as the same letter.
+    A string could end the element or begin a comment, so ``<``, ``>`` and ``&`` are
+    written as JSON escapes.
     """
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return text

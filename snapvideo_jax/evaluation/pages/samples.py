@@ -8,11 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip and how it was made.
+    """A sampled clip.
 
     clip: its file, NUMBER.mp4.
-    prompt: what was asked for.
-    about: all that NUMBER.json tells.
+    prompt: that it was sampled for.
+    about: the content of NUMBER.json.
     """
 
     clip: Path
@@ -21,22 +21,22 @@ class Sample:
 
 
 def read_samples(folder: Path) -> tuple[list[Sample], list[str]]:
-    """The clips of a folder by their number, and what is wrong with others, by name.
+    """The samples of a folder by number, and messages about unusable ones.
 
-    No clip is opened. A file that is not named by a number is no sample.
+    Clips are not opened. Files whose name is not a number are ignored.
 
     Raises:
         ValueError: there is no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; name one of `snapvideo sample`.")
+        raise ValueError(f"{folder} is not a folder; use one of `snapvideo sample`.")
     clips = [path for path in folder.glob("*.mp4") if path.stem.isdecimal()]
     samples, wrong = [], []
     for clip in sorted(clips, key=lambda path: (int(path.stem), path.stem)):
         try:
             about = json.loads(clip.with_suffix(".json").read_bytes())
             if not isinstance(about["prompt"], str):
-                raise TypeError("prompt is no text")
+                raise TypeError("prompt is not a string")
             samples.append(Sample(clip, about["prompt"], about))
         except FileNotFoundError:
             wrong.append(f"{clip}: its {clip.stem}.json is missing")

@@ -1,7 +1,7 @@
-"""A blinded user study: pairs of clips by two methods, and which is better, asked.
+"""A blinded user study: pairs of clips of two methods, of which raters choose one.
 
-[P] Tab. 6: raters saw a clip of the paper's model beside one of a rival's for the same
-prompt, and chose by four criteria. The first method is compared with every other.
+[P] Tab. 6: raters saw a clip of the paper's model next to that of another model for the
+same prompt, and chose by four criteria. The first method is compared with every other.
 """
 
 import hashlib
@@ -36,19 +36,19 @@ QUESTIONS = {
     "motion_quantity": "Which video has more motion?",
     "motion_quality": "Which video moves more naturally?",
 }
-"""[P] Tab. 6: its criteria; the words are ours."""
-NAMED = 5
-"""Most problems that one message tells."""
+"""Criteria of [P] Tab. 6; the wording is ours."""
+MAX_PROBLEMS = 5
+"""Problems that one error lists."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two clips for one prompt, as they lie side by side.
+    """Two clips for one prompt, shown side by side.
 
-    id: names the pair in files with votes.
+    id: of the pair in files with votes.
     prompt: shown above both.
     methods: of the left clip (A) and the right one (B).
-    files: their names within the page, which tell nothing.
+    files: their random names within the page.
     """
 
     id: str
@@ -122,13 +122,13 @@ def build_study(options: StudyOptions) -> Study:
 
 
 def draw_pairs(methods: Sequence[str], prompts: Sequence[str], seed: int) -> list[Pair]:
-    """All pairs in the order they are shown.
+    """All pairs in the order in which they are shown.
 
-    Against every rival, the first method lies left in half of the pairs. Every pair
-    has files of its own, as one that comes again would be known as the first method's.
+    Against every other method, the first one is on the left in half of the pairs. Every
+    pair has separate files: a file that repeats would be that of the first method.
 
     Args:
-        methods, prompts, seed: as of `build_study`.
+        methods, prompts, seed: as in `StudyOptions`.
     """
     rng = np.random.default_rng(seed)
     ours, *rivals = methods
@@ -143,7 +143,7 @@ def draw_pairs(methods: Sequence[str], prompts: Sequence[str], seed: int) -> lis
 
 
 def _shown(pairs: Sequence[Pair], form: ClipFormat) -> dict[str, Any]:
-    """What the page knows: nothing of methods."""
+    """The data of the page, without the methods."""
     shown = {
         "format": FORMAT,
         "questions": [{"name": k, "text": v} for k, v in QUESTIONS.items()],
@@ -189,13 +189,13 @@ def _clips_of(
     """The clip of every method and prompt."""
     if len(methods) < 2:
         raise ValueError(
-            f"{len(methods)} method makes no pairs; give --method NAME=DIR for two or "
+            f"{len(methods)} method gives no pairs; give --method NAME=DIR for two or "
             "more."
         )
     if not prompts:
-        raise ValueError("There is no prompt; name a file with one a line, --prompts.")
-    again = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
-    _refuse([repr(prompt) for prompt in again], "twice among the prompts")
+        raise ValueError("There is no prompt; give --prompts, a file with one a line.")
+    repeated = [prompt for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
+    _refuse([repr(prompt) for prompt in repeated], "twice among the prompts")
     found, wrong = {}, []
     for method, folder in methods.items():
         samples, unusable = read_samples(folder)
@@ -209,12 +209,12 @@ def _clips_of(
         for prompt in prompts
         if (method, prompt) not in found
     ]
-    _refuse(lacking, "are needed; sample them, or take the prompts out of the list")
+    _refuse(lacking, "are needed; sample them, or remove the prompts from the list")
     return {(m, prompt): found[m, prompt] for m in methods for prompt in prompts}
 
 
 def _write_clips(folder, pairs, clips, form) -> None:
-    """Writes every clip under all of its names."""
+    """Writes every clip under all of its file names."""
     names: dict[Path, list[Path]] = {}
     for pair in pairs:
         for method, file in zip(pair.methods, pair.files, strict=True):
@@ -227,7 +227,7 @@ def _write_clips(folder, pairs, clips, form) -> None:
         media.write_mp4(first, frames, form.fps)
         for other in others:
             shutil.copyfile(first, other)
-        # Files of one method would else be told by when they were written.
+        # Times of modification would otherwise reveal the method.
         for file in (first, *others):
             os.utime(file, (0, 0))
 
@@ -246,9 +246,10 @@ def _check_paths(out: Path, key: Path) -> None:
 
 
 def _refuse(problems: Sequence[str], cure: str) -> None:
-    """Raises ValueError where there is a problem, naming the first ones."""
+    """Raises ValueError if there are problems, and names the first ones."""
     if not problems:
         return
-    more = len(problems) - NAMED
-    shown = "; ".join(problems[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+    more = len(problems) - MAX_PROBLEMS
+    shown = "; ".join(problems[:MAX_PROBLEMS])
+    shown += f"; and {more} more" if more > 0 else ""
     raise ValueError(f"{shown}: {cure}.")

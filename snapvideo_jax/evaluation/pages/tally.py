@@ -1,4 +1,4 @@
-"""Votes of a study as the paper's table: percentages, their intervals, agreement."""
+"""The tally of a study: percentages of votes, their intervals, agreement."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ def tally(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Percentages of votes for the first method against each rival, by question.
+    """Percentages of votes for the first method against each other one, by question.
 
-    Agreement is that on the sides as they were shown. They were drawn, so each is
-    chosen about as often as the other, and a method that nearly always wins does not
-    make agreement look like chance, as it would by the names of methods.
+    Agreement is computed on the sides that were shown. Sides are random, so both are
+    chosen about equally often; with the names of methods, a method that nearly always
+    wins would make agreement look like chance.
 
     Args:
-        votes: of any number of raters, who need not have answered all.
+        votes: of any number of raters, who may have skipped questions.
         key: of the study.
-        seed: of the resampling.
-        resamples: of the pairs, at least 1.
+        seed: of the bootstrap.
+        resamples: of the bootstrap, at least 1.
 
     Raises:
         ValueError: there are no votes.
     """
     if not votes:
-        raise ValueError("There are no votes yet; give files with votes.")
+        raise ValueError("There are no votes; give files with votes.")
     ours, *rivals = key["methods"]
     table = {
         rival: {
@@ -77,19 +77,19 @@ def bootstrap_interval(
     seed: Sequence[int],
     resamples: int,
 ) -> tuple[float, float] | None:
-    """Interval of a share of votes, in percent, by resampling pairs.
+    """Bootstrap interval of a share of votes, in percent, over pairs.
 
-    Votes on one pair are alike, so pairs are drawn anew, with all of their votes; to
-    draw votes one by one would give intervals that are too narrow.
+    Votes on one pair are correlated, so whole pairs are resampled; resampling single
+    votes would give intervals that are too narrow.
 
     Args:
         wins: votes for the method, of each pair.
         counts: all votes, of each pair, at least 1.
-        seed: of the draws.
-        resamples: how many.
+        seed: of the bootstrap.
+        resamples: their number.
 
     Returns:
-        None where there is one pair only.
+        None where there is only one pair.
     """
     if len(counts) < 2:
         return None
@@ -102,7 +102,7 @@ def bootstrap_interval(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The table as text: a row for each rival, then what raters agree on."""
+    """The table as text: a row for each other method, then the agreement."""
     questions = list(result["agreement"])
     names = [question.replace("_", " ") for question in questions]
     rows = [[f"{result['method']} over", *names]]
@@ -136,7 +136,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def _counts(votes, key, rival, question) -> list[tuple[int, int]]:
-    """Votes for the first method and all votes, of each pair with a rival."""
+    """Votes for the first method and all votes, of each pair with another method."""
     counts: dict[str, tuple[int, int]] = {}
     for vote in votes:
         pair = key["pairs"][vote.pair]
@@ -144,7 +144,7 @@ def _counts(votes, key, rival, question) -> list[tuple[int, int]]:
             continue
         won, count = counts.get(vote.pair, (0, 0))
         counts[vote.pair] = won + (pair[vote.choice] != rival), count + 1
-    # In the order of the key, so that the order of files changes no interval.
+    # In the order of the key, so that intervals do not depend on the order of files.
     return [counts[pair] for pair in key["pairs"] if pair in counts]
 
 
