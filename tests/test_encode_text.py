@@ -138,7 +138,7 @@ def test_more_captions_are_added_and_those_there_are_left(
     "change, words",
     [
         (["--captions", "nowhere.txt"], "--captions=nowhere.txt: there is no such"),
-        (["--encoder", "nowhere"], "nowhere holds no T5 encoder: it needs config.json"),
+        (["--encoder", "nowhere"], "nowhere is not a T5 encoder: it needs config.json"),
         (["--config", "a.py"], "Give --captions FILE, or --config FILE"),
         (["--batch", "0"], "argument --batch: 0 is too small; use 1 or more."),
         (["--out", ""], "--out is missing"),

@@ -229,18 +229,20 @@ def test_embeddings_of_another_width_are_refused_before_anything_is_loaded(folde
 
 def test_a_file_that_is_no_tokenizer_is_refused(folder):
     (folder / "spiece.model").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="spiece.model is no SentencePiece model"):
+    with pytest.raises(ValueError, match="spiece.model is not a SentencePiece model"):
         T5Text(str(folder), 4, WIDTH).encode(["a"])
 
 
 def test_a_vocabulary_larger_than_the_embedding_table_is_refused(tmp_path):
     folder = t5_folder.write(tmp_path / "t5", vocab_size=8)
-    with pytest.raises(ValueError, match="pieces, but the encoder beside it knows 8"):
+    with pytest.raises(
+        ValueError, match="pieces, but the encoder of this folder has 8"
+    ):
         T5Text(str(folder), 4, WIDTH).encode(["a"])
 
 
 def test_the_settings_say_whether_there_is_a_folder():
     assert isinstance(Text(name="t5", path="folder").encoder(), T5Text)
     for fields in ({"name": "t5"}, {"name": "cached"}, {"path": "folder"}):
-        with pytest.raises(ValueError, match="text.path=.* do not go together"):
+        with pytest.raises(ValueError, match="text.path=.* do not match"):
             Text(**fields)

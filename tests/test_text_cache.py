@@ -99,7 +99,7 @@ def test_a_cache_goes_on_with_its_encoder_only(tmp_path):
 
 
 def test_a_folder_that_is_no_cache_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="manifest.json is missing; make one with"):
+    with pytest.raises(ValueError, match="manifest.json is missing; write one with"):
         cached(tmp_path).encode(["a"])
     begin_cache(tmp_path, MANIFEST)
     with pytest.raises(ValueError, match="has no text-"):

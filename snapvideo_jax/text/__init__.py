@@ -1,4 +1,12 @@
-"""Captions to frozen text embeddings. The encoder with weights is in `text.t5`."""
+"""Captions to frozen text embeddings.
+
+encoder         the interface of all encoders
+hash            the stand-in that needs no weights
+t5              T5 on the devices that train; checkpoint and files read its folder
+cache           embeddings that `snapvideo encode_text` wrote; encode writes them
+costs           the cost of text, online and cached
+config          settings
+"""
 
 from snapvideo_jax.text.cache import CachedText
 from snapvideo_jax.text.encoder import TextEncoder

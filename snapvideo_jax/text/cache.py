@@ -1,13 +1,13 @@
-"""Embeddings made beforehand: one ragged array for each caption, found by the caption.
+"""A cache of text embeddings: one ragged array for each caption, found by the caption.
 
-    manifest.json               what made them: encoder, tokens, width
+    manifest.json               encoder, tokens, width
     text-00000.array_record     embeddings of some captions, then the shard's index
     text-00001.array_record     ...
 
-A record is bfloat16, ``n f`` of the caption's true length n. The last record of a
-shard is its index: the keys of its captions in the order of their records. A shard is
-there with its index or not at all, so captions are added by adding shards, and what
-was stopped goes on where it was.
+A record is bfloat16, ``n f`` with the caption's true length n. The last record of a
+shard is its index: the keys of its captions in the order of their records. Shards are
+written atomically with their index; captions are added in new shards, so that an
+interrupted command resumes after its last shard.
 """
 
 import hashlib
@@ -29,22 +29,22 @@ KEY_BYTES = 16
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16).newbyteorder("<")
 MANIFEST = "manifest.json"
 WRITER_OPTIONS = "group_size:1,uncompressed"
-"""A record a group: reading one at random reads no other."""
+"""One record per group: random access reads no other record."""
 
 
 def key_of(caption: str) -> bytes:
-    """What a caption is found by: the first bytes of its SHA-256."""
+    """The key of a caption: the first bytes of its SHA-256."""
     return hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
 
 
 class CachedText(TextEncoder):
     """Reads embeddings that `snapvideo encode_text` wrote.
 
-    Nothing is read before it is used. Its index takes 24 bytes of memory a caption.
+    Files are read on first use. The index takes 24 bytes of memory per caption.
 
     Args:
-        path: the folder.
-        tokens, width: what the embeddings were made with.
+        path: folder of the cache.
+        tokens, width: of the embeddings; must equal the manifest's.
     """
 
     def __init__(self, path: str, tokens: int, width: int):
@@ -68,21 +68,22 @@ class CachedText(TextEncoder):
         mask = np.zeros(text.shape[:2], bool)
         for i, caption in enumerate(captions):
             if not is_blank(caption):
-                record = records[index.place(caption)]
+                record = records[index.position(caption)]
                 found = np.frombuffer(record, BFLOAT16)
                 found = found.reshape(-1, self.width)
                 text[i, : len(found)], mask[i, : len(found)] = found, True
         return text, mask
 
     def check(self, captions: Iterable[str]) -> None:
-        """Makes sure that all captions are in the cache.
+        """Checks that all captions are in the cache.
 
         Raises:
-            ValueError: some are missing; names one, how many, and what adds them.
+            ValueError: captions are missing; names one, their number, and the command
+                that adds them.
         """
         index, _, manifest = self._open()
         first, missing, count = "", 0, 0
-        for caption in captions:  # of a large data set, not to be held at once
+        for caption in captions:  # iterated once: a large data set may not fit
             count += 1
             if not is_blank(caption) and caption not in index:
                 first, missing = first or caption, missing + 1
@@ -99,8 +100,8 @@ class CachedText(TextEncoder):
             for name in ("tokens", "width"):
                 if manifest[name] != getattr(self, name):
                     raise ValueError(
-                        f"text.{name}={getattr(self, name)}, but {self._folder} was "
-                        f"made with {manifest[name]}; use text.{name}="
+                        f"text.{name}={getattr(self, name)}, but {self._folder} has "
+                        f"{name}={manifest[name]}; use text.{name}="
                         f"{manifest[name]}."
                     )
             shards = shards_of(self._folder)
@@ -113,23 +114,23 @@ class CachedText(TextEncoder):
 
 
 class _Index:
-    """Where the record of a caption is."""
+    """Maps captions to the positions of their records."""
 
     def __init__(self, shards: Iterable[Shaped[np.ndarray, "n"]]):
-        keys, places, first = [], [], 0
+        keys, positions, first = [], [], 0
         for shard in shards:
             keys.append(shard)
-            places.append(np.arange(first, first + len(shard)))
+            positions.append(np.arange(first, first + len(shard)))
             first += len(shard) + 1  # the index of the shard is a record too
         joined = np.concatenate(keys)
         order = np.argsort(joined)
-        self._keys, self._places = joined[order], np.concatenate(places)[order]
+        self._keys, self._positions = joined[order], np.concatenate(positions)[order]
 
     def __contains__(self, caption: str) -> bool:
         return self._find(caption) is not None
 
-    def place(self, caption: str) -> int:
-        return int(self._places[self._find(caption)])
+    def position(self, caption: str) -> int:
+        return int(self._positions[self._find(caption)])
 
     def _find(self, caption: str) -> int | None:
         key = np.array(key_of(caption), f"S{KEY_BYTES}")
@@ -143,7 +144,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 
 def next_shards(folder: Path, count: int) -> list[Path]:
-    """The first shards that are not there; some may be missing between others."""
+    """The first ``count`` free names of shards, including gaps between shards."""
     paths = (folder / f"text-{number:05d}.array_record" for number in itertools.count())
     return list(itertools.islice((p for p in paths if not p.exists()), count))
 
@@ -170,42 +171,42 @@ def read_keys(shard: Path) -> Shaped[np.ndarray, "n"]:
 def write_shard(
     path: Path, keys: Sequence[bytes], embeddings: Iterable[Float32[np.ndarray, "_ f"]]
 ) -> None:
-    """Writes a shard, whole or not at all.
+    """Writes a shard atomically.
 
     Args:
         path: of the shard.
         keys: of its captions.
-        embeddings: of each, without padding.
+        embeddings: of each caption, without padding.
     """
-    passing = path.with_suffix(".tmp")
-    writer = array_record_module.ArrayRecordWriter(str(passing), WRITER_OPTIONS)
+    temporary = path.with_suffix(".tmp")
+    writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
     for embedding in embeddings:
         writer.write(embedding.astype(BFLOAT16).tobytes())
     writer.write(b"".join(keys))
     writer.close()
-    passing.replace(path)
+    temporary.replace(path)
 
 
 def read_manifest(folder: Path) -> dict:
-    """What the embeddings of a cache were made with.
+    """The manifest of a cache: encoder, fingerprint, tokens, width, dtype.
 
     Raises:
-        ValueError: there is no cache.
+        ValueError: the folder has no manifest.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(
-            f"{folder} holds no text cache: {MANIFEST} is missing; make one with "
+            f"{folder} is not a text cache: {MANIFEST} is missing; write one with "
             f"snapvideo encode_text --out {folder}."
         )
     return json.loads(path.read_text())
 
 
 def begin_cache(folder: Path, manifest: dict) -> None:
-    """Writes the manifest of a cache; checks it where the cache was begun before.
+    """Writes the manifest of a new cache; checks that of an existing one.
 
     Raises:
-        ValueError: it was begun with another encoder or other settings.
+        ValueError: the cache was begun with another encoder or other settings.
     """
     resume.begin(
         folder / MANIFEST,

@@ -1,7 +1,7 @@
-"""A T5 encoder's files as parameters of `models.t5`, on the devices to hold them.
+"""Loads the files of a T5 encoder as sharded parameters of `models.t5`.
 
-Every device's part is read by itself, one array after the other, so the largest
-encoder needs its own size in memory and that of its largest array.
+The shard of every device is read separately, one array after the other, so that host
+memory holds the encoder and its largest array at most.
 """
 
 import dataclasses
@@ -33,17 +33,17 @@ TENSORS = {
     "blocks/hidden_out/kernel": _FF + "DenseReluDense.wo.weight",
     "norm/scale": "encoder.final_layer_norm.weight",
 }
-"""Our parameter, and the tensor it is in the files; {} is the number of a layer."""
+"""Tensors in the files by our parameters; {} is the number of a layer."""
 
 
 def load_params(folder: Path, model: T5Encoder, mesh) -> Any:
-    """The encoder's parameters on a mesh, divided by the rules of `sharding`.
+    """The encoder's parameters on a mesh, sharded by the rules of `sharding`.
 
-    Matrices are kept in ``model.dtype``, norms and the bias of positions in float32.
+    Matrices are stored in ``model.dtype``, norms and the position bias in float32.
 
     Raises:
-      ValueError: files are missing or damaged; tensors are missing, unknown or of
-        another shape; names them.
+      ValueError: files are missing or damaged, or tensors are missing, unknown or of
+        another shape.
     """
     boxed = abstract_params(model)
     weights = Weights(folder)
@@ -66,13 +66,13 @@ def abstract_params(model: T5Encoder) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Where one of our parameters is in the files.
+    """The tensors of one of our parameters.
 
-    names: of its tensors; one for every layer where its first axis counts layers.
-    shape: of each tensor, as the files have it.
-    is_stacked: the first axis counts layers.
-    is_kernel: ours is the transpose.
-    dtype: of ours.
+    names: of the tensors; one per layer where the parameter's first axis is layers.
+    shape: of each tensor in the files.
+    is_stacked: the first axis is layers.
+    is_kernel: the parameter is the transpose of the tensor.
+    dtype: of the parameter.
     """
 
     names: list[str]
@@ -101,13 +101,13 @@ class _Source:
         )
 
     def reader(self, weights: Weights) -> Callable[..., np.ndarray]:
-        """What reads a part of the parameter; devices with the same one share it."""
-        kept: dict[str, np.ndarray] = {}
+        """A function that reads a shard; devices with the same shard read it once."""
+        shards: dict[str, np.ndarray] = {}
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            if str(index) not in kept:
-                kept[str(index)] = self._read(weights, index)
-            return kept[str(index)]
+            if str(index) not in shards:
+                shards[str(index)] = self._read(weights, index)
+            return shards[str(index)]
 
         return read
 

@@ -1,4 +1,4 @@
-"""The settings of the text encoder, checked when they are made."""
+"""The settings of the text encoder."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ class Text:
 
     Attributes:
       name: "hash", the weight-free stand-in `text.HashTextEncoder`; "t5", an encoder
-        on the devices that train; "cached", embeddings made by `snapvideo encode_text`.
+        on the devices that train; "cached", embeddings of `snapvideo encode_text`.
       path: folder of the T5 encoder or of the cache.
       tokens: longest caption, in tokens. [C] 128 for the paper's models.
       width: channels of an embedding. [P] 1024 for T5-11B.
@@ -34,11 +34,11 @@ class Text:
             )
         if (self.name == "hash") == bool(self.path):
             raise ValueError(
-                f"text.path={self.path!r} and text.name={self.name!r} do not go "
-                "together; 't5' and 'cached' are folders, 'hash' has none."
+                f"text.path={self.path!r} and text.name={self.name!r} do not match: "
+                "'t5' and 'cached' need a folder, 'hash' has none."
             )
 
     def encoder(self) -> TextEncoder:
-        """The encoder; its folder is looked into when it is used."""
+        """The encoder, which reads its folder on first use."""
         folder = {"path": self.path} if self.path else {}
         return ENCODERS[self.name](tokens=self.tokens, width=self.width, **folder)

@@ -1,4 +1,4 @@
-"""What text costs a training run, online and cached, before anything is encoded."""
+"""The cost of text for a training run, online and cached, without encoding."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ from snapvideo_jax.models.t5 import T5Sizes, encoder_flops, encoder_parameters
 from snapvideo_jax.text.cache import BFLOAT16, KEY_BYTES
 
 SHORTEST = 16
-"""Least tokens that captions are padded to when they are encoded beforehand."""
+"""Shortest length, in tokens, that captions of a cache are padded to."""
 
 
 def padded_length(length: int, tokens: int) -> int:
-    """What captions are padded to beforehand: 16, 32, 64, ... up to ``tokens``."""
+    """The length that captions are padded to: 16, 32, 64, ... up to ``tokens``."""
     padded = SHORTEST
     while padded < length:
         padded *= 2
@@ -20,10 +20,10 @@ def padded_length(length: int, tokens: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class TextPlan:
-    """The question: how many captions, of what length, for what training.
+    """The captions, encoder and training whose cost is computed.
 
-    captions: different captions of the data.
-    mean_tokens: their mean length, the end of the text included.
+    captions: distinct captions of the data.
+    mean_tokens: their mean length, including the end token.
     tokens: length that captions are cut and padded to in training.
     sizes: of the encoder.
     batch: samples of a global batch.
@@ -57,7 +57,7 @@ class TextPlan:
         }
 
     def describe(self) -> str:
-        """The answer as text for people."""
+        """The answer as text."""
         found = self.answer()
         return "\n".join(
             [

@@ -1,4 +1,4 @@
-"""Writes a cache of text embeddings: every caption of a data set, embedded once."""
+"""`encode_text`: writes a cache of text embeddings."""
 
 import dataclasses
 import hashlib
@@ -97,7 +97,7 @@ def encode_text(options: EncodeTextOptions, captions: Iterable[str]) -> None:
 def _embeddings(
     captions: Sequence[str], encoder: T5Text, mesh, batch: int
 ) -> Iterator[tuple[int, Float32[np.ndarray, "n f"]]]:
-    """Number and embedding of each caption; the shorter ones come first."""
+    """Index and embedding of each caption, in order of padded length."""
     ids, mask = encoder.encode(captions)
     lengths = mask.sum(axis=1)
     embed, place = encoder.on_devices(mesh), batch_sharding(mesh)

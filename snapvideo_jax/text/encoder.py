@@ -1,8 +1,8 @@
-"""What all text encoders have in common.
+"""The interface of all text encoders.
 
-A network sees a caption only as ``(embeddings, mask)``; anything with the methods of
-`TextEncoder` can make them: fixed vectors of words (`text.hash`), T5 on the devices
-that train (`text.t5`), or embeddings that T5 made beforehand (`text.cache`).
+A network sees a caption as ``(embeddings, mask)``. A `TextEncoder` computes them from
+fixed vectors of words (`text.hash`), with T5 on the devices that train (`text.t5`), or
+reads those that T5 computed before (`text.cache`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Shaped
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """A frozen text encoder, in two halves: on the host, and on the devices.
+    """A frozen text encoder: one part on the host, one on the devices.
 
-    tokens: number of context tokens of every caption (n).
-    width: elements of one context token (f).
+    tokens: context tokens of every caption (n).
+    width: channels of a context token (f).
     """
 
     tokens: int
@@ -26,30 +26,30 @@ class TextEncoder(Protocol):
     def encode(
         self, captions: Sequence[str]
     ) -> tuple[Shaped[np.ndarray, "b n *f"], Bool[np.ndarray, "b n"]]:
-        """The input of `on_devices`, and a mask, True up to the length.
+        """The input of `on_devices`, and a mask, True up to the caption's length.
 
-        For most encoders these are the embeddings already, zero past the length.
+        For most encoders the input is the embeddings, zero past the length.
         """
         ...
 
     def check(self, captions: Iterable[str]) -> None:
-        """Raises ValueError where some cannot be encoded, naming the first of them.
+        """Raises ValueError if captions cannot be encoded, and names the first.
 
-        An encoder that takes any text does not look at them.
+        An encoder that accepts any text does not iterate over them.
         """
 
     def on_devices(self, mesh: Any) -> Callable[[Array, Array], Array]:
-        """A function from what `encode` returns, placed on a mesh, to embeddings.
+        """A function from the outputs of `encode`, on a mesh, to embeddings.
 
-        Its arguments are sharded as by `sharding.batch_sharding`, and its result
-        (``b n f``) likewise; where there are several processes, all have to call it.
+        Its arguments and its result (``b n f``) are sharded by
+        `sharding.batch_sharding`; all processes must call it.
         """
         del mesh
         return lambda text_input, text_mask: text_input
 
 
 def refuse_lone_string(captions: Sequence[str]) -> None:
-    """Raises ValueError where ``captions`` is one string instead of a list of them."""
+    """Raises ValueError if ``captions`` is a string instead of a list of strings."""
     if isinstance(captions, str):
         raise ValueError(
             f"captions={captions!r} is one string; wanted a sequence of strings; "
@@ -58,14 +58,15 @@ def refuse_lone_string(captions: Sequence[str]) -> None:
 
 
 def is_blank(caption: str) -> bool:
-    """Whether a caption has no tokens, so that a network sees its null token."""
+    """Whether a caption has no tokens, so that the network uses its null token."""
     return not caption.strip()
 
 
 def refuse_long(encoder: TextEncoder, captions: Iterable[str]) -> None:
-    """Raises ValueError where a caption has more tokens than a network is told.
+    """Raises ValueError if a prompt has more tokens than the network's context.
 
-    Those of training are cut. Encoders that keep embeddings cannot tell.
+    Captions of training are cut instead. A cache does not know numbers of tokens and
+    accepts all.
     """
     count = getattr(encoder, "count", None)
     for caption in captions if count else ():

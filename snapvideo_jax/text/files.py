@@ -1,7 +1,7 @@
-"""A T5 encoder as Hugging Face keeps it in a folder: what is there, and is it whole.
+"""The files of a T5 encoder in Hugging Face's format, and their checks.
 
-Weights stay on disk and are read by the part that is asked for. PyTorch's own files are
-read by PyTorch's loader for weights alone, which runs no code of the file.
+Weights stay on disk; parts of tensors are read on demand. PyTorch files are read by
+PyTorch's weights-only loader, which does not execute code of the file.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-"""Where weights may be, the first that is there; an index lists several files."""
+"""Files of weights in order of preference; an index lists several files."""
 FIELDS = {
     "width": "d_model",
     "layers": "num_layers",
@@ -33,18 +33,18 @@ FIELDS = {
     "hidden": "d_ff",
     "vocabulary": "vocab_size",
 }
-"""Our name of a size, and the one in config.json."""
+"""Names of sizes in config.json, by ours."""
 FEED_FORWARD = {"relu": False, "gated-gelu": True}
 IGNORED = ("decoder.", "lm_head.", "encoder.embed_tokens.")
-"""Beginnings of tensors that the encoder has no use for, or that are there twice."""
+"""Prefixes of tensors that the encoder does not use, or that are duplicates."""
 PROBED_BYTES = 2**20
 
 
 def check_folder(folder: Path) -> Path:
-    """The file with the weights, or with their index, of a T5 folder.
+    """The file of the weights, or of their index, in a T5 folder.
 
     Raises:
-      ValueError: a file is missing; lists those expected and those found.
+      ValueError: a file is missing; lists expected and existing files.
     """
     weights = [name for name in WEIGHTS if (folder / name).is_file()]
     missing = [name for name in (CONFIG, TOKENIZER) if not (folder / name).is_file()]
@@ -52,7 +52,7 @@ def check_folder(folder: Path) -> Path:
         missing.append(f"one of {', '.join(WEIGHTS)}")
     if missing:
         raise ValueError(
-            f"{folder} holds no T5 encoder: it needs {CONFIG}, {TOKENIZER} and one of "
+            f"{folder} is not a T5 encoder: it needs {CONFIG}, {TOKENIZER} and one of "
             f"{', '.join(WEIGHTS)}; missing: {'; '.join(missing)}; found: "
             f"{_listing(folder)}."
         )
@@ -63,7 +63,7 @@ def read_sizes(folder: Path) -> T5Sizes:
     """The sizes in config.json.
 
     Raises:
-      ValueError: files are missing, or it is of another kind of model.
+      ValueError: files are missing, or the model is not T5.
     """
     check_folder(folder)
     path = folder / CONFIG
@@ -93,10 +93,10 @@ def read_sizes(folder: Path) -> T5Sizes:
 
 
 def fingerprint(folder: Path) -> str:
-    """Tells encoders apart: a hash of the small files, and of the weights in part.
+    """A hash that identifies an encoder: of its small files and parts of its weights.
 
-    Of weights it is their files' sizes and their first and last MiB: all of them would
-    take minutes to read.
+    Of weights it covers file sizes and the first and last MiB, since reading all would
+    take minutes.
     """
     digest = hashlib.sha256()
     for name in (CONFIG, TOKENIZER):
@@ -111,7 +111,7 @@ def fingerprint(folder: Path) -> str:
 
 
 class Weights:
-    """The tensors of a folder, by name, in one or several files.
+    """The tensors of a folder by name, from one or several files.
 
     Raises:
       ValueError: files are missing or damaged.
@@ -123,7 +123,7 @@ class Weights:
         self._tensors = {name: file for file in files for name in file.shapes}
 
     def check(self, wanted: dict[str, tuple[int, ...]]) -> None:
-        """Raises ValueError where tensors are missing, unknown, or of other shapes."""
+        """Raises ValueError if tensors are missing, unknown, or of another shape."""
         held = {name for name in self._tensors if not name.startswith(IGNORED)}
         faults = [f"lacks {name}" for name in sorted(wanted.keys() - held)]
         faults += [f"has an unknown {name}" for name in sorted(held - wanted.keys())]
@@ -134,8 +134,8 @@ class Weights:
         if faults:
             more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise ValueError(
-                f"{self._path} is not of the encoder that {CONFIG} beside it "
-                f"describes: it {', '.join(faults[:5])}{more}."
+                f"{self._path} does not match the {CONFIG} of its folder: it "
+                f"{', '.join(faults[:5])}{more}."
             )
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
@@ -143,7 +143,7 @@ class Weights:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold the tensors: ``path``, or those that it lists as an index.
+    """The files of the tensors: ``path``, or those that it lists if it is an index.
 
     Raises:
       ValueError: the index cannot be read, or lists files that are missing.
@@ -187,16 +187,16 @@ class _Torch:
             import torch
         except ImportError:
             raise ValueError(
-                f"{path} is PyTorch's; pip install 'snapvideo_jax[convert]' to read "
-                "it, or use a model.safetensors."
+                f"{path} is a PyTorch file; pip install 'snapvideo_jax[convert]' to "
+                "read it, or use a model.safetensors."
             ) from None
-        # Files from before PyTorch 1.6 are no archives and are read as a whole.
+        # Files from before PyTorch 1.6 are not archives and are read as a whole.
         lazy = zipfile.is_zipfile(path)
         try:
             self._tensors = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=lazy
             )
-        except Exception as error:  # of many kinds, and all of them the file's
+        except Exception as error:  # of many types, all caused by the file
             reason = first_line(error)
             raise ValueError(f"{path} cannot be read safely ({reason}).") from error
         self.shapes = {name: tuple(x.shape) for name, x in self._tensors.items()}

@@ -1,7 +1,7 @@
-"""The encoder that needs no weights and no network access: a first run works anywhere.
+"""A text encoder without weights, so that a first run needs no download.
 
-It can tell words apart and knows their order, which is enough for captions of a small
-closed vocabulary. It knows no meaning: "dog" is as far from "puppy" as from "seven".
+It encodes words and their order, which is enough for captions of a small closed
+vocabulary. It has no semantics: "dog" is as far from "puppy" as from "seven".
 """
 
 import functools
@@ -25,21 +25,21 @@ _WAVELENGTHS = (4.0, 256.0)  # of the position term, in words
 
 
 class HashTextEncoder(TextEncoder):
-    """Embeds words by a hash of their letters. A stand-in for T5, without semantics.
+    """Embeds words by a hash of their letters: a stand-in for T5, without semantics.
 
     A caption is lower-cased and split into words and punctuation marks, each of which
     becomes one token: ``sqrt(0.8) word + sqrt(0.2) position``. Both terms have unit
-    mean square, so elements have about unit variance. `word_vector` documents the
-    first; the second is a sinusoid with wavelengths of 4 to 256 words. Nothing in it
-    is random or learned: the same caption gives the same numbers on every machine.
+    mean square, so elements have about unit variance. `word_vector` defines the first;
+    the second is a sinusoid with wavelengths of 4 to 256 words. The encoder is
+    deterministic: a caption has the same embedding on every machine.
 
     Args:
-        tokens: words kept of a caption, >= 1; words past it are cut.
-        width: elements of one embedding, even, >= 2.
+        tokens: longest caption in words, >= 1; further words are cut.
+        width: channels of an embedding, even, >= 2.
 
     Attributes:
-        cut_captions: number of captions cut so far, in this process. The first one
-            is logged.
+        cut_captions: number of captions that this process has cut. The first one is
+            logged.
 
     Raises:
         ValueError: ``tokens`` or ``width`` is outside its range.
@@ -48,8 +48,8 @@ class HashTextEncoder(TextEncoder):
     def __init__(self, tokens: int = 16, width: int = 64):
         if tokens < 1:
             raise ValueError(
-                f"text.tokens={tokens} is below 1, and a caption needs room for a "
-                "word; use text.tokens=16."
+                f"text.tokens={tokens} is below 1, the length of the shortest caption; "
+                "use text.tokens=16."
             )
         if width < 2 or width % 2:
             raise ValueError(
@@ -66,7 +66,7 @@ class HashTextEncoder(TextEncoder):
         """Embeddings, zero past a caption's length, and a mask, True up to it.
 
         Args:
-            captions: any unicode text; an empty caption has an all-False mask.
+            captions: any Unicode text; an empty caption has an all-False mask.
 
         Raises:
             ValueError: ``captions`` is one string instead of a list of them.
@@ -88,14 +88,14 @@ class HashTextEncoder(TextEncoder):
         return embeddings, mask
 
     def count(self, caption: str) -> int:
-        """Tokens of a caption, before any are cut."""
+        """Number of tokens of a caption, without cutting it."""
         return len(split_words(caption))
 
     def _count_cut(self, caption: str, words: int) -> None:
         if self.cut_captions == 0:
             logger.warning(
-                "Caption %r has %d words, text.tokens=%d are kept. Further cuts are "
-                "counted silently; raise text.tokens to keep them.",
+                "Caption %r has %d words and is cut to text.tokens=%d. Further cuts "
+                "are not logged; raise text.tokens to avoid them.",
                 caption,
                 words,
                 self.tokens,
@@ -110,11 +110,11 @@ def split_words(caption: str) -> list[str]:
 
 @functools.lru_cache(maxsize=65536)
 def word_vector(word: str, width: int) -> Float32[np.ndarray, "f"]:
-    """The vector of a word: mean square 1, nearly orthogonal to unrelated words.
+    """The vector of a word: mean square 1, nearly orthogonal to those of other words.
 
-    70 % of its variance is Gaussian noise drawn from a hash of the word, 30 % is the
-    mean of such noise for each run of three letters, so that "circle" and "circles"
-    are near each other. Cached, hence read-only.
+    70 % of its variance is Gaussian noise seeded by a hash of the word, 30 % is the
+    mean of such noise over its trigrams of letters, so that "circle" and "circles" are
+    similar. Cached, hence read-only.
     """
     padded = f"<{word}>"
     runs = [padded[i : i + 3] for i in range(len(padded) - 2)]
@@ -128,10 +128,10 @@ def word_vector(word: str, width: int) -> Float32[np.ndarray, "f"]:
 
 
 def _noise(text: str, width: int) -> np.ndarray:
-    """Standard Gaussians [f] drawn from a hash of ``text``.
+    """Standard Gaussian noise [f] from a hash of ``text``.
 
-    Made by hand (Box-Muller on hash bits) because NumPy may change what its
-    generators draw between versions, and that would silently change every caption.
+    Computed by Box-Muller on hash bits, because NumPy's generators may change between
+    versions, which would silently change all embeddings.
     """
     digest = hashlib.shake_256(text.encode("utf-8", "surrogatepass"))
     bits = np.frombuffer(digest.digest(16 * width), "<u8") >> np.uint64(11)
@@ -140,7 +140,7 @@ def _noise(text: str, width: int) -> np.ndarray:
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """``vector`` scaled to a mean square of 1."""
+    """``vector``, scaled to a mean square of 1."""
     return vector / np.sqrt(np.mean(vector**2))
 
 

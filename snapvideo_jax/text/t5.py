@@ -17,20 +17,20 @@ from snapvideo_jax.text import checkpoint, files
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
 PAD, END = 0, 1
-"""Ids of T5's padding and end of a text."""
+"""Token ids of T5's padding and end of sequence."""
 
 
 class T5Text(TextEncoder):
     """A T5 encoder from a folder: config.json, spiece.model and weights.
 
-    Nothing is read before it is used, so that what trains with it can be planned where
-    the folder is not. `encode` gives ids of tokens, `on_devices` embeds them.
+    Files are read on first use, so that a training run can be planned on a machine
+    without the folder. `encode` returns token ids, `on_devices` embeds them.
 
     Args:
         path: the folder.
-        tokens: tokens kept of a caption, the end among them, >= 1.
-        width: channels of an embedding, as the folder's encoder has them.
-        dtype: what is computed in.
+        tokens: longest caption in tokens, including the end token, >= 1.
+        width: channels of an embedding; must equal the encoder's.
+        dtype: of the computation.
 
     Raises:
         ValueError: ``tokens`` is too small.
@@ -48,11 +48,10 @@ class T5Text(TextEncoder):
     def encode(
         self, captions: Sequence[str]
     ) -> tuple[Int32[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
-        """Ids, and a mask, True up to a caption's length; a blank one has no tokens.
+        """Token ids, and a mask, True up to a caption's length; 0 for a blank one.
 
         Raises:
-            ValueError: the folder has no tokenizer of T5's, or ``captions`` is one
-                string.
+            ValueError: the folder has no T5 tokenizer, or ``captions`` is a string.
         """
         refuse_lone_string(captions)
         ids = np.full((len(captions), self.tokens), PAD, np.int32)
@@ -64,16 +63,16 @@ class T5Text(TextEncoder):
         return ids, mask
 
     def check(self, captions: Iterable[str]) -> None:
-        """Raises ValueError where the folder is not of a T5 encoder, as `encode`."""
-        del captions  # any can be encoded
+        """Raises ValueError if the folder is not that of a T5 encoder, as `encode`."""
+        del captions  # all can be encoded
         _ = self._tokenizer
 
     def on_devices(self, mesh) -> Callable[[Array, Array], Array]:
-        """As `TextEncoder.on_devices`; loads the weights when first asked for a mesh.
+        """As `TextEncoder.on_devices`; loads the weights on the first call for a mesh.
 
         Raises:
-            ValueError: files are missing, damaged or of another model than
-                config.json says, or embeddings have not ``width`` channels.
+            ValueError: files are missing, damaged or do not match config.json, or
+                ``width`` is not that of the embeddings.
         """
         if mesh not in self._embedders:
             model = T5Encoder(self._sizes, self._dtype)
@@ -86,7 +85,7 @@ class T5Text(TextEncoder):
         return self._embedders[mesh]
 
     def manifest(self) -> dict[str, Any]:
-        """What a cache says of the encoder that made it."""
+        """The manifest of a cache of this encoder."""
         return {
             "encoder": str(self._folder),
             "fingerprint": files.fingerprint(self._folder),
@@ -96,7 +95,7 @@ class T5Text(TextEncoder):
         }
 
     def count(self, caption: str) -> int:
-        """Tokens of a caption, before any are cut."""
+        """Number of tokens of a caption, without cutting it."""
         return 0 if is_blank(caption) else len(self._all_pieces(caption)) + 1
 
     def _pieces(self, caption: str) -> list[int]:
@@ -122,16 +121,18 @@ class T5Text(TextEncoder):
         try:
             found = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path} is no SentencePiece model ({error}).") from error
+            raise ValueError(
+                f"{path} is not a SentencePiece model ({error})."
+            ) from error
         if (found.pad_id(), found.eos_id()) != (PAD, END):
             raise ValueError(
                 f"{path} has id {found.pad_id()} for padding and {found.eos_id()} for "
-                f"the end, T5's has {PAD} and {END}."
+                f"the end; those of T5 are {PAD} and {END}."
             )
         if found.vocab_size() > sizes.vocabulary:
             raise ValueError(
-                f"{path} has {found.vocab_size()} pieces, but the encoder beside it "
-                f"knows {sizes.vocabulary}."
+                f"{path} has {found.vocab_size()} pieces, but the encoder of this "
+                f"folder has {sizes.vocabulary}."
             )
         return found
 
@@ -139,7 +140,7 @@ class T5Text(TextEncoder):
 def _embed(
     model: T5Encoder, params: Any, ids: Int[Array, "b n"], mask: Bool[Array, "b n"]
 ) -> Float32[Array, "b n f"]:
-    """Embeddings, zero past the length, with the bits that a cache keeps of them."""
+    """Embeddings, zero past the length, rounded to bfloat16 like those of a cache."""
     out = model.apply({"params": params}, ids, mask)
     out = jnp.where(mask[..., None], out, 0)
     return jax.lax.reduce_precision(out, exponent_bits=8, mantissa_bits=7)
