@@ -2,7 +2,8 @@
 
 [P] Tab. 9: FIT trains with LAMB, the U-Nets with Adam; cosine decay after a linear
 warm-up, weight decay 0.01, EMA with a half-life of 6,000 steps. Power-function averages
-beside it are those of arXiv 2312.02696 (`profiles`).
+(arXiv 2312.02696) can be tracked in addition; a profile is the weight of each step's
+parameters in such an average, and its width the relative standard deviation.
 """
 
 import dataclasses
@@ -13,9 +14,7 @@ import jax.numpy as jnp
 import optax
 
 WIDEST = 12**-0.5
-"""The width of a plain mean; a profile above it would weigh the beginning most."""
-
-
+"""Width of a plain mean; a wider profile would give the first steps most weight."""
 OPTIMIZERS = ("lamb", "adam", "muon")
 ON_BAD_STEP = ("stop", "skip")
 SNAPSHOT_DTYPES = ("float32", "bfloat16")
@@ -36,16 +35,16 @@ class Optimizer:
       ema_half_life: in steps. [P] 6,000.
       ema_rampup: the half-life is at most this share of the steps done, so that early
         averages forget the initial weights (EDM's ramp-up) [C].
-      ema_widths: relative standard deviations of power-function averages that are
-        tracked beside that one, such as (0.05, 0.1); above 0 and below 0.288. Averages
-        of other widths are made of them afterwards (`snapvideo ema`). [C] none.
-      ema_snapshot_steps: steps between the snapshots of these that are kept for good.
-      ema_snapshot_dtype: "float32" or "bfloat16", which halves the disk they take.
-      on_bad_step: what follows a step whose loss or gradient is not finite, or whose
-        gradient spikes: "stop" ends the run, "skip" goes on as if it had not been [C].
+      ema_widths: widths of the power-function averages that are tracked, such as (0.05,
+        0.1); above 0 and below 0.288. Averages of other widths are reconstructed from
+        them after training (`snapvideo ema`). [C] none.
+      ema_snapshot_steps: steps between their snapshots, which are never deleted.
+      ema_snapshot_dtype: of the snapshots, "float32" or "bfloat16".
+      on_bad_step: action at a step whose loss or gradient is not finite, or whose
+        gradient spikes: "stop" ends the run, "skip" discards the update [C].
       spike_factor: a gradient spikes where its norm is above so many times the median
-        of the last ``spike_window`` steps; 0 finds no spikes [C].
-      spike_window: steps of that median. None spikes before there were so many.
+        of the last ``spike_window`` steps; 0 disables the check [C].
+      spike_window: steps of that median; the check begins after so many steps.
     """
 
     steps: int = 550_000
@@ -104,23 +103,23 @@ class Optimizer:
         )
 
     def ema_decay(self, step: jax.Array) -> jax.Array:
-        """Weight of the old average when step ``step`` (from 1) is taken in."""
+        """Weight of the old average when step ``step`` (from 1) is added."""
         half_life = jnp.minimum(self.ema_half_life, self.ema_rampup * step)
         return 0.5 ** (1 / jnp.maximum(half_life, 1e-8))
 
     def snapshots(self) -> list[int]:
-        """Steps that power-function averages are kept of; the last always is."""
+        """Steps at which power-function averages are saved, including the last."""
         if not self.ema_widths:
             return []
         every = self.ema_snapshot_steps
         return sorted({*range(every, self.steps + 1, every), self.steps})
 
     def with_powers(self, powers, params, step: jax.Array):
-        """The power-function averages when ``params`` of step ``step`` are taken in.
+        """The power-function averages after ``params`` of step ``step`` are added.
 
         ``beta = (1 - 1/t)^(gamma + 1)`` weighs the old average (arXiv 2312.02696, Sec.
-        3.1). ``1 - beta`` is computed itself: float32 has no digits left for it after
-        some 100,000 steps.
+        3.1). ``1 - beta`` is computed directly: in float32 the difference has no digits
+        left after some 100,000 steps.
         """
         averages = []
         for width, power in zip(self.ema_widths, powers, strict=True):
@@ -140,7 +139,7 @@ class Optimizer:
         if self.spike_factor and not self.spike_factor > 1:
             raise ValueError(
                 f"optimizer.spike_factor={self.spike_factor} would call every other "
-                "step a spike; use more than 1, or 0 for none."
+                "step a spike; use more than 1, or 0 to disable the check."
             )
         if self.spike_window < 1:
             raise ValueError(
@@ -156,7 +155,7 @@ class Optimizer:
             raise ValueError(f"{named} has a width twice; use each once.")
         if self.ema_widths and self.ema_snapshot_steps < 1:
             raise ValueError(
-                f"{named} are of no use without snapshots; set "
+                f"{named} are useless without snapshots; set "
                 "optimizer.ema_snapshot_steps, such as to a 50th of optimizer.steps."
             )
         if self.ema_snapshot_dtype not in SNAPSHOT_DTYPES:
@@ -167,9 +166,9 @@ class Optimizer:
 
 
 def is_matrix(params):
-    """True for the kernels of linear layers: what decays, and what Muon takes.
+    """True for kernels of linear layers, which decay and which Muon updates.
 
-    The last name but one counts as well: parameters may be boxed with their axes.
+    The last two names of a path are searched: parameters may be boxed with their axes.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "kernel" in map(_name, path[-2:]), params
@@ -177,9 +176,9 @@ def is_matrix(params):
 
 
 def scale_by_block_trust_ratio() -> optax.GradientTransformation:
-    """LAMB's trust ratio, one for every layer: blocks stacked by a scan count apart.
+    """LAMB's trust ratio, one per layer: each block of a scanned stack has its own.
 
-    ``optax.scale_by_trust_ratio`` would take one norm over all blocks of a parameter.
+    ``optax.scale_by_trust_ratio`` takes one norm over all blocks of a parameter.
     """
 
     def scale(path, update, param):
@@ -200,7 +199,7 @@ def scale_by_block_trust_ratio() -> optax.GradientTransformation:
 
 
 def _muon(first, second, decay):
-    """Muon for kernels (each block's apart), Adam for everything else."""
+    """Muon for kernels (each block's separately), Adam for everything else."""
 
     def label(params):
         return jax.tree.map(lambda m: "muon" if m else "adam", is_matrix(params))
@@ -231,7 +230,7 @@ def orthogonalize(iterations: int = 5) -> optax.GradientTransformation:
         return 0.2 * max(rows, columns) ** 0.5 * x
 
     def each(update):
-        if update.ndim == 4:  # a convolution: all that meets a pixel are its rows
+        if update.ndim == 4:  # a convolution; its rows are positions and channels
             return one(update.reshape(-1, update.shape[-1])).reshape(update.shape)
         return one(update) if update.ndim == 2 else jax.vmap(one)(update)
 
@@ -272,13 +271,14 @@ def width(gamma: float) -> float:
 
 
 def check_width(value: float, name: str) -> None:
-    """Refuses what is the width of no profile that grows.
+    """Raises ValueError where a width is not above 0 and below `WIDEST`.
 
-    Raises:
-      ValueError: it is not above 0 and below `WIDEST`.
+    Args:
+      value: the width.
+      name: of the setting, for the message.
     """
     if not 0 < value < WIDEST:
         raise ValueError(
-            f"{name}: {value} is the width of no power-function average; use more than "
-            f"0 and less than {WIDEST:.4f}, such as 0.05 and 0.1."
+            f"{name}: {value} is not the width of a power-function average; use more "
+            f"than 0 and less than {WIDEST:.4f}, such as 0.05 and 0.1."
         )

@@ -15,20 +15,20 @@ from snapvideo_jax.types import Batch, context_of
 
 Params = Any
 GOOD, NON_FINITE, SPIKE = range(3)
-"""What a step can be found to be."""
+"""Verdicts on a step."""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run is made of, beside its data position, which is the step.
+    """The whole state of a run; the position in the data follows from the step.
 
     Leaves are arrays, or their shapes or shardings.
 
     Attributes:
-      step: updates that were made or skipped.
-      ema: average of the parameters by half-life.
+      step: number of updates, including skipped ones.
+      ema: exponential moving average of the parameters.
       powers: power-function averages, one for each of ``optimizer.ema_widths``.
-      norms: of the gradients of the last ``optimizer.spike_window`` steps.
+      norms: gradient norms of the last ``optimizer.spike_window`` steps.
     """
 
     step: Any
@@ -59,7 +59,7 @@ def init_state(model, optimizer: Optimizer, batch: Batch, key: Array) -> TrainSt
 
 
 def _boxed_like(params, opt_state):
-    """The optimizer's state, each array with the axes of the parameter it is of."""
+    """The optimizer's state, each array boxed with the axes of its parameter."""
     boxes = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_box)
     names = {jax.tree_util.keystr(path): box.names for path, box in boxes}
 
@@ -83,7 +83,7 @@ def abstract_state(experiment):
 
 
 def fresh_state(experiment):
-    """The state that an experiment begins with, likewise boxed; to be jitted."""
+    """The initial state of an experiment, boxed likewise; to be jitted."""
     tokens, width = experiment.text.tokens, experiment.text.width
     batch = {
         "text": jnp.zeros((1, tokens, width)),
@@ -97,19 +97,19 @@ def fresh_state(experiment):
 
 
 def updated(state, loss: jax.Array, grads, optimizer: Optimizer):
-    """The state after a step, and what the step was found to be.
+    """The state after a step, and metrics: gradient norm, running median, verdict.
 
-    Where a bad step is skipped, parameters, moments and average are bit by bit what
-    they were; the step is counted, so that data and learning rate go on. Power-function
-    averages take the parameters in once more: their profile is one over steps, and at
-    this one the parameters stood still.
+    Where a bad step is skipped, parameters, moments and EMA are bit-equal to those
+    before; the step is counted, so that data and learning rate advance. Power-function
+    averages add the unchanged parameters once more, since their profile is over steps.
 
     Args:
-      state: a `step.TrainState`.
+      state: a `TrainState`.
       loss, grads: of the batch.
+      optimizer: its settings.
     """
     norm = optax.tree.norm(grads)
-    verdict, median = judge(loss, norm, state.norms, optimizer.spike_factor)
+    verdict, median = verdict_on(loss, norm, state.norms, optimizer.spike_factor)
     updates, opt_state = optimizer.transform().update(
         grads, state.opt_state, state.params
     )
@@ -120,32 +120,32 @@ def updated(state, loss: jax.Array, grads, optimizer: Optimizer):
     )
     if optimizer.on_bad_step == "skip":
         is_bad = verdict != GOOD
-        params = _hold_back(is_bad, state.params, params)
-        ema = _hold_back(is_bad, state.ema, ema)
-        *held, _ = _hold_back(is_bad, state.opt_state, opt_state)
-        opt_state = (*held, opt_state[-1])  # The last is the schedule's, which goes on.
+        params = _unless(is_bad, state.params, params)
+        ema = _unless(is_bad, state.ema, ema)
+        *moments, _ = _unless(is_bad, state.opt_state, opt_state)
+        opt_state = (*moments, opt_state[-1])  # The schedule, last, advances.
     after = state.replace(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
         ema=ema,
         powers=optimizer.with_powers(state.powers, params, state.step + 1),
-        norms=remember(state.norms, norm, state.step),
+        norms=with_norm(state.norms, norm, state.step),
     )
     return after, {"grad_norm": norm, "median_norm": median, "verdict": verdict}
 
 
-def judge(loss: jax.Array, norm: jax.Array, norms: jax.Array, spike_factor: float):
-    """What a step is found to be, and the median its gradient is measured against.
+def verdict_on(loss: jax.Array, norm: jax.Array, norms: jax.Array, spike_factor: float):
+    """Whether a step is good, and the median gradient norm of the steps before it.
 
     Args:
-      loss, norm: of the step: its loss, and the norm of its gradient.
-      norms: of the steps before it; zeros where there was none.
-      spike_factor: multiple of the median that makes a spike; 0 finds none.
+      loss, norm: loss and gradient norm of the step.
+      norms: gradient norms of the steps before it; zeros where there were none.
+      spike_factor: multiple of the median above which a norm is a spike; 0 for none.
 
     Returns:
-      One of GOOD, NON_FINITE and SPIKE, and the median; 0 while ``norms`` has zeros,
-      and no step is a spike then.
+      One of GOOD, NON_FINITE and SPIKE; and the median, 0 while ``norms`` has zeros,
+      when no step is a spike.
     """
     median = jnp.where((norms > 0).all(), jnp.median(norms), 0.0)
     limit = spike_factor * median
@@ -154,16 +154,16 @@ def judge(loss: jax.Array, norm: jax.Array, norms: jax.Array, spike_factor: floa
     return jnp.where(finite, jnp.where(spikes, SPIKE, GOOD), NON_FINITE), median
 
 
-def remember(norms: jax.Array, norm: jax.Array, step: jax.Array) -> jax.Array:
-    """The norms of the last steps with that of ``step``, from 0, in its oldest's place.
+def with_norm(norms: jax.Array, norm: jax.Array, step: jax.Array) -> jax.Array:
+    """The norms of the last steps, the oldest replaced by that of ``step`` (from 0).
 
-    Spikes enter, so that a lasting rise is a spike only until it is the median; what is
-    not finite does not.
+    Spikes are included, so that a lasting rise becomes the median; norms that are not
+    finite are ignored.
     """
     oldest = jnp.arange(len(norms)) == step % len(norms)
     return jnp.where(oldest & jnp.isfinite(norm), norm, norms)
 
 
-def _hold_back(is_bad: jax.Array, before, after):
-    """``after``; ``before``, bit by bit, where a step is bad."""
+def _unless(is_bad: jax.Array, before, after):
+    """``after``, or ``before`` where a step is bad."""
     return jax.tree.map(lambda old, new: jnp.where(is_bad, old, new), before, after)

@@ -1,18 +1,20 @@
 """The one train step, and the denoiser for sampling: where models meet diffusion.
 
-All randomness of a sample derives from the run's seed and the sample's position in
-the global sequence, never from the device or the place in a batch, so a step gives
-the same loss on any mesh.
+The loss of a batch takes three calls: `forward_process` adds noise, `predict` runs the
+network on it, and `EDM.loss` compares the output with its target. All randomness of a
+sample derives from the run's seed and the sample's position in the global sequence,
+never from the device or the row of a batch, so a step gives the same loss on any mesh.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, UInt
 
 from snapvideo_jax.diffusion import EDM, Denoise
 from snapvideo_jax.diffusion.edm import broadcast
@@ -26,32 +28,34 @@ from snapvideo_jax.parallel.sharding import (
     with_layout,
 )
 from snapvideo_jax.state import Params, TrainState, updated
-from snapvideo_jax.types import CLIP_AXES, Batch, Context, context_of, pixels
+from snapvideo_jax.types import CLIP_AXES, Batch, Context, Keys, context_of, pixels
 
 NOISE, SIGMA, LABEL, LOW_NOISE, LOW_LEVEL = range(5)
-"""Purposes a sample's key is split for."""
+"""fold_in tags of a sample's key: noise, noise level, label dropout, and noise and
+noise level of the low-resolution conditioning."""
 BIN_EDGES = (0.02, 0.1, 0.5, 2.0)
-"""Noise levels that separate the bins the loss is reported in."""
+"""Noise levels that separate the bins in which the loss is reported."""
 METRICS = ("loss", "grad_norm", "median_norm", "verdict", "loss_sum", "loss_count")
-"""Metrics of a step that are of the whole batch."""
+"""Metrics of a whole batch, replicated on all devices."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the loss is made of.
+    """Settings of the loss.
 
     Attributes:
       self_conditioning: share of samples that see the latents of a first pass. [P] 0.9.
-      self_conditioning_period: the share is kept exactly within every so many
-        consecutive samples, so that the first pass runs on those samples only [C].
-      label_dropout: share of samples that lose their caption. [P] 0.1.
-      low_resolution: height and width of the clip that an upsampler enlarges, made
-        from the one it is to give; (0, 0) for a first stage. [P] 36 and 64.
-      low_resolution_noise: most noise that is added to it [C]; a sample's is drawn
-        evenly from 0 to this.
+      self_conditioning_period: of every so many consecutive samples exactly this share
+        is self-conditioned, so that the first pass runs on those samples only [C].
+      label_dropout: share of samples whose caption is dropped. [P] 0.1.
+      low_resolution: height and width of the clip that an upsampler enlarges, which is
+        its target shrunk; (0, 0) for a first stage. [P] 36 and 64.
+      low_resolution_noise: largest standard deviation of the noise added to it [C]; a
+        sample's is uniform between 0 and this.
       videos, images: samples of either kind in a unit of the batch, as the pipeline
         interleaves them.
-      microbatches: parts the batch is cut into, their gradients averaged.
+      microbatches: parts of the batch whose gradients are computed one after another
+        and averaged.
     """
 
     videos: int = 1
@@ -78,13 +82,59 @@ class Training:
 
     @property
     def self_conditioned(self) -> int:
-        """Samples of every period that are."""
+        """Self-conditioned samples of every period."""
         return round(self.self_conditioning * self.self_conditioning_period)
 
     @property
     def self_conditioned_share(self) -> float:
-        """The share that a period of whole samples comes to."""
+        """The share of self-conditioned samples, in whole samples of a period."""
         return self.self_conditioned / self.self_conditioning_period
+
+
+class StepKeys(NamedTuple):
+    """PRNG keys of a step.
+
+    run: of the run. Everything random about a sample derives from this key and the
+        sample's number.
+    step: ``run`` folded with the step (and the microbatch), for the network's dropout,
+        the only randomness drawn for a batch and not for a sample.
+    """
+
+    run: Array
+    step: Array
+
+
+class Diffused(NamedTuple):
+    """Samples after the forward process: inputs of the network and of the loss.
+
+    clip: the clips in -1..1.
+    eps: standard normal noise.
+    sigma: noise level of each sample.
+    noisy: ``c_in x_sigma``, which the network reads.
+    context: what the network is conditioned on, in addition to ``sigma``.
+    """
+
+    clip: Float[Array, "b t h w c"]
+    eps: Float[Array, "b t h w c"]
+    sigma: Float[Array, "b"]
+    noisy: Float[Array, "b t h w c"]
+    context: Context
+
+
+class SampleLosses(NamedTuple):
+    """Losses of the samples of a batch.
+
+    loss: of each sample, averaged over its pixels.
+    sigma: its noise level.
+    is_image: whether it is an image.
+    number: its position in the global sequence. Samples are in the order of the batch,
+        except where images are not videos: there images come after videos.
+    """
+
+    loss: Float[Array, "b"]
+    sigma: Float[Array, "b"]
+    is_image: Bool[Array, "b"]
+    number: UInt[Array, "b"]
 
 
 def train_step(
@@ -103,46 +153,38 @@ def train_step(
       state: parameters, optimizer and EMA after ``state.step`` steps.
       batch: the global batch.
       key: of the run; everything random is derived from it.
-      model: any network with the call of `snapvideo_jax.models`.
+      model: a `models.Network`.
 
     Returns:
-      The next state, and metrics: loss, gradient norm and its running median, what the
-      step was found to be (`update.GOOD` and others), per kind and noise bin the sum of
-      losses and the number of samples, and of each sample its number and its loss.
+      The next state, and metrics: loss, gradient norm and its running median, the
+      verdict on the step (`state.GOOD` and others), for each kind of sample and noise
+      bin the sum of losses and the number of samples, and each sample's number and
+      loss.
     """
 
-    def loss_fn(params, part, key):
-        losses, sigma, is_image = sample_losses(
-            params, part, key, model=model, edm=edm, training=training
+    def loss_fn(params, part, keys):
+        losses = sample_losses(
+            params, part, keys, model=model, edm=edm, training=training
         )
-        kinds = _kinds(edm, part, training)
-        numbers = jnp.concatenate([batch["sample"] for _, batch in kinds])
-        samples = {"number": numbers, "loss": losses}
-        return losses.mean(), (_binned(losses, sigma, is_image), samples)
+        samples = {"number": losses.number, "loss": losses.loss}
+        return losses.loss.mean(), (_binned(losses), samples)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    step_key = jax.random.fold_in(key, state.step)
+    keys = StepKeys(run=key, step=jax.random.fold_in(key, state.step))
     if training.microbatches == 1:
-        (loss, (bins, samples)), grads = grad_fn(
-            state.params, batch, key=(key, step_key)
-        )
+        (loss, (bins, samples)), grads = grad_fn(state.params, batch, keys)
         samples = jax.tree.map(lambda leaf: leaf[None], samples)
     else:
         loss, bins, samples, grads = _accumulated(
-            grad_fn,
-            state.params,
-            batch,
-            (key, step_key),
-            training.microbatches,
-            training.self_conditioning_period,
+            grad_fn, state.params, batch, keys, training
         )
-    with jax.named_scope("optimizer"):  # so that profiles tell it apart
-        after, found = updated(state, loss, grads, optimizer)
-    return after, {"loss": loss, **found, **bins, "samples": samples}
+    with jax.named_scope("optimizer"):  # a part of its own in profiles
+        after, metrics = updated(state, loss, grads, optimizer)
+    return after, {"loss": loss, **metrics, **bins, "samples": samples}
 
 
 def train_step_of(experiment):
-    """`train_step` of a `config.Experiment`, which gives all that a step is made of."""
+    """`train_step` of a `config.Experiment`, with its model, settings and optimizer."""
     return functools.partial(
         train_step,
         model=experiment.model,
@@ -153,15 +195,15 @@ def train_step_of(experiment):
 
 
 def jit_train_step(experiment, mesh, places: TrainState):
-    """`train_step` of an experiment on a mesh, jitted; it takes over the state given.
+    """`train_step` of an experiment on a mesh, jitted; the given state is donated.
 
     Args:
       experiment: a `config.Experiment`.
-      mesh: whose devices it runs on.
+      mesh: it runs on its devices.
       places: shardings of the state, before and after the step.
     """
     whole, over_batch = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
-    metrics = dict.fromkeys(METRICS, whole) | {"samples": None}  # stay where they are
+    metrics = dict.fromkeys(METRICS, whole) | {"samples": None}  # any sharding
     return jax.jit(
         with_layout(train_step_of(experiment), mesh),
         in_shardings=(places, over_batch, whole),
@@ -170,38 +212,30 @@ def jit_train_step(experiment, mesh, places: TrainState):
     )
 
 
-def sample_losses(params, batch, key, *, model, edm, training):
-    """Loss, noise level and kind of every sample of a batch.
+def sample_losses(
+    params: Params, batch: Batch, keys: StepKeys, *, model, edm: EDM, training: Training
+) -> SampleLosses:
+    """Loss, noise level, kind and number of every sample of a batch."""
+    parts = []
+    for framework, part in _by_framework(edm, batch, training):
+        diffused = forward_process(part, keys.run, framework, training)
+        output = predict(params, diffused, keys.step, model, framework, training)
+        clip, eps, sigma, *_ = diffused
+        loss = framework.loss(output, clip, eps, sigma)
+        parts.append((loss, sigma, part["frame_interval"] == 0, part["sample"]))
+    return SampleLosses(*map(jnp.concatenate, zip(*parts, strict=True)))
+
+
+def forward_process(batch: Batch, key: Array, edm: EDM, training: Training) -> Diffused:
+    """Clips at random noise levels, and their context with label dropout.
 
     Args:
-      key: ``(run key, step key)``; the second is for dropout, the only randomness
-        that is drawn for a batch and not for a sample.
+      batch: videos, images, or both where images are videos.
+      key: of the run.
+      edm: the framework of these clips.
     """
-    run_key, step_key = key
-    results = [
-        _losses(params, part, run_key, step_key, model, kind, training)
-        for kind, part in _kinds(edm, batch, training)
-    ]
-    return tuple(jnp.concatenate(column) for column in zip(*results, strict=True))
-
-
-def _losses(params, batch, run_key, step_key, model, edm, training):
-    clip, eps, sigma, output = outputs(
-        params, batch, (run_key, step_key), model=model, edm=edm, training=training
-    )
-    losses = edm.loss(output, clip, eps, sigma)
-    return losses, sigma, batch["frame_interval"] == 0
-
-
-def outputs(params, batch, key, *, model, edm, training):
-    """Clips in -1..1 of one framework, their noise, its level, and the output ``F``.
-
-    Args:
-      key: as for `sample_losses`.
-    """
-    run_key, step_key = key
     clip = constrain(pixels(batch["video"]), *CLIP_AXES)
-    keys = sample_keys(run_key, batch["sample"])
+    keys = sample_keys(key, batch["sample"])
     sigma = edm.training_sigma(fold_in(keys, SIGMA))
     eps = constrain(normal(fold_in(keys, NOISE), clip.shape[1:]), *CLIP_AXES)
     level = broadcast(sigma, clip)
@@ -210,23 +244,38 @@ def outputs(params, batch, key, *, model, edm, training):
     context = context_of(batch, drop)
     if any(training.low_resolution):
         context = with_low_resolution(context, clip, keys, training)
-    c_noise = edm.c_noise(sigma)
+    return Diffused(clip, eps, sigma, noisy, context)
 
-    previous = first_pass(params, noisy, c_noise, context, model, training)
+
+def predict(
+    params: Params,
+    diffused: Diffused,
+    dropout_key: Array,
+    model,
+    edm: EDM,
+    training: Training,
+) -> Float[Array, "b t h w c"]:
+    """The network's output ``F`` in training, with dropout and self-conditioning."""
+    inputs = diffused.noisy, edm.c_noise(diffused.sigma), diffused.context
+    previous = first_pass(params, *inputs, model, training)
+    rngs = {"dropout": dropout_key}
     output, _ = model.apply(
-        {"params": params},
-        noisy,
-        c_noise,
-        context,
-        previous,
-        train=True,
-        rngs={"dropout": step_key},
+        {"params": params}, *inputs, previous, train=True, rngs=rngs
     )
-    return clip, eps, sigma, output
+    return output
 
 
-def with_low_resolution(context, clip, keys, training) -> Context:
-    """The context with the clip itself: shrunk, corrupted, and enlarged again."""
+def with_low_resolution(
+    context: Context, clip: Float[Array, "b t h w c"], keys: Keys, training: Training
+) -> Context:
+    """The context with low-resolution conditioning.
+
+    Args:
+      context: of the upsampler.
+      clip: its target, in -1..1, which is shrunk, corrupted and enlarged again.
+      keys: of the samples.
+      training: gives the size of the shrunk clip and its largest noise level.
+    """
     low = shrink(clip, training.low_resolution)
     uniform = jax.vmap(jax.random.uniform)(fold_in(keys, LOW_LEVEL))
     level = training.low_resolution_noise * uniform
@@ -242,8 +291,9 @@ def first_pass(params, noisy, c_noise, context, model, training):
     """Latents for self-conditioning, from a pass without gradient or dropout.
 
     Only the first ``self_conditioned`` of every ``self_conditioning_period`` samples
-    need it; samples are shuffled, so which ones they are is chance. The others run it
-    too, for nothing, where the devices could not share the chosen ones evenly.
+    need it; samples are shuffled, so this choice is random. Where these samples do not
+    divide evenly over the devices, all samples run it, and the latents of the others
+    are marked as unknown.
     """
     batch, period = noisy.shape[0], training.self_conditioning_period
     nothing = model.no_latents(batch)
@@ -288,10 +338,13 @@ def make_denoise(model, params: Params, edm: EDM, context: Context) -> Denoise:
     return denoise
 
 
-def _kinds(edm, batch, training):
-    """The batch, or videos, and images cut to one frame, each with its framework.
+def _by_framework(
+    edm: EDM, batch: Batch, training: Training
+) -> list[tuple[EDM, Batch]]:
+    """The batch with its framework.
 
-    [P] Tab. 3, iv.
+    Where images are not videos ([P] Tab. 3, iv), its videos, and its images cut to one
+    frame, each with their own.
     """
     if edm.images_as_videos:
         return [(edm, batch)]
@@ -315,45 +368,47 @@ def _kinds(edm, batch, training):
     return parts
 
 
-def _binned(losses, sigma, is_image):
+def _binned(losses: SampleLosses) -> dict[str, Float[Array, "kinds bins"]]:
     """Sums of losses and counts, by kind (video, image) and noise bin."""
-    bins = jnp.searchsorted(jnp.array(BIN_EDGES), sigma)
-    index = bins + (len(BIN_EDGES) + 1) * is_image
+    bins = jnp.searchsorted(jnp.array(BIN_EDGES), losses.sigma)
+    index = bins + (len(BIN_EDGES) + 1) * losses.is_image
     where = jax.nn.one_hot(index, 2 * (len(BIN_EDGES) + 1))
     shape = (2, len(BIN_EDGES) + 1)
     return {
-        "loss_sum": jnp.einsum("b,bj->j", losses, where).reshape(shape),
+        "loss_sum": jnp.einsum("b,bj->j", losses.loss, where).reshape(shape),
         "loss_count": where.sum(0).reshape(shape),
     }
 
 
-def _accumulated(grad_fn, params, batch, key, microbatches, unit):
-    """Loss, bins, samples and gradients of all parts of the batch, averaged.
+def microbatches_of(batch, training: Training):
+    """The leaves of a batch, ``b ...``, cut into microbatches, ``k b ...``.
 
-    A part takes every k-th run of ``unit`` samples, so it has the batch's mixture and
-    stays on the devices that hold it.
+    A microbatch takes every k-th run of ``self_conditioning_period`` samples, so it has
+    the batch's mixture of kinds and stays on the devices that hold it.
     """
-    run_key, step_key = key
-    parts = jax.tree.map(
-        lambda leaf: rearrange(
-            leaf, "(s k u) ... -> k (s u) ...", k=microbatches, u=unit
-        ),
-        batch,
+    sizes = dict(k=training.microbatches, u=training.self_conditioning_period)
+    return jax.tree.map(
+        lambda leaf: rearrange(leaf, "(s k u) ... -> k (s u) ...", **sizes), batch
     )
+
+
+def _accumulated(grad_fn, params: Params, batch: Batch, keys: StepKeys, training):
+    """Loss, bins, samples and gradients of all microbatches, averaged."""
+    parts = microbatches_of(batch, training)
 
     def body(total, inputs):
         index, part = inputs
-        part_key = (run_key, jax.random.fold_in(step_key, index))
-        (loss, (bins, samples)), grads = grad_fn(params, part, key=part_key)
+        part_keys = keys._replace(step=jax.random.fold_in(keys.step, index))
+        (loss, (bins, samples)), grads = grad_fn(params, part, part_keys)
         return jax.tree.map(jnp.add, total, (loss, bins, grads)), samples
 
     first = jax.tree.map(lambda leaf: leaf[0], parts)
-    shapes = jax.eval_shape(lambda: grad_fn(params, first, key=key))
+    shapes = jax.eval_shape(lambda: grad_fn(params, first, keys))
     (loss, (bins, _)), grads = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype), shapes
     )
+    count = training.microbatches
     (loss, bins, grads), samples = jax.lax.scan(
-        body, (loss, bins, grads), (jnp.arange(microbatches), parts)
+        body, (loss, bins, grads), (jnp.arange(count), parts)
     )
-    mean = lambda leaf: leaf / microbatches  # noqa: E731
-    return mean(loss), bins, samples, jax.tree.map(mean, grads)
+    return loss / count, bins, samples, jax.tree.map(lambda leaf: leaf / count, grads)

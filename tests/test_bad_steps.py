@@ -19,7 +19,14 @@ from snapvideo_jax.diffusion import EDM, broadcast
 from snapvideo_jax.optim import Optimizer
 from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 from snapvideo_jax.planning.programs import train_step as planned
-from snapvideo_jax.state import GOOD, NON_FINITE, SPIKE, TrainState, judge, remember
+from snapvideo_jax.state import (
+    GOOD,
+    NON_FINITE,
+    SPIKE,
+    TrainState,
+    verdict_on,
+    with_norm,
+)
 from snapvideo_jax.step import Training, train_step
 from snapvideo_jax.training.bad_steps import BadSteps, NonFiniteLoss, SpikingGradient
 from snapvideo_jax.training.run_folder import RunFolder
@@ -134,11 +141,11 @@ def test_the_median_is_that_of_the_last_finite_norms(window):
     rng = np.random.default_rng(0)
     norms, seen = jnp.zeros(window), []
     for step, norm in enumerate(rng.uniform(1, 2, 30).astype(np.float32)):
-        verdict, median = judge(jnp.float32(1), jnp.float32(norm), norms, 10.0)
+        verdict, median = verdict_on(jnp.float32(1), jnp.float32(norm), norms, 10.0)
         known = len(seen) >= window
         assert verdict == GOOD
         assert float(median) == (np.median(seen[-window:]) if known else 0.0)
-        norms = remember(norms, jnp.float32(norm), jnp.int32(step))
+        norms = with_norm(norms, jnp.float32(norm), jnp.int32(step))
         seen.append(norm)
 
 
@@ -156,24 +163,25 @@ def test_the_median_is_that_of_the_last_finite_norms(window):
 )
 def test_what_is_not_finite_or_far_above_the_median_is_bad(loss, norm, factor, verdict):
     norms = jnp.array([0.5, 1.0, 7.0])
-    found, median = judge(jnp.float32(loss), jnp.float32(norm), norms, factor)
+    found, median = verdict_on(jnp.float32(loss), jnp.float32(norm), norms, factor)
     assert (int(found), float(median)) == (verdict, 1.0)
 
 
 def test_no_step_spikes_before_the_window_is_full():
     assert (
-        judge(jnp.float32(1), jnp.float32(1e9), jnp.array([1.0, 0.0]), 2.0)[0] == GOOD
+        verdict_on(jnp.float32(1), jnp.float32(1e9), jnp.array([1.0, 0.0]), 2.0)[0]
+        == GOOD
     )
 
 
 def test_a_lasting_rise_is_a_spike_only_until_it_is_the_median():
     norms, found = jnp.ones(4), []
     for step in range(8):
-        found.append(int(judge(jnp.float32(1), jnp.float32(50), norms, 10.0)[0]))
-        norms = remember(norms, jnp.float32(50), jnp.int32(step))
+        found.append(int(verdict_on(jnp.float32(1), jnp.float32(50), norms, 10.0)[0]))
+        norms = with_norm(norms, jnp.float32(50), jnp.int32(step))
     # Two of four are the median with the old level: 25.5, which 50 is not 10 times.
     assert found == [SPIKE] * 2 + [GOOD] * 6
-    kept = remember(norms, jnp.float32(np.nan), jnp.int32(8))
+    kept = with_norm(norms, jnp.float32(np.nan), jnp.int32(8))
     np.testing.assert_array_equal(kept, norms)
 
 

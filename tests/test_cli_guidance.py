@@ -10,8 +10,8 @@ from helpers import assert_one_line, strip
 @pytest.mark.parametrize(
     "arguments, parts",
     [
-        (["--prompt", "a", "--threshold", "1.5"], ["threshold=1.5 is no quantile"]),
-        (["--prompt", "a", "--threshold", "-1"], ["threshold=-1.0 is no quantile"]),
+        (["--prompt", "a", "--threshold", "1.5"], ["threshold=1.5 is not a quantile"]),
+        (["--prompt", "a", "--threshold", "-1"], ["threshold=-1.0 is not a quantile"]),
         (
             ["--prompt", "a", "--guidance_interval", "5,1"],
             ["guidance.interval=(5.0, 1.0)", "the smaller one first"],

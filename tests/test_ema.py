@@ -303,8 +303,8 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
     "arguments, parts",
     [
         (["--length", "0.004"], ["cannot give a length of 0.004", "Use 0.0", "0.2"]),
-        (["--length", "0"], ["--length: 0.0 is the width of no"]),
-        (["--length", "0.3"], ["--length: 0.3 is the width of no", "less than 0.2887"]),
+        (["--length", "0"], ["--length: 0.0 is not the width of"]),
+        (["--length", "0.3"], ["0.3 is not the width of", "less than 0.2887"]),
         (["--half_life", "1000"], ["--half_life=1000 at step 24: 60."]),
         (["--length", "0.1", "--step", "5"], ["--step=5 has no", "[2, 4, 6, 8]"]),
         ([], ["No length is given; use --length"]),
@@ -348,9 +348,9 @@ def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_p
     "changes, message",
     [
         (["optimizer.ema_widths=(0.05,0.3)"], r"ema_widths=\(0.05, 0.3\): 0.3 is the"),
-        (["optimizer.ema_widths=(0.0,)"], "0.0 is the width of no power-function"),
+        (["optimizer.ema_widths=(0.0,)"], "0.0 is not the width of a power-function"),
         (["optimizer.ema_widths=(0.1,0.1)"], "has a width twice"),
-        (["optimizer.ema_widths=(0.1,)"], "of no use without snapshots; set"),
+        (["optimizer.ema_widths=(0.1,)"], "are useless without snapshots; set"),
         (
             [TRACKED[1], "optimizer.ema_snapshot_dtype=int8"],
             "ema_snapshot_dtype='int8' is unknown; use one of",

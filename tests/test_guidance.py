@@ -301,12 +301,12 @@ def test_the_interval_is_of_the_ladders_noise_levels():
     [
         (
             dict(interval=(2.0, 1.0)),
-            r"interval=\(2.0, 1.0\) is no range of noise levels",
+            r"interval=\(2.0, 1.0\) is not a range of noise levels",
         ),
         (dict(interval=(-1.0, 1.0)), r"interval=\(-1.0, 1.0\) is no range"),
         (dict(interval=(float("nan"), 1.0)), "is no range"),
-        (dict(threshold=1.01), "threshold=1.01 is no quantile; use one above 0"),
-        (dict(threshold=-0.1), "threshold=-0.1 is no quantile"),
+        (dict(threshold=1.01), "threshold=1.01 is not a quantile; use one above 0"),
+        (dict(threshold=-0.1), "threshold=-0.1 is not a quantile"),
         (dict(after=-1), "guidance.after=-1 is below 0"),
     ],
 )

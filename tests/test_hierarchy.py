@@ -87,8 +87,8 @@ def test_given_frames_are_known_wherever_they_come_up():
         ((24, 6), "6 is 0.25 times 24"),
         ((10, 24), "24 is 2.4 times 10"),
         ((1, 24), "each 2 to 15 times"),
-        ((0, 24), "use some above 0"),
-        ((), "are no frame-rates"),
+        ((0, 24), "use values above 0"),
+        ((), "are not frame rates"),
     ],
 )
 def test_rates_that_no_clip_can_fill_are_refused(rates, part):

@@ -48,7 +48,7 @@ def test_known_widths():
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 12**-0.5, 0.3, 1.0, math.nan])
 def test_widths_of_no_growing_profile_are_refused(value):
-    with pytest.raises(ValueError, match="is the width of no .* more than 0 and less"):
+    with pytest.raises(ValueError, match="is not the width of .* more than 0 and less"):
         gamma(value)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from snapvideo_jax import train
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.diffusion.noise import fold_in, sample_keys
-from snapvideo_jax.step import LABEL, SIGMA, sample_losses
+from snapvideo_jax.step import LABEL, SIGMA, StepKeys, sample_losses
 from snapvideo_jax.text.cache import begin_cache, key_of, write_shard
 from snapvideo_jax.training import ledger
 from snapvideo_jax.training.bad_steps import NonFiniteLoss
@@ -110,7 +110,7 @@ def test_gradients_of_samples_are_those_within_the_batch(run_of_files, tmp_path)
             found, *_ = sample_losses(
                 params,
                 rebuilt.batch,
-                (rebuilt.key, rebuilt.key),
+                StepKeys(rebuilt.key, rebuilt.key),
                 model=experiment.model,
                 edm=experiment.diffusion,
                 training=experiment.training,

@@ -20,6 +20,7 @@ from snapvideo_jax.step import (
     BIN_EDGES,
     NOISE,
     SIGMA,
+    StepKeys,
     Training,
     first_pass,
     make_denoise,
@@ -78,7 +79,11 @@ def losses_of(batch, model=None, edm=None, training=PLAIN, step_key=KEY):
     model = model or tiny.fit()
     params = tiny.random_params(model)
     compute = compiled_losses(model, edm or EDM(), training)
-    return [np.asarray(x) for x in compute(params, batch, (KEY, step_key))]
+    losses, sigma, is_image, number = map(
+        np.asarray, compute(params, batch, StepKeys(KEY, step_key))
+    )
+    assert set(number.tolist()) == set(np.asarray(batch["sample"]).tolist())
+    return losses, sigma, is_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +130,11 @@ def watched(batch, training=PLAIN, edm=None, key=KEY, step_key=KEY):
     """All calls that the losses of a batch make of a network."""
     spy = Spy([])
     options = dict(model=spy, edm=edm or EDM(), training=training)
-    sample_losses({}, batch, (key, step_key), **options)
+    sample_losses({}, batch, StepKeys(key, step_key), **options)
     return spy.calls
 
 
-# What an upsampler is told.
+# Low-resolution conditioning.
 
 
 def test_an_upsampler_sees_the_shrunk_clip_with_a_known_amount_of_noise():
@@ -339,7 +344,9 @@ def test_loss_bins_add_up_to_the_loss():
     batch = batch_of(tiny.fit(), 8)
     _, metrics = compiled_step(LINE, HALF)(state_of(LINE.params), batch, KEY)
     options = dict(model=LINE, edm=EDM(), training=HALF)
-    losses, sigma, is_image = sample_losses(LINE.params, batch, (KEY, KEY), **options)
+    losses, sigma, is_image, _ = sample_losses(
+        LINE.params, batch, StepKeys(KEY, KEY), **options
+    )
     sums, counts = (np.zeros((2, len(BIN_EDGES) + 1)) for _ in range(2))
     for loss, level, image in zip(losses, sigma, is_image, strict=True):
         place = int(image), sum(float(level) > edge for edge in BIN_EDGES)

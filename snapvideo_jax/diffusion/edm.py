@@ -2,13 +2,13 @@
 
 A video holds far more redundant pixels than the 64 px images EDM was designed for:
 averaging a ``T x s x s`` block lowers the variance of the noise by ``T s^2``, so at an
-equal ``sigma`` a video is corrupted less than its designers intended. Snap Video
+equal ``sigma`` a video is corrupted less than EDM intends. Snap Video
 restores the signal-to-noise ratio by scaling the *signal* down by ``sigma_in``,
 
     x_sigma = x / sigma_in + sigma * eps,        eps ~ N(0, I),
 
 and re-derives every function of the framework for it. All arithmetic is float32 (or
-float64 where the caller brings it), whatever the network computes in.
+float64 where the caller passes it), whatever the dtype of the network.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Sigma = Float[Array, "*b"]
 class EDM:
     """Preconditioning, loss weight and noise distribution of the rescaled EDM.
 
-    Tab. 3 is a matter of its fields: the original EDM is ``sigma_data=0.5,
+    Its fields give all rows of Tab. 3: the original EDM is ``sigma_data=0.5,
     sigma_in=1`` (there the denoiser equals EDM's with ``F`` negated), the other rows
     change ``sigma_data``, ``sigma_in`` or ``images_as_videos``.
 
@@ -89,7 +89,7 @@ class EDM:
         return -scale / (variance + self.sigma_in * sigma**2)
 
     def c_noise(self, sigma: Sigma) -> Sigma:
-        """What the network is told of the noise level. [P: unaltered EDM]."""
+        """The network's encoding of the noise level. [P: unaltered EDM]."""
         return jnp.log(sigma) / 4
 
     def c_nrm(self, sigma: Sigma) -> Sigma:
@@ -121,7 +121,7 @@ class EDM:
         """
         return self.sigma_data**2 * eps - sigma * clip
 
-    # The forward process and what is built on the functions above.
+    # The forward process, the denoised clip and the loss.
 
     def corrupt(
         self,
@@ -166,5 +166,5 @@ class EDM:
 
 
 def broadcast(sigma: Float[Array, "b"], like: Float[Array, "b *s"]) -> Array:
-    """``sigma`` with trailing axes of size 1, to meet an array of clips."""
+    """``sigma`` with trailing axes of size 1, to broadcast against clips."""
     return jnp.expand_dims(sigma, range(1, like.ndim))

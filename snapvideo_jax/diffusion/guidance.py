@@ -1,12 +1,12 @@
 """Guidance: wrappers that turn a denoiser into a guided one of the same signature.
 
-They compose: each takes a ``denoise`` and gives one. `with_guidance` puts those of a
-run together: classifier-free guidance, autoguidance, thresholding, from the inside out.
-Where frames are known, `snapvideo_jax.diffusion.reconstruction` goes around them all.
+They compose: each takes a ``denoise`` and returns one. `with_guidance` applies those of
+a run: classifier-free guidance, autoguidance, thresholding, from the inside out. Where
+frames are known, `snapvideo_jax.diffusion.reconstruction` wraps them all.
 
-A weight is written in two ways. ``g`` of Fig. 5 counts from the plain conditional
-model, ``D_c + g (D_c - D_u)``, and is used here; others write ``w D_c + (1 - w) D_u``,
-where ``w = 1 + g``. Autoguidance has its paper's ``w``, so its ``g`` is ``w - 1``.
+There are two conventions for a weight. ``g`` of Fig. 5, used here, is 0 for the plain
+conditional model: ``D_c + g (D_c - D_u)``. Others write ``w D_c + (1 - w) D_u``, where
+``w = 1 + g``. Autoguidance has its paper's ``w``, so its ``g`` is ``w - 1``.
 """
 
 import dataclasses
@@ -24,21 +24,21 @@ Weight = float | Float[Array, ""]
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """How an estimate is guided, but for the weight ``g``, which comes with a request.
+    """How estimates are guided. The weight ``g`` itself comes with each request.
 
     Attributes:
       oscillate: whether the weight alternates between ``g`` and ``low``; see
         `oscillation`.
-      after: first steps of the sampler that keep ``g`` where it does.
+      after: number of first steps with the constant weight ``g`` where it oscillates.
       low: the lower weight, as ``g`` (0 is the plain conditional model; other papers'
         weight is 1 + low).
-      interval: noise levels between which the weight holds; outside it is 0. Those of
-        ``x / sigma_in + sigma eps``: a level of EDM's, whose data have a deviation of
-        0.5, is here ``2 sigma_data / sigma_in`` times as much.
+      interval: noise levels between which the weight applies; elsewhere it is 0. They
+        are levels of ``x / sigma_in + sigma eps``: a level of EDM, whose data have a
+        standard deviation of 0.5, is ``2 sigma_data / sigma_in`` times as much here.
       threshold: quantile ``q`` of dynamic thresholding; 0 for none.
-      negative_prompt: what the unconditional pass is told; "" for nothing.
-      autoguidance: ``w`` of the guiding model, where there is one; 1 is none. [P of
-        arXiv 2406.02507: 1.2 to 3].
+      negative_prompt: text of the unconditional pass; "" for the null token.
+      autoguidance: weight ``w`` of the guiding model, if there is one; 1 disables it.
+        [P of arXiv 2406.02507: 1.2 to 3].
     """
 
     oscillate: bool = False
@@ -55,13 +55,13 @@ class Guidance:
         low, high = self.interval
         if not 0 <= low <= high:
             raise ValueError(
-                f"guidance.interval={self.interval} is no range of noise levels; use "
-                "two from 0 on, the smaller one first."
+                f"guidance.interval={self.interval} is not a range of noise levels; "
+                "use two values of at least 0, the smaller one first."
             )
         if not 0 <= self.threshold <= 1:
             raise ValueError(
-                f"guidance.threshold={self.threshold} is no quantile; use one above 0 "
-                "and up to 1, as 0.995, or 0 for no thresholding."
+                f"guidance.threshold={self.threshold} is not a quantile; use one above "
+                "0 and up to 1, such as 0.995, or 0 for no thresholding."
             )
 
 
@@ -72,16 +72,16 @@ def with_guidance(
     weight: Weight | None = None,
     guide: Denoise | None = None,
 ) -> Denoise | Stepwise:
-    """``denoise`` with all that ``guidance`` asks for.
+    """``denoise`` with the guidance of a run.
 
     Args:
-      denoise: of ``2 b`` clips, as `classifier_free_guidance` wants it, where there is
-        a ``weight``; else of ``b``.
-      guidance: what is asked for.
+      denoise: of ``2 b`` clips, as for `classifier_free_guidance`, where there is a
+        ``weight``; else of ``b``.
+      guidance: settings.
       steps: of the sampler.
-      weight: ``g``; None is no classifier-free guidance.
-      guide: the guiding model, of ``b`` clips. The carry is then of both, as
-        `autoguidance` wants it.
+      weight: ``g``; None for no classifier-free guidance.
+      guide: the guiding model, of ``b`` clips. The carry is then that of both, as for
+        `autoguidance`.
     """
 
     def guided(weight: Weight | None) -> Denoise:
@@ -105,7 +105,7 @@ def classifier_free_guidance(
     weight: Weight,
     interval: tuple[float, float] = (0.0, float("inf")),
 ) -> Denoise:
-    """``D_c + g (D_c - D_u)``: the conditional estimate, pushed off the unconditional.
+    """``D_c + g (D_c - D_u)``: the conditional estimate, away from the unconditional.
 
     ``weight`` is ``g`` of Fig. 5: 0 is the plain conditional model [C]. Papers that
     write ``w D_c + (1 - w) D_u`` have ``w = 1 + g``.
@@ -116,7 +116,8 @@ def classifier_free_guidance(
         prompt), so that both estimates come from one network call and no clip leaves
         its device. Its carry is for ``2 b`` samples too.
       weight: ``g``.
-      interval: noise levels between which it holds (arXiv 2404.07724); 0 elsewhere.
+      interval: noise levels between which it applies (arXiv 2404.07724); elsewhere
+        the weight is 0.
     """
     low, high = interval
 
@@ -144,11 +145,11 @@ def oscillation(
 
 
 def dynamic_thresholding(denoise: Denoise, quantile: float) -> Denoise:
-    """Estimates brought back into [-1, 1] (Imagen, arXiv 2205.11487, Sec. 2.3).
+    """Estimates scaled and clipped into [-1, 1] (Imagen, arXiv 2205.11487, Sec. 2.3).
 
     For every sample ``s = max(1, quantile_q |D|)`` and ``D -> clip(D, -s, s) / s``.
-    Where no more than the share ``1 - q`` of its values is outside, ``s = 1``: those
-    are cut, the others stay. Gradients take ``s`` for a constant.
+    Where at most the share ``1 - q`` of its values is outside, ``s = 1``: those are
+    clipped, the others unchanged. ``s`` is a constant for gradients.
     """
 
     def thresholded(x, sigma, carry):
@@ -162,11 +163,11 @@ def dynamic_thresholding(denoise: Denoise, quantile: float) -> Denoise:
 
 
 def autoguidance(denoise: Denoise, guide: Denoise, weight: Weight) -> Denoise:
-    """``D_1 + (w - 1) (D_1 - D_0)``: pushed off a worse model (arXiv 2406.02507).
+    """``D_1 + (w - 1) (D_1 - D_0)``: away from a worse model (arXiv 2406.02507).
 
     ``weight`` is ``w`` of that paper: 1 is the model without a guide, and its ``g`` is
-    ``w - 1``. What the smaller or earlier model ``D_0`` gets wrong, the model itself
-    gets wrong too, only less; the difference points at what is right.
+    ``w - 1``. The model makes the errors of the smaller or earlier model ``D_0`` to a
+    lesser degree, so the difference of the two points towards the data.
 
     Args:
       denoise: the model, ``D_1``; possibly guided already.
@@ -174,7 +175,7 @@ def autoguidance(denoise: Denoise, guide: Denoise, weight: Weight) -> Denoise:
       weight: ``w``.
 
     Returns:
-      A denoiser whose carry is the pair of those of both.
+      A denoiser whose carry is the pair of both carries.
     """
 
     def guided_by(x, sigma, carry):
@@ -187,8 +188,11 @@ def autoguidance(denoise: Denoise, guide: Denoise, weight: Weight) -> Denoise:
 
 
 def interleave(first, second):
-    """Two pytrees of ``b`` samples as one of ``2 b``, samples of the same number beside
-    each other, so that a batch that is divided over devices stays where it is."""
+    """Two pytrees of ``b`` samples as one of ``2 b``: first[0], second[0], first[1] ...
+
+    Samples of one number are neighbours, so no sample of a sharded batch leaves its
+    device.
+    """
     return jax.tree.map(
         lambda *both: rearrange(jnp.stack(both, axis=1), "b two ... -> (b two) ..."),
         first,
@@ -197,5 +201,5 @@ def interleave(first, second):
 
 
 def duplicate(tree):
-    """A pytree of ``b`` samples as one of ``2 b``, each sample beside itself."""
+    """A pytree of ``b`` samples as one of ``2 b``, each sample followed by its copy."""
     return interleave(tree, tree)

@@ -1,7 +1,7 @@
-"""What an upsampler is told of the clip it enlarges (Sec. 3.4, 3.5, App. C.1).
+"""Low-resolution conditioning of an upsampler (Sec. 3.4, 3.5, App. C.1).
 
 A small clip is corrupted with a known amount of noise, so that the upsampler learns not
-to trust its details, and resized to the large one:
+to trust its details, and resized to the size of the large one:
 
     enlarged = resize(x_lr + a * eps),        a ~ U(0, max_noise)      [C]
 
@@ -19,7 +19,7 @@ from snapvideo_jax.diffusion.edm import broadcast
 def shrink(
     clip: Float[Array, "b t h w c"], size: tuple[int, int]
 ) -> Float[Array, "b t H W c"]:
-    """The clip at ``size`` (height, width), each pixel the mean of those it covers.
+    """The clip at ``size`` (height, width), each pixel the mean of a block.
 
     Raises:
       ValueError: ``size`` does not divide the clip's.
@@ -47,5 +47,5 @@ def corrupted(
     level: Float[Array, "b"],
     size: tuple[int, int],
 ) -> Float[Array, "b t H W c"]:
-    """What an upsampler sees of a small clip: ``level`` of noise, and at ``size``."""
+    """Low-resolution conditioning: ``low`` plus ``level`` of ``eps``, at ``size``."""
     return enlarge(low + broadcast(level, low) * eps, size)

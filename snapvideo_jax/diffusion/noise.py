@@ -1,4 +1,4 @@
-"""PRNG keys of samples and the noise that is drawn from them."""
+"""PRNG keys of samples, and noise drawn from them."""
 
 import jax
 from jaxtyping import Array, Float

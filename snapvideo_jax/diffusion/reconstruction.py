@@ -1,9 +1,9 @@
-"""Reconstruction guidance: a denoiser conditioned on frames that are known (App. C.5).
+"""Reconstruction guidance: a denoiser conditioned on known frames (App. C.5).
 
-Any set of frames ``a`` may be known; the others, ``b``, are to be made. What is wanted
-is ``E[x_b | x_sigma, x_a]``, and the network gives ``D = E[x | x_sigma]``. Let
+Any set of frames ``a`` may be known; the others, ``b``, are sampled. They need
+``E[x_b | x_sigma, x_a]``, and the network gives ``D = E[x | x_sigma]``. Let
 
-    r = x_a - D_a(x_sigma)                    what it does not know of the known frames
+    r = x_a - D_a(x_sigma)                    its error in the known frames
     J = dD / dx_sigma,   C = Cov(x | x_sigma) = sigma_in sigma^2 J.
 
 The second identity is Tweedie's formula of second order for this forward process. Given
@@ -16,22 +16,23 @@ symmetric. Ho et al. (arXiv 2204.03458), rewritten for this forward process, hav
 
     D_b <- D_b - w_r / (2 sigma_in) grad_b |r|^2 = D_b + w_r / sigma_in J_ba r:  (paper)
 
-they put ``sigma_in`` for ``J_aa``, that is ``(sigma_in sigma)^2``, the variance of the
-noise, for ``C_aa``. This holds where the noise is small against all that is uncertain;
-where it is large it corrects too little, and a larger ``w_r`` then corrects too much
-below. No constant is right: frames made with it have the wrong variance (measured in
-docs/decisions.md). Rule "posterior" solves with ``J_aa`` itself: every backward pass
-gives ``J_ba u`` and ``J_aa u`` together, so conjugate gradients cost nothing beside
-their passes, and the first step is the paper's gradient with a weight found for every
-sample and noise level, ``w_r = sigma_in <r, r> / <r, J_aa r>``. As many passes as there
-are known frames that differ make it exact for Gaussian data. Where ``sigma -> 0``,
-``J_aa`` is ``sigma_in`` and both rules are the same.
+they replace ``J_aa`` by ``sigma_in``, that is, ``C_aa`` by ``(sigma_in sigma)^2``, the
+variance of the noise. This holds where the noise is small compared with the
+uncertainty of the clip; where it is large it corrects too little, and a larger ``w_r``
+then corrects too much at lower levels. No constant is right: frames sampled with it
+have the wrong variance (measured in docs/decisions.md). Rule "posterior" solves with
+``J_aa`` itself: every backward pass gives ``J_ba u`` and ``J_aa u`` together, so
+conjugate gradients cost only their passes, and the first step is the paper's gradient
+with a weight computed for every sample and noise level,
+``w_r = sigma_in <r, r> / <r, J_aa r>``. For Gaussian data it is exact after as many
+passes as there are different known frames. For ``sigma -> 0``, ``J_aa`` is ``sigma_in``
+and both rules are the same.
 
-Known frames are told to the sampler as their own estimate, ``D_a = x_a``. The solution
-of the sampling equation is then ``x_a / sigma_in + sigma eps``, which every solver
-follows exactly: known frames are at the current noise level at every call, with noise
-that does not change (but by churn). A sample ends on its last estimate, so they come
-back to the bit.
+The estimate of a known frame is the frame itself, ``D_a = x_a``. The solution of the
+sampling equation is then ``x_a / sigma_in + sigma eps``, which every solver follows
+exactly: known frames are at the current noise level at every call, with constant noise
+(except for churn). A sample ends on its last estimate, so known frames are returned
+bit-equal.
 """
 
 import dataclasses
@@ -46,20 +47,21 @@ from snapvideo_jax.io.messages import did_you_mean
 
 RULES = ("posterior", "paper")
 MOST = 2.0
-"""How many times what is missing of a known frame another one may be corrected by."""
+"""Largest norm of a frame's correction, in multiples of the largest error of a known
+frame."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """How known frames are made use of.
+    """Settings of reconstruction guidance.
 
     Attributes:
-      weight: 0 leaves the denoiser as it is, known frames included. For "posterior",
-        the share ``w`` of the exact correction, 1; for "paper", ``w_r``.
+      weight: 0 disables it, and known frames are ignored. For "posterior", the share
+        ``w`` of the exact correction, 1; for "paper", ``w_r``.
       rule: "posterior" or "paper".
       products: backward passes of a call, for "posterior". One for every known frame is
-        exact where pixels do not depend on each other; a network's own errors grow with
-        them, so more than 3 do harm.
+        exact where pixels do not depend on each other; errors of the network grow with
+        them, so more than 3 make samples worse.
     """
 
     weight: float = 1.0
@@ -84,7 +86,7 @@ def is_known(known: tuple[int, ...] | list[int], frames: int) -> Bool[Array, "t"
     """True for the frames whose numbers, from 0, are in ``known``.
 
     Raises:
-      ValueError: a number is out of range, or comes twice.
+      ValueError: a number is out of range or repeated.
     """
     for number in known:
         if not 0 <= number < frames:
@@ -105,14 +107,14 @@ def reconstruct(
     edm: EDM,
     settings: Reconstruction = Reconstruction(),  # noqa: B008
 ) -> Denoise | Stepwise:
-    """``denoise``, conditioned on the known frames; the outermost wrapper.
+    """``denoise``, conditioned on the known frames; outside the wrappers of guidance.
 
-    Backward passes go through the network and through guidance that was put on it,
-    whose estimate is then what is corrected. Their memory is that of one network call
-    as its model's ``remat`` leaves it, whatever ``products``.
+    Backward passes go through the network and its guidance; the guided estimate is
+    corrected. Their memory is that of one network call under the model's ``remat``,
+    whatever ``products``.
 
     Args:
-      denoise: of clips ``b t ...``, guided or not, the same in all steps or not.
+      denoise: of clips ``b t ...``, guided or not, for all steps or one for each.
       known_clip: the known frames, in data scale; others are ignored.
       known: which frames are, see `is_known`.
       edm: gives ``sigma_in``.
@@ -148,11 +150,11 @@ def reconstruct(
 
 
 def _solve(product, missing, products: int, sigma_in: float):
-    """``J_ba J_aa^-1 missing`` by conjugate gradients, each sample for itself.
+    """``J_ba J_aa^-1 missing`` by conjugate gradients, for each sample separately.
 
-    A network's Jacobian is only nearly one of a denoiser. Along directions in which it
-    is not positive, as it has to be, ``J_aa`` is taken for ``sigma_in``, as the paper
-    does.
+    A network's Jacobian is only approximately that of an exact denoiser. Along
+    directions in which ``J_aa`` is not positive, it is replaced by ``sigma_in``, as in
+    the paper.
     """
 
     def follow(_, state):
@@ -171,11 +173,11 @@ def _solve(product, missing, products: int, sigma_in: float):
 
 
 def _bounded(correction, missing):
-    """Each frame's correction, at most `MOST` times the largest of what is missing.
+    """Each frame's correction, at most `MOST` times as large as the largest error.
 
-    Frames that vary alike are never corrected by more than about what is missing. At
-    high noise levels ``J`` is so small that of a network's little is right, and the
-    quotient of two errors may be anything.
+    Between frames of similar variance an exact correction is never much larger than
+    ``missing``. At high noise levels ``J`` is so small that a network's errors dominate
+    it, and the quotient of two errors may take any value.
     """
     largest = jnp.sqrt(_per_frame(missing).max(axis=1, keepdims=True))
     size = jnp.sqrt(_per_frame(correction))
@@ -183,17 +185,17 @@ def _bounded(correction, missing):
 
 
 def _per_frame(clip: Array) -> Array:
-    """Squares summed over a frame, with axes of size 1 to meet clips."""
+    """Squares summed over a frame, with axes of size 1 to broadcast against clips."""
     return jnp.square(clip).sum(axis=range(2, clip.ndim), keepdims=True)
 
 
 def _dot(first: Array, second: Array) -> Array:
-    """Of every sample, with axes of size 1 to meet clips."""
+    """Of every sample, with axes of size 1 to broadcast against clips."""
     return (first * second).sum(axis=range(1, first.ndim), keepdims=True)
 
 
 def _or_one(value: Array) -> Array:
-    """A divisor; 1 where nothing is left to be divided."""
+    """``value`` as a divisor, 1 where it is 0."""
     return jnp.where(value > 0, value, 1.0)
 
 

@@ -1,16 +1,16 @@
 """Sampling: one scanned integrator over ``denoise(x, sigma, carry)``.
 
-``denoise`` returns ``(D, carry)``: the denoised clip in data scale, and whatever one
-call hands to the next (the latents of FIT's self-conditioning; nothing for a U-Net).
-The sampler neither knows what is inside nor whether it is guided. Where guidance
-changes from step to step it is given `Stepwise` instead, a denoiser for every step.
+``denoise`` returns ``(D, carry)``: the denoised clip in data scale, and what one call
+passes to the next (the latents of FIT's self-conditioning; nothing for a U-Net). The
+sampler depends neither on the network nor on guidance. Where guidance changes from step
+to step it takes a `Stepwise` instead, a denoiser for every step.
 
 It integrates, from ``N(0, sigma_max^2 I)`` down to 0 (Sec. 3.6),
 
     dx/dsigma = (x - D(x; sigma) / sigma_in) / sigma,
 
 by one of `snapvideo_jax.diffusion.solvers`, and returns ``sigma_in x``, a clip in data
-scale: the last estimate. Its memory does not depend on the number of steps.
+scale: the last estimate. Its memory use does not depend on the number of steps.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from snapvideo_jax.diffusion.edm import EDM
+from snapvideo_jax.diffusion.noise import fold_in, normal
 from snapvideo_jax.diffusion.solvers import SOLVERS, Carry, Step
 from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.types import Keys
@@ -30,12 +31,12 @@ Denoise = Callable[[Array, Array, Carry], tuple[Array, Carry]]
 
 @dataclasses.dataclass(frozen=True)
 class Stepwise:
-    """A denoiser that is another one in every step.
+    """A denoiser for every step.
 
     Attributes:
-      at: the denoiser of a step, from its number (a traced scalar, from 0). All calls
-        of a step are by the same one: the solver averages slopes within a step, and
-        would average what is to alternate.
+      at: maps the number of a step (a traced scalar, from 0) to its denoiser. All calls
+        within a step use the same one: solvers average slopes within a step, which
+        would average out weights that alternate.
     """
 
     at: Callable[[Array], Denoise]
@@ -48,11 +49,11 @@ class Sampler:
     Attributes:
       steps: noise levels visited before 0. [P] Sec. 3.6: 256 in stage 1, 40 in 2.
       solver: "heun" (2nd order, two network calls a step and one for the last),
-        "euler" (1st order), "dpmpp_2m" or "adams_bashforth" (2nd order by what the step
-        before found); all but Heun make one call a step. [P] Heun.
-      churn: EDM's ``S_churn``; 0 is the deterministic sampler. [P] 0. Only for solvers
-        that do not look back: the noise it adds is no part of what they remember.
-      churn_min, churn_max: noise levels between which noise is added back.
+        "euler" (1st order), "dpmpp_2m" or "adams_bashforth" (2nd order multi-step);
+        all but Heun make one call a step. [P] Heun.
+      churn: EDM's ``S_churn``; 0 is the deterministic sampler. [P] 0. Only for one-step
+        solvers: a multi-step solver's past does not contain the noise it adds.
+      churn_min, churn_max: noise levels between which noise is added.
       churn_noise: EDM's ``S_noise``, scale of the added noise.
     """
 
@@ -74,9 +75,8 @@ class Sampler:
         if self.churn and SOLVERS[self.solver].is_multistep:
             single = tuple(n for n in SOLVERS if not SOLVERS[n].is_multistep)
             raise ValueError(
-                f"sampler.churn={self.churn} adds noise that {self.solver!r}, which "
-                f"goes by the step before, takes for the clip's; use 0, or one of "
-                f"{single}."
+                f"sampler.churn={self.churn} adds noise that the multi-step solver "
+                f"{self.solver!r} does not support; use 0, or one of {single}."
             )
 
     @property
@@ -98,16 +98,15 @@ def sigma_schedule(edm: EDM, steps: int) -> Float[Array, "steps_and_zero"]:
 
 def initial_noise(keys: Keys, shape: tuple[int, ...], edm: EDM) -> Float[Array, "b *s"]:
     """Pure noise at ``sigma_max``; that of sample ``i`` depends on key ``i`` only."""
-    draw = jax.vmap(lambda key: jax.random.normal(key, shape))
-    return edm.sigma_max * draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
+    return edm.sigma_max * normal(fold_in(keys, 0), shape)
 
 
 def first_step(steps: int, strength: float) -> int:
-    """The step at which a clip enters that is to be changed by ``strength``.
+    """The step at which sampling starts from a clip instead of from noise.
 
     Args:
       steps: of the sampler.
-      strength: share of the steps that are taken, the last ones: all at 1, none at 0.
+      strength: share of the steps that run, the last ones: all at 1, none at 0.
     """
     return steps - round(strength * steps)
 
@@ -119,13 +118,13 @@ def noised(
     steps: int,
     first: int,
 ) -> Float[Array, "b *s"]:
-    """What a clip enters a sampler as: with the noise of the step ``first``.
+    """A clip at the noise level of step ``first``, from which a sampler can start.
 
-    At step 0 that is pure noise, as for any clip; after the last step it is none.
+    At step 0 it is pure noise; after the last step it has no noise.
 
     Args:
       clip: in data scale.
-      noise: of `initial_noise`.
+      noise: from `initial_noise`.
       edm: gives ``sigma_in`` and the noise levels.
       steps: of the sampler.
       first: see `first_step`.
@@ -150,12 +149,12 @@ def sample(
     Args:
       denoise: ``(x_sigma [b ...], sigma [b], carry) -> (D [b ...], carry)``, or one for
         every step.
-      start: noise at ``sigma_max``, see `initial_noise`, or what is at ``first``.
+      start: noise at ``sigma_max``, see `initial_noise`, or the state at ``first``.
       carry: what the first call of ``denoise`` receives.
       keys: one per sample; used by churn only.
       edm: gives ``sigma_in`` and the range of noise levels.
       sampler: number of steps, solver, churn.
-      first: number of the step to begin with, see `noised`.
+      first: number of the first step, see `noised`.
     """
     levels = sigma_schedule(edm, sampler.steps)
     solver = SOLVERS[sampler.solver]
@@ -180,7 +179,7 @@ def sample(
         step = Step(sigma, sigma_next, ratio)
         return solver.advance(estimate, x, carry, past, step), None
 
-    # The last step, to sigma = 0, is Euler's, which lands on the estimate itself.
+    # The last step, to sigma = 0, is Euler's, whose result is the estimate itself.
     last = sampler.steps - 1
     levels = levels[first:]
     ratios = solver.half_step_ratios(levels[:-1])
@@ -195,7 +194,6 @@ def _add_noise(x, sigma, index, keys, sampler: Sampler):
     active = (sigma >= sampler.churn_min) & (sigma <= sampler.churn_max)
     rate = jnp.minimum(sampler.churn / sampler.steps, jnp.sqrt(2.0) - 1)
     raised = sigma * (1 + jnp.where(active, rate, 0.0))
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+    eps = normal(fold_in(keys, index + 1), x.shape[1:])
     added = sampler.churn_noise * jnp.sqrt(raised**2 - sigma**2)
     return x + added * eps, raised

@@ -5,13 +5,13 @@ is
 
     dx/dsigma = (x - E(x; sigma)) / sigma.
 
-The signal is not scaled along the way, only once for all by ``1 / sigma_in``, so this
-is the variance-exploding case of the literature with ``E`` for the denoiser: a formula
-for it holds here as it stands.
+The signal is scaled once, by ``1 / sigma_in``, and not along the way, so this is the
+variance-exploding case of the literature with ``E`` for the denoiser, and its formulas
+hold unchanged.
 
-A one-step solver knows the step that it takes. A multi-step solver also knows what the
-step before found, in ``past``; its first step, which has none before it, is Euler's. So
-is the last step of all of them, to ``sigma = 0``.
+A one-step solver uses the current step only. A multi-step solver also uses a value of
+the previous step, ``past``; its first step, which has none, is Euler's. So is the last
+step of every solver, to ``sigma = 0``.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class Step:
     """A step between two noise levels, as scalars.
 
     Attributes:
-      sigma, sigma_next: the levels it leads from and to.
-      ahead: how far the middle of this step lies past its start, in lengths of the step
-        before, all by the solver's clock; 0 for the first step.
+      sigma, sigma_next: noise levels at its start and its end.
+      half_step_ratio: ``h_i / (2 h_(i-1))``: half the length of this step relative to
+        the previous one, both measured by the solver's clock; 0 for the first step.
     """
 
     sigma: Float[Array, ""]
@@ -43,13 +43,14 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """How a step is taken.
+    """A solver of the sampling equation.
 
     Attributes:
       advance: ``(estimate, x, carry, past, step) -> (x, carry, past)``.
-      order: by which power of the number of steps the error falls.
-      calls: of the denoiser in a step, but for the last, which takes one.
-      clock: for a multi-step solver, of which function of sigma steps are measured.
+      order: the error falls as this power of the number of steps.
+      calls: of the denoiser in a step; the last step makes one.
+      clock: for a multi-step solver, the function of sigma in which the lengths of
+        steps are measured.
     """
 
     advance: Callable
@@ -71,7 +72,7 @@ class Solver:
 
 
 def slope(x: Array, estimate: Array, sigma: Array) -> Array:
-    """The right side of the sampling equation."""
+    """The right-hand side of the sampling equation."""
     return (x - estimate) / sigma
 
 
@@ -102,9 +103,9 @@ def dpmpp_2m(estimate: Estimate, x, carry, past, step: Step):
 
         x' / sigma' = x / sigma + integral of e^l E from l to l'.
 
-    An ``E`` that stays leaves ``x' = (sigma' / sigma) x + (1 - sigma' / sigma) E``,
-    which is Euler's step. Here ``E`` is its value in the middle of the step, on the
-    straight line in ``l`` through this estimate and the one before.
+    A constant ``E`` gives ``x' = (sigma' / sigma) x + (1 - sigma' / sigma) E``, which
+    is Euler's step. Here ``E`` is its value in the middle of the step, extrapolated
+    linearly in ``l`` from this estimate and the previous one.
     """
     clean, carry = estimate(x, step.sigma, carry)
     middle = clean + step.half_step_ratio * (clean - past)
@@ -115,9 +116,9 @@ def dpmpp_2m(estimate: Estimate, x, carry, past, step: Step):
 def adams_bashforth(estimate: Estimate, x, carry, past, step: Step):
     """Adams and Bashforth's second-order rule for steps of varying length.
 
-    The slope in the middle of the step lies on the straight line in ``sigma`` through
-    this slope and the one before. For this equation it is what DEIS (arXiv 2204.13902)
-    gives for polynomials of degree 1.
+    The slope in the middle of the step is extrapolated linearly in ``sigma`` from this
+    slope and the previous one. For this equation it equals DEIS (arXiv 2204.13902) with
+    polynomials of degree 1.
     """
     clean, carry = estimate(x, step.sigma, carry)
     here = slope(x, clean, step.sigma)
@@ -131,4 +132,4 @@ SOLVERS = {
     "dpmpp_2m": Solver(dpmpp_2m, order=2, clock=lambda sigma: -jnp.log(sigma)),
     "adams_bashforth": Solver(adams_bashforth, order=2, clock=lambda sigma: sigma),
 }
-"""All solvers, by the names that ``sampler.solver`` takes."""
+"""All solvers, by the values of ``sampler.solver``."""

@@ -1,7 +1,7 @@
-"""What a sampler sees on its way, at a few of its noise levels.
+"""Recording of sampling trajectories at a few of the noise levels.
 
-`recorded` is a wrapper of a denoiser, the outermost one; what it keeps travels in the
-carry, so the memory of a long run is that of the few levels.
+`recorded` wraps a denoiser, outside all other wrappers; the recording is part of the
+carry, so its memory is that of the recorded levels, however many steps a sampler takes.
 """
 
 import jax
@@ -14,7 +14,7 @@ from snapvideo_jax.diffusion.samplers import Denoise, Stepwise, sigma_schedule
 
 
 def recorded_steps(steps: int, count: int, first: int = 0) -> tuple[int, ...]:
-    """Up to ``count`` of the steps of a run, evenly spread, with the first and last."""
+    """Up to ``count`` of the steps, evenly spaced, including the first and the last."""
     spread = np.linspace(first, steps - 1, count)
     return tuple(sorted({round(step) for step in spread}))
 
@@ -22,7 +22,7 @@ def recorded_steps(steps: int, count: int, first: int = 0) -> tuple[int, ...]:
 def empty_recording(
     start: Float[Array, "b *s"], steps: int, count: int, first: int = 0
 ) -> tuple[Float[Array, "b k *s"], Float[Array, "b k *s"]]:
-    """What `recorded` begins with, for noise of the shape of ``start``."""
+    """The initial recording of `recorded`, for noise of the shape of ``start``."""
     shape = (len(start), len(recorded_steps(steps, count, first)), *start.shape[1:])
     return jnp.zeros(shape), jnp.zeros(shape)
 
@@ -30,17 +30,17 @@ def empty_recording(
 def recorded(
     denoise: Denoise | Stepwise, edm: EDM, steps: int, count: int, first: int = 0
 ) -> Stepwise:
-    """``denoise``, its first call of some steps kept.
+    """``denoise``, which records its first call in some of the steps.
 
-    The carry is ``(carry, kept)``; kept are what the network is shown, ``c_in x`` cut
-    to the scale of a clip, and its estimates, each ``b k ...`` in the order of steps.
+    The carry is ``(carry, recording)``. A recording holds the network's inputs ``c_in
+    x``, clipped to -1..1, and its estimates, each ``b k ...`` in the order of steps.
 
     Args:
-      denoise: the same in all steps or not.
-      edm: its noise levels.
+      denoise: one for all steps, or one for each.
+      edm: gives the noise levels.
       steps: of the sampler.
-      count: how many are kept, see `recorded_steps`.
-      first: step that the sampler begins with.
+      count: of recorded steps, see `recorded_steps`.
+      first: the sampler's first step.
     """
     chosen = recorded_steps(steps, count, first)
     places = np.full(steps, -1)
@@ -53,17 +53,17 @@ def recorded(
         between = (levels[index] + levels[index + 1]) / 2
 
         def call(x, sigma, carry):
-            carry, kept = carry
+            carry, recording = carry
             clip, carry = inner(x, sigma, carry)
             shown = jnp.clip(edm.c_in(broadcast(sigma, x)) * x, -1, 1)
             place = places[index]
-            is_kept = (place >= 0) & (sigma[0] > between)
+            is_recorded = (place >= 0) & (sigma[0] > between)
 
             def put(whole, now):
                 changed = whole.at[:, jnp.maximum(place, 0)].set(now)
-                return jnp.where(is_kept, changed, whole)
+                return jnp.where(is_recorded, changed, whole)
 
-            return clip, (carry, jax.tree.map(put, kept, (shown, clip)))
+            return clip, (carry, jax.tree.map(put, recording, (shown, clip)))
 
         return call
 

@@ -1,14 +1,14 @@
-"""Which frames of a long video are made when (App. C.5).
+"""The order in which the frames of a long video are sampled (App. C.5).
 
-A video is made at rising frame-rates, a clip of the network's length at a time. At the
-lowest rate each clip goes on from the last frame that was made, or from more of them,
-which tell how fast things move [C]. At every higher rate clips fill in what lies
-between frames of the rate below, and know all frames that there are: a clip ends on one
-of these, so that it never has to guess what comes next, and begins as far back as its
-length allows, over frames of the clip before it [C]. What comes after the last frame of
-the rate below goes on freely.
+A video is sampled at rising frame rates, in windows of the network's length. At the
+lowest rate each window continues from the last frame of the previous one, or from more
+of its frames, which show how fast things move [C]. At every higher rate windows fill in
+the frames between those of the rate below, conditioned on all frames known so far: a
+window ends on a known frame, so that it never extrapolates, and begins as early as its
+length allows, overlapping the previous window [C]. Frames after the last one of the
+rate below are extrapolated.
 
-Frames have their numbers in the finished video, at its highest rate.
+Frames are numbered as in the finished video, at its highest rate.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A clip that is made in one go.
+    """A clip that is sampled at once.
 
     Attributes:
-      fps: its frame-rate.
+      fps: its frame rate.
       frames: numbers of its frames.
-      known: those of them that are there before.
-      made: those that are kept of the others.
+      known: those of them that are known before.
+      new: those of the others that become part of the video.
     """
 
     fps: float
@@ -34,19 +34,19 @@ class Window:
 
 
 def check_rates(rates: Sequence[float], length: int) -> None:
-    """Looks at the frame-rates of a hierarchy.
+    """Checks the frame rates of a hierarchy.
 
     Args:
-      rates: rising.
+      rates: rising, in frames per second.
       length: frames of a clip.
 
     Raises:
-      ValueError: a rate is not a whole number of times the one before it, or so many
-        times that no clip would reach from one known frame to the next.
+      ValueError: a rate is not a multiple of the one before it, or such a large one
+        that no clip would reach from one known frame to the next.
     """
     if not rates or min(rates) <= 0:
         raise ValueError(
-            f"--rates={_text(rates)} are no frame-rates; use some above 0."
+            f"--rates={_text(rates)} are not frame rates; use values above 0."
         )
     for low, high in itertools.pairwise(rates):
         times = high / low
@@ -65,55 +65,57 @@ def windows(
     given: Iterable[int] = (),
     overlap: int = 1,
 ) -> list[Window]:
-    """The clips of a video, in the order in which they are made.
+    """The windows of a video, in the order in which they are sampled.
 
     Args:
-      frames: of the video; where the last clip of a rate reaches beyond, more are made.
-      rates: as `check_rates` wants them.
+      frames: of the video; where the last window of a rate reaches beyond, more are
+        sampled.
+      rates: as for `check_rates`.
       length: frames of a clip.
       given: numbers of frames that are known from the start.
-      overlap: frames of the clip before that a clip goes on from, at the lowest rate.
+      overlap: frames of the previous window from which a window continues, at the
+        lowest rate.
 
     Raises:
-      ValueError: clips are single frames, which cannot go on from one another, or the
-        overlap leaves no frame to be made.
+      ValueError: clips are single frames, which cannot continue from one another, or
+        the overlap leaves no new frame.
     """
     if length < 2:
         raise ValueError(
-            "This network makes single frames, and a video goes on from frame to "
-            "frame; use one with data.frames=2 or more."
+            "This network samples single frames, and a video continues from known "
+            "frames; use one with data.frames=2 or more."
         )
     if not 1 <= overlap < length:
         raise ValueError(
             f"--overlap={overlap} is out of range; use 1 to {length - 1}, as a clip "
             f"has {length} frames."
         )
-    there, result = set(given), []
+    done, result = set(given), []
     spaces = [round(rates[-1] / rate) for rate in rates]
     for level, (fps, space) in enumerate(zip(rates, spaces, strict=True)):
         count = max(-(-frames // space), length)
         if level == 0:
-            spans = _going_on(count, length, overlap)
+            spans = _consecutive(count, length, overlap)
         else:
             times = spaces[level - 1] // space
             below = max(-(-frames // spaces[level - 1]), length)
-            spans = _filling_in(count, length, times, (below - 1) * times)
+            spans = _in_between(count, length, times, (below - 1) * times)
         for first, last in spans:
             numbers = tuple(space * (first + k) for k in range(length))
-            known = tuple(number for number in numbers if number in there)
-            made = tuple(
+            known = tuple(number for number in numbers if number in done)
+            new = tuple(
                 number
                 for number in numbers
-                if number <= space * last and number not in there
+                if number <= space * last and number not in done
             )
-            if made:
-                result.append(Window(fps, numbers, known, made))
-            there.update(made)
+            if new:
+                result.append(Window(fps, numbers, known, new))
+            done.update(new)
     return result
 
 
-def _going_on(count: int, length: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """First frame of each clip, and the last that is kept, at the lowest rate."""
+def _consecutive(count: int, length: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """First frame of each window and its last new one, at the lowest rate."""
     done = 0
     while done < count - 1:
         first = min(max(0, done + 1 - overlap), count - length)
@@ -121,14 +123,14 @@ def _going_on(count: int, length: int, overlap: int) -> Iterator[tuple[int, int]
         yield first, done
 
 
-def _filling_in(
+def _in_between(
     count: int, length: int, times: int, last_known: int
 ) -> Iterator[tuple[int, int]]:
     """The same at a higher rate, where each ``times``-th frame is known."""
     done = 0
     while done < count - 1:
         end = min((done + length - 1) // times * times, last_known, count - 1)
-        if end <= done:  # nothing is known any more
+        if end <= done:  # no known frame is left
             end = count - 1
         first = max(0, end - length + 1)
         if first + length >= count:

@@ -26,7 +26,7 @@ class SpikingGradient(NonFiniteLoss):
 
 
 class BadSteps:
-    """Handles steps that `state.judge` found bad, on the host.
+    """Handles steps that `state.verdict_on` found bad, on the host.
 
     Skipped steps are listed in ``<workdir>/skipped_steps.jsonl``: step, reason, loss,
     gradient norm, running median, and numbers of the samples without a finite loss.

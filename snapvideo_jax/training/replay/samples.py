@@ -14,7 +14,13 @@ from jaxtyping import Float, Int, UInt8
 
 from snapvideo_jax.diffusion.edm import broadcast
 from snapvideo_jax.parallel.sharding import to_host, with_layout
-from snapvideo_jax.step import outputs, sample_losses
+from snapvideo_jax.step import (
+    StepKeys,
+    forward_process,
+    microbatches_of,
+    predict,
+    sample_losses,
+)
 from snapvideo_jax.training.replay.rebuild import RebuiltStep
 
 
@@ -58,39 +64,29 @@ def _all_losses(params, step, batch, key, *, experiment):
     step_key = jax.random.fold_in(key, step)
 
     def of_part(part, part_key):
-        found = sample_losses(
+        losses = sample_losses(
             params,
             part,
-            (key, part_key),
+            StepKeys(run=key, step=part_key),
             model=experiment.model,
             edm=experiment.diffusion,
             training=training,
         )
-        return found[:2]
+        return losses.loss, losses.sigma
 
     if training.microbatches == 1:
         return of_part(batch, step_key)
-    parts = jax.tree.map(lambda leaf: _parts(leaf, training), batch)
+    parts = microbatches_of(batch, training)
     return jax.lax.map(
         lambda each: of_part(each[1], jax.random.fold_in(step_key, each[0])),
         (jnp.arange(training.microbatches), parts),
     )
 
 
-def _parts(leaf, training):
-    """The microbatches of a batch, as the train step takes them."""
-    return rearrange(
-        leaf,
-        "(s k u) ... -> k (s u) ...",
-        k=training.microbatches,
-        u=training.self_conditioning_period,
-    )
-
-
 def _order(experiment) -> Int[np.ndarray, "b"]:
     """The row of each loss of a step: videos and images may be separate passes."""
     training = experiment.training
-    parts = _parts(np.arange(experiment.data.batch), training)
+    parts = microbatches_of(np.arange(experiment.data.batch), training)
     if not experiment.diffusion.images_as_videos:
         unit = training.videos + training.images
         runs = rearrange(parts, "k (s u) -> k s u", u=unit)
@@ -140,16 +136,12 @@ def _program(experiment: Any, conditioned: bool, is_image: bool):
             kind, one = edm.for_images(), one | {"video": one["video"][:, :1]}
 
         def loss_fn(params):
-            made = outputs(
-                params,
-                one,
-                (key, step_key),
-                model=experiment.model,
-                edm=kind,
-                training=training,
+            diffused = forward_process(one, key, kind, training)
+            output = predict(
+                params, diffused, step_key, experiment.model, kind, training
             )
-            clip, eps, sigma, output = made
-            return kind.loss(output, clip, eps, sigma)[0], made
+            clip, eps, sigma, *_ = diffused
+            return kind.loss(output, clip, eps, sigma)[0], (clip, eps, sigma, output)
 
         grads, (clip, eps, sigma, output) = jax.grad(loss_fn, has_aux=True)(params)
         level = broadcast(sigma, clip)
