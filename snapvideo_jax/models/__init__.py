@@ -1,6 +1,6 @@
 """Networks: ``(noisy, c_noise, context, previous, train) -> (F, carry)``.
 
-What else a network tells of itself is in `network.Network`.
+`network.Network` is the interface that all of them implement.
 """
 
 from snapvideo_jax.models.dit import DiT

@@ -1,10 +1,10 @@
-"""Softmax attention, by the fastest correct kernel there is for where it runs.
+"""Softmax attention, by the fastest kernel for the platform and the shapes.
 
 `attend` chooses, `plain` is the reference. On TPU, splash attention (a Pallas kernel
-that comes with JAX) never writes the scores to memory; it wins where queries and keys
-are many, which here are the latents that attend to each other. Everywhere else it is
-`lean`, in XLA, whose gradient keeps no weights. `folded` is for groups of many patches
-and few latents: it never makes queries, keys or values of patches.
+that comes with JAX) never writes the scores to memory; it is faster where queries and
+keys are many: here, where latents attend to each other. Everywhere else `lean` is used,
+in XLA, whose gradient does not save the weights. `folded` is for groups of many patches
+and few latents: it never computes queries, keys or values of patches.
 """
 
 import functools
@@ -25,13 +25,14 @@ from jaxtyping import Array, Bool, Float
 from snapvideo_jax.parallel.sharding import constrain, current_layout
 
 ATTENTION = "attention"
-"""Name of what the gradient of attention needs beside queries, keys and values."""
+"""checkpoint_name of what the gradient of attention needs in addition to queries, keys
+and values: its output and normalizers."""
 LANES = 128
 """Splash works on tiles of this many keys."""
 BLOCKS = (512, 384, 256, 192, 128)
-"""Tile sizes it is given, the first that divides."""
+"""Tile sizes of splash; the first that divides is used."""
 FUSED_BACKWARD = True
-"""Whether one kernel makes all gradients, which saves a second look at the scores."""
+"""Whether one kernel computes all gradients, so that scores are recomputed once."""
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
@@ -56,7 +57,7 @@ def plain(
     values: Float[Array, "*b k a v"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b q a v"]:
-    """The same by its definition; scores and their softmax are float32."""
+    """Attention by its definition; scores and their softmax are float32."""
     scores = jnp.einsum("...qav,...kav->...aqk", queries, keys)
     scores = scores.astype(jnp.float32) / math.sqrt(queries.shape[-1])
     if mask is not None:
@@ -72,11 +73,11 @@ def lean(
     values: Float[Array, "*b k a v"],
     mask: Bool[Array, "*b k"] | None = None,
 ) -> Float[Array, "*b q a v"]:
-    """`plain`, whose gradient makes the weights again and keeps none of them.
+    """`plain`, whose gradient recomputes the attention weights.
 
-    Where heads are narrow, to write scores and weights and to read them takes longer
-    than to make them: the gradient needs the output and a number for each query, which
-    remat policies keep under the name `ATTENTION`, and goes over the weights twice.
+    Where heads are narrow, writing and reading scores and weights takes longer than
+    computing them. The gradient needs the output and one number for each query, which
+    remat policies save under the name `ATTENTION`, and reads the weights twice.
     """
     return _lean_forward(queries, keys, values, mask)[0]
 
@@ -94,9 +95,9 @@ def _lean_forward(queries, keys, values, mask):
     return out, (queries, keys, values, mask, out, log_total)
 
 
-def _lean_backward(kept, gradient):
-    """``d scores = weights (d weights - their mean by weights)``, and from there on."""
-    queries, keys, values, mask, out, log_total = kept
+def _lean_backward(saved, gradient):
+    """``d scores = weights (d weights - mean)``, the mean weighted by ``weights``."""
+    queries, keys, values, mask, out, log_total = saved
     weights = jnp.exp(_scores(queries, keys, mask) - log_total)
     product = gradient.astype(jnp.float32) * out.astype(jnp.float32)
     mean = rearrange(product.sum(axis=-1), "... q a -> ... a q 1")
@@ -125,7 +126,10 @@ def _scores(queries, keys, mask) -> Float[Array, "*b a q k"]:
 
 
 def _heads_first(tokens: Float[Array, "*b m a v"]) -> Float[Array, "*b a m v"]:
-    """And back again. Products of matrices are fastest so on CPUs; TPUs do not mind."""
+    """Swaps tokens and heads, in either direction.
+
+    Matrix products are fastest in this order on CPUs; on TPUs it does not matter.
+    """
     return rearrange(tokens, "... m a v -> ... a m v")
 
 
@@ -146,12 +150,12 @@ class Kernels(NamedTuple):
 def suits_folding(
     queries: tuple[int, ...], keys: tuple[int, ...], kernels: Kernels
 ) -> bool:
-    """Whether `folded` does less than to project tokens of these shapes, ``b g q d``.
+    """Whether `folded` costs less than projecting tokens of these shapes, ``b g q d``.
 
-    A token on the side of many then meets ``a m`` folded vectors and no longer the
-    ``a v`` columns of two projections: that is less where the other side has fewer
-    tokens than a head has channels, and pays where there are many to meet them, as in
-    the upsampler's groups of 24 latents and 4608 patches.
+    A token of the longer side is then multiplied with ``a m`` folded vectors in place
+    of the ``a v`` columns of two projections. That is less where the shorter side has
+    fewer tokens than a head has channels, and pays off where the longer side has many
+    tokens, as in the upsampler's groups of 24 latents and 4608 patches.
     """
     if len(queries) != 4:
         return False
@@ -162,13 +166,13 @@ def suits_folding(
 def folded(
     queries: Float[Array, "b g q d"], keys: Float[Array, "b g k f"], kernels: Kernels
 ) -> Float[Array, "b g q d"]:
-    """Attention with its projections, those of the longer side folded into the other.
+    """Attention with its projections, those of the longer side folded into the shorter.
 
-    ``(x W_q) (z W_k)^T = x (W_q W_k^T z^T)``: what stands in brackets has a column for
-    each head and token of the shorter side ``z``, and no query is ever made; the same
-    holds for keys, and for values and what comes out. Vectors of one head are as wide
-    as those of all, with zeros for the other heads: kernels stay whole in all products,
-    so that the sums of their gradients can be scattered.
+    ``(x W_q) (z W_k)^T = x (W_q W_k^T z^T)``: the right factor has a column for each
+    head and token of the shorter side ``z``, and no query is ever computed; the same
+    holds for keys, and for values and outputs. Vectors of one head are as wide as those
+    of all, with zeros for the other heads: kernels stay whole in all products, so that
+    their gradients can be reduce-scattered.
     """
     scale = 1 / math.sqrt(kernels.head_width)
     own = jnp.repeat(jnp.eye(kernels.heads, dtype=queries.dtype), kernels.head_width, 1)
@@ -198,7 +202,7 @@ def folded(
 
 
 def _softmax(scores: Float[Array, "*s"], axis: int) -> Float[Array, "*s"]:
-    """In float32, and back in what the scores came in."""
+    """Softmax in float32, returned in the type of the scores."""
     return jax.nn.softmax(scores.astype(jnp.float32), axis=axis).astype(scores.dtype)
 
 
@@ -215,7 +219,7 @@ def with_text(
     """Attention of a group to itself and to its clip's text, under one softmax.
 
     The text's keys are not copied for the groups, which may be 640 positions of a clip.
-    The gradient makes the scores again.
+    The gradient recomputes the scores.
 
     Args:
       queries, keys, values: by group: a frame, or a position in all frames.
@@ -227,21 +231,21 @@ def with_text(
     own = scale * _product("bgqav,bgkav->bgaqk", queries, keys)
     if bias is not None:
         own = own + rearrange(bias, "a q k -> 1 1 a q k")
-    told = scale * _product("bgqav,bnav->bgaqn", queries, text_keys)
-    told = jnp.where(text_mask[:, None, None, None, :], told, -jnp.inf)
+    text = scale * _product("bgqav,bnav->bgaqn", queries, text_keys)
+    text = jnp.where(text_mask[:, None, None, None, :], text, -jnp.inf)
     largest = jax.lax.stop_gradient(
-        jnp.maximum(own.max(-1, keepdims=True), told.max(-1, keepdims=True))
+        jnp.maximum(own.max(-1, keepdims=True), text.max(-1, keepdims=True))
     )
-    own, told = jnp.exp(own - largest), jnp.exp(told - largest)
-    total = own.sum(-1) + told.sum(-1)
+    own, text = jnp.exp(own - largest), jnp.exp(text - largest)
+    total = own.sum(-1) + text.sum(-1)
     summed = _product("bgaqk,bgkav->bgqav", own.astype(values.dtype), values)
-    summed += _product("bgaqn,bnav->bgqav", told.astype(values.dtype), text_values)
+    summed += _product("bgaqn,bnav->bgqav", text.astype(values.dtype), text_values)
     out = summed / rearrange(total, "b g a q -> b g q a 1")
     return out.astype(values.dtype)
 
 
 def _on_tpu() -> bool:
-    """Whether the function being traced is laid out over TPUs."""
+    """Whether the function being traced will run on TPUs."""
     found = current_layout()
     return found is not None and found[0].devices.flat[0].platform == "tpu"
 
@@ -249,10 +253,11 @@ def _on_tpu() -> bool:
 def suits_splash(
     queries: tuple[int, ...], keys: tuple[int, ...], parts: Mapping[str, int]
 ) -> bool:
-    """Whether the kernel can tile arrays of these shapes, ``b q a v`` and ``b k a v``.
+    """Whether splash can tile arrays of these shapes, ``b q a v`` and ``b k a v``.
 
     Args:
-      parts: sizes of the mesh axes, of which tensor divides heads, context queries.
+      queries, keys: shapes.
+      parts: sizes of the mesh axes; tensor divides heads, context divides queries.
     """
     if len(queries) != 4:
         return False

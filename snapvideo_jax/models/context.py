@@ -1,7 +1,7 @@
-"""Context tokens: the caption's, and one each for everything else a clip is told by.
+"""Context tokens: those of the caption, and one for each number of the conditioning.
 
-Label dropout and the unconditional half of guidance are the same thing: all text
-tokens are replaced by one learned null token, everything else stays.
+Label dropout and the unconditional half of guidance are the same operation: all text
+tokens are replaced by one learned null token, the others stay.
 Networks whose blocks are scaled and shifted (U-Net, DiT) take the numbers as one
 vector, the sum of an embedding of each.
 """
@@ -18,13 +18,13 @@ from snapvideo_jax.models.layers import KERNEL_INIT, Dense, param_init, sinusoid
 from snapvideo_jax.types import Context
 
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
-"""What has a context token beside the text."""
+"""Numbers that have a context token each."""
 UPSAMPLER_NUMBERS = (*NUMBERS, "low_resolution_noise")
 """The same for an upsampler."""
 
 
 def dropped_text(context: Context) -> tuple[Bool[Array, "b"], Bool[Array, "b n"]]:
-    """Whose text is the null token, and True where a text token may be attended to.
+    """Samples whose text is the null token, and the mask of text tokens.
 
     The null token stands at position 0, where the text is dropped or empty.
     """
@@ -36,12 +36,12 @@ def dropped_text(context: Context) -> tuple[Bool[Array, "b"], Bool[Array, "b n"]
 class ContextTokens(nn.Module):
     """Text, noise level, frame interval, original resolution, low-resolution noise.
 
-    The last is there for upsamplers only. A number becomes a token through sines and
-    cosines and ``f -> 2f -> f`` [C].
+    Only upsamplers have the last. A number becomes a token through sines and cosines
+    and ``f -> 2f -> f`` [C].
 
     Attributes:
       width: channels of a context token. [P] Tab. 8.
-      dtype: what is computed in.
+      dtype: of the computation.
     """
 
     width: int
@@ -90,10 +90,10 @@ class ContextTokens(nn.Module):
 def null_where_dropped(
     context: Context,
 ) -> tuple[Float[Array, "b n f"], Bool[Array, "b n"]]:
-    """The text before it is projected, and its mask, as the U-Net and DiT take it.
+    """The text before it is projected, and its mask, for U-Net and DiT.
 
-    A dropped text is one token of zeros, of which a projection makes its bias: a
-    learned null token like FIT's, that needs no parameter of its own [C].
+    A dropped text is one token of zeros, which the projection maps to its bias: a
+    learned null token like FIT's, without another parameter [C].
     """
     drop, mask = dropped_text(context)
     return jnp.where(drop[:, None, None], 0.0, context.text), mask
@@ -106,9 +106,11 @@ class NumbersVector(nn.Module):
     scales and shifts the blocks of a network.
 
     Attributes:
-      base: channels of the waves; height and width of the resolution share them.
+      base: channels of sines and cosines; height and width of the resolution share
+        them.
       width: channels of the vector.
-      init, bias_init: of the kernels, and of the biases by channels that come in.
+      init: of the kernels.
+      bias_init: initializer of the biases, from the number of input channels.
     """
 
     base: int

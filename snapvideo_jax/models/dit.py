@@ -1,11 +1,11 @@
-"""DiT for video: every patch attends to every other, which FIT does not pay for.
+"""DiT for video: every patch attends to every other, the cost that FIT avoids.
 
 The same patches of 1 x 4 x 4 px as FIT's, in blocks of full self-attention, attention
-to the text and a feed-forward. The first and the last are scaled, shifted and gated by
-the numbers, with gates that start at zero (adaLN-Zero, arXiv 2212.09748). The text
-comes in by cross-attention [C], whose output starts at zero: as tokens among the
-patches it would be masked, and then no kernel could compute the attention of the many
-patches to each other. There are no latents: the carry is empty.
+to the text and a feed-forward. Self-attention and feed-forward are scaled, shifted and
+gated by the numbers, with gates that start at zero (adaLN-Zero, arXiv 2212.09748). Text
+is read by cross-attention [C], whose output starts at zero: as tokens among the patches
+it would need a mask, which the kernel for attention among many patches (splash) does
+not support here. There are no latents: the carry is empty.
 """
 
 import math
@@ -37,10 +37,10 @@ class Block(nn.Module):
     """Self-attention, attention to the text, feed-forward; a step of a scan.
 
     Attributes:
-      heads: of either attention.
+      heads: of both attentions.
       dropout: on the hidden units of the feed-forward.
-      dtype: what is computed in.
-      remat: what of its layers the backward pass keeps.
+      dtype: of the computation.
+      remat: policy for each of its layers.
     """
 
     heads: int
@@ -96,7 +96,7 @@ def modulation(
 
 
 def plain_norm(tokens: Float[Array, "b p d"], dtype: str) -> Float[Array, "b p d"]:
-    """LayerNorm without parameters of its own."""
+    """LayerNorm without parameters."""
     return nn.LayerNorm(use_scale=False, use_bias=False, dtype=dtype)(tokens)
 
 
@@ -110,12 +110,12 @@ class DiT(nn.Module):
       patch: pixels of a patch in time, height, width, as FIT's.
       patch_width, patch_head_width: channels of a patch token and of a head.
       context_width: channels that text is projected to.
-      number_width: channels of the waves that a number becomes. 256, as published.
+      number_width: channels of a number's sines and cosines. 256, as published.
       blocks: of self-attention, attention to the text and feed-forward.
       dropout: on hidden units.
-      dtype: what is computed in; parameters are float32.
-      remat: what the backward pass keeps and what it computes again; see `REMAT`.
-      unroll: blocks that one turn of the scan over blocks holds.
+      dtype: of the computation; parameters are float32.
+      remat: what the backward pass recomputes; see `REMAT`.
+      unroll: blocks per iteration of the scan over blocks.
     """
 
     frames: int = 16
@@ -184,11 +184,11 @@ class DiT(nn.Module):
             )
 
     def no_latents(self, batch: int) -> tuple[()]:
-        """The carry of a first call, and of every other: nothing."""
+        """The carry of every call, which is empty."""
         return ()
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
-        """Patches, and text."""
+        """Numbers of patches and of text tokens."""
         return {"patches": self.patches, "text": text_tokens}
 
     def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
@@ -225,7 +225,7 @@ class DiT(nn.Module):
         return self._pixels(tokens, numbers, noisy.shape[1]), ()
 
     def _embed(self, noisy):
-        """Patches -> linear, + sines and cosines of where they are."""
+        """Patches -> linear, + sines and cosines of their positions."""
         above, below = self.pad_height
         noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
         noisy = constrain(noisy, "batch", None, "rows", None, None)

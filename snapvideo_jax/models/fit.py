@@ -1,7 +1,7 @@
 """FIT: the transformer of Snap Video (Sec. 3.4, App. A, Fig. 3b).
 
 Videos are cut into many patch tokens, which are cheap, and read into few latent
-tokens, where the thinking is done. Patches are divided into groups that span all
+tokens, which do most of the computation. Patches are divided into groups that span all
 frames; a group's patches exchange information only with that group's latents, and
 all latents attend to each other, so groups see each other only through latents.
 """
@@ -37,7 +37,7 @@ from snapvideo_jax.parallel.sharding import (
 from snapvideo_jax.types import Context, Latents
 
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
-"""Those that go by pairs of attention and feed-forward."""
+"""Policies of `REMAT` that apply to each pair of attention and feed-forward."""
 
 
 class Sublayers(nn.Module):
@@ -45,9 +45,9 @@ class Sublayers(nn.Module):
 
     Attributes:
       width: inner width of the attention.
-      heads: its heads.
+      heads: of the attention.
       dropout: on the hidden units of the feed-forward.
-      dtype: what is computed in.
+      dtype: of the computation.
     """
 
     width: int
@@ -63,7 +63,7 @@ class Sublayers(nn.Module):
         mask: Bool[Array, "*b k"] | None,
         train: bool,
     ) -> Float[Array, "*b q d"]:
-        """``tokens`` attend to ``source``, or to themselves where there is none."""
+        """``tokens`` attend to ``source``, or to themselves where it is None."""
 
         def norm(name):
             return layer_norm(name, dtype=self.dtype)
@@ -101,7 +101,7 @@ class Block(nn.Module):
         cross = min(patches.shape[-1], latents.shape[-1])
         read_context = min(context.shape[-1], latents.shape[-1])
 
-        # Context read: latents learn what is asked for.
+        # Context read: latents attend to the conditioning.
         latents = self._sublayers(read_context, self.patch_heads, "context_read")(
             latents, context, context_mask, train
         )
@@ -109,7 +109,7 @@ class Block(nn.Module):
         latents = rearrange(latents, "b (g m) e -> b g m e", g=groups)
         latents = self._within_groups(cross, "read", latents, patches)
         latents = rearrange(latents, "b g m e -> b (g m) e")
-        # Global layers: all latents think together.
+        # Global layers: all latents attend to each other.
         for layer in range(self.global_layers):
             latents = self._sublayers(
                 latents.shape[-1], self.latent_heads, f"global_{layer}", self.dropout
@@ -120,12 +120,12 @@ class Block(nn.Module):
         return (patches, latents), None
 
     def _within_groups(self, width, name, tokens, source):
-        """Tokens attend to the source of their group, some groups after the others."""
+        """Tokens attend to the source of their group, in chunks of groups."""
         chunks = self.group_chunks
         layers = self._sublayers(width, self.patch_heads, name, within_groups=True)
         if chunks == 1:
             return layers(tokens, source, None, False)
-        # Every device that has some of the groups works on its own.
+        # Every device cuts its own groups into chunks.
         parts = devices_along("groups", tokens.shape[1] // chunks)
 
         def split(tokens):
@@ -140,27 +140,29 @@ class Block(nn.Module):
         return rearrange(tokens, "k b (s g) m e -> b (s k g) m e", s=parts)
 
     def _sublayers(self, width, heads, name, dropout=0.0, within_groups=False):
-        sublayers, policy = Sublayers, REMAT[self.remat]
-        # What a chunk needs for its gradient is made again, or all would pile up.
+        """`Sublayers` under the remat policy of latents, or of groups of patches."""
+        layers = Sublayers
+        # A chunk saves its inputs only, or memory would grow with the number of chunks.
         chunked = within_groups and self.group_chunks > 1
-        if chunked or (within_groups and self.remat == "latent_dots"):
-            policy = None
         if chunked or self.remat in PER_SUBLAYER:
-            sublayers = nn.remat(
+            inputs_only = chunked or (within_groups and self.remat == "latent_dots")
+            policy = None if inputs_only else REMAT[self.remat]
+            layers = nn.remat(
                 Sublayers, prevent_cse=False, static_argnums=(4,), policy=policy
             )
-        return sublayers(width, heads, dropout, self.dtype, name=name)
+        return layers(width, heads, dropout, self.dtype, name=name)
 
 
 class FIT(nn.Module):
-    """``F`` of the denoiser: a video of the input's size, and the latents behind it.
+    """``F`` of the denoiser: a video of the input's size, and the final latents.
 
     Attributes:
       frames, height, width: the largest video it takes, before padding.
-      further_sizes: others that it takes, each frames, height and width. Those of a
-        height and width have a table of positions of their own, and share the rest.
+      further_sizes: other sizes that it takes, each frames, height and width. Each
+        height and width has its own table of positions; all other parameters are
+        shared.
       in_channels, out_channels: colour channels. [P] 3 and 3; an upsampler reads 6,
-        the last three of the clip that it enlarges.
+        the last three from the low-resolution clip.
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
         2 and 2.
       patch: pixels of a patch in time, height, width. [P] 1 x 4 x 4.
@@ -171,12 +173,12 @@ class FIT(nn.Module):
       context_width: channels of a context token. [P].
       blocks, global_layers: [P] 6 blocks of 4 layers of attention over all latents.
       dropout: on hidden units of the global layers. [P] 0.1.
-      dtype: what is computed in; parameters are float32.
-      remat: what the backward pass keeps and what it computes again; see `REMAT`.
-      group_chunks: parts of the groups that are read and written one after another;
-        more need less memory, which the many patches of an upsampler fill.
-      unroll: blocks that one turn of the scan over blocks holds; more compile slower
-        and run a little faster.
+      dtype: of the computation; parameters are float32.
+      remat: what the backward pass recomputes; see `REMAT`.
+      group_chunks: chunks of the groups that are read and written one after another;
+        more chunks need less memory, for the many patches of an upsampler.
+      unroll: blocks per iteration of the scan over blocks; more compile slower and run
+        a little faster.
     """
 
     frames: int = 16
@@ -204,7 +206,7 @@ class FIT(nn.Module):
 
     @property
     def grids(self) -> "tuple[FIT, ...]":
-        """A network like this one for each height and width, of the most frames."""
+        """A network like this one for each height and width, with the most frames."""
         longest = {(self.height, self.width): self.frames}
         for frames, *size in self.further_sizes:
             longest[tuple(size)] = max(frames, longest.get(tuple(size), 0))
@@ -216,10 +218,10 @@ class FIT(nn.Module):
         return self.clone(parent=None, **size)
 
     def like(self, height: int, width: int) -> "FIT":
-        """That of `grids` for clips of a height and width.
+        """The network of `grids` for clips of a height and width.
 
         Raises:
-          ValueError: the network takes none of this size.
+          ValueError: the network does not take clips of this size.
         """
         for grid in self.grids:
             if (grid.height, grid.width) == (height, width):
@@ -246,7 +248,7 @@ class FIT(nn.Module):
 
     @property
     def context_numbers(self) -> int:
-        """Context tokens beside the text's."""
+        """Context tokens that are not text."""
         return len(UPSAMPLER_NUMBERS if self.is_upsampler else NUMBERS)
 
     @property
@@ -255,7 +257,7 @@ class FIT(nn.Module):
 
     @property
     def is_upsampler(self) -> bool:
-        """Whether it also reads the clip it is to enlarge, as more channels."""
+        """Whether it also reads a low-resolution clip, as further channels."""
         return self.in_channels > self.out_channels
 
     def validate(self) -> None:
@@ -273,7 +275,7 @@ class FIT(nn.Module):
         }
 
     def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
-        """See `flops.fit_forward`; making context tokens takes next to nothing."""
+        """See `flops.fit_forward`; context tokens cost next to nothing."""
         return flops.fit_forward(self, text_tokens + self.context_numbers)
 
     def resource_estimate(self) -> ResourceEstimate:
@@ -341,9 +343,9 @@ class FIT(nn.Module):
         return patches + position[:, :, : patches.shape[2]]
 
     def _positions(self):
-        """The table of learned positions of each height and width, by these two.
+        """Tables of learned positions, by height and width.
 
-        All are there whatever the clip is, so that every batch trains the same state.
+        All exist whatever the size of the clip, so that the state has one layout.
         """
         return {
             (grid.height, grid.width): self.param(
@@ -359,8 +361,8 @@ class FIT(nn.Module):
     def _position_init(self, key, shape, dtype=jnp.float32):
         """Sines and cosines of frame, row and column, a third of the channels each [C].
 
-        The embedding is learned; it starts with neighbours alike and at the scale of
-        the normalised patches, else a short run has no use for it.
+        The embedding is learned; it starts with similar neighbours and at the scale of
+        the normalised patches, or a short run would not make use of it.
         """
         del key
         frames = self.frames // self.patch[0]

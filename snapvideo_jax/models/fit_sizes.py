@@ -1,8 +1,8 @@
-"""What makes no sense of a FIT's sizes, and what would."""
+"""Checks of a FIT's sizes."""
 
 
 def check_sizes(model) -> None:
-    """Makes sure that the sizes of a FIT divide, those of further clips too.
+    """Checks that the sizes of a FIT divide, for clips of all sizes.
 
     Raises:
       ValueError: names the field and a cure.
@@ -50,7 +50,7 @@ def check_sizes(model) -> None:
 
 
 def _check_heads(model) -> None:
-    """Makes sure that widths divide into heads."""
+    """Checks that widths divide into heads."""
     for name in ("patch", "latent"):
         size = getattr(model, f"{name}_width")
         per_head = getattr(model, f"{name}_head_width")
@@ -71,12 +71,12 @@ def _check_heads(model) -> None:
 
 
 def _check_further(model) -> None:
-    """Makes sure of the same for clips of further sizes."""
+    """Checks the sizes of clips in ``data.buckets``."""
     for frames, height, width in model.further_sizes:
         if (height, width) == (model.height, model.width) and frames > model.frames:
             raise ValueError(
                 f"data.buckets has {frames} frames of {height}x{width}, "
-                f"data.frames={model.frames} of the same; put the longer one first: "
+                f"data.frames={model.frames} of the same size; put the longer first: "
                 f"data.frames={frames}, and {(model.frames, height, width)} into "
                 "data.buckets."
             )

@@ -66,7 +66,7 @@ def unet_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
       text_tokens, text_width: of the text before it is projected.
     """
     found: Counter[str] = Counter()
-    frames, told = model.frames, model.embedding_width
+    frames, embedding = model.frames, model.embedding_width
     for step in model.steps():
         rows, columns = model.size(step.level)
         width, positions = step.width, rows * columns
@@ -76,7 +76,7 @@ def unet_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
             convolved += step.width_in * width
         kind = "resampling blocks" if step.resample else "residual blocks"
         found[kind] += 2 * pixels * convolved
-        found["scales and shifts"] += 2 * told * 2 * width
+        found["scales and shifts"] += 2 * embedding * 2 * width
         if not step.attends:
             continue
         for over, seen in (("spatial", positions), ("temporal", frames)):
@@ -90,7 +90,7 @@ def unet_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
     ends = model.in_channels + model.out_channels
     found["stem and head"] = 18 * frames * rows * columns * model.channels * ends
     found["text projection"] = 2 * text_tokens * text_width * model.context_width
-    found["numbers"] = _numbers(model.channels, told)
+    found["numbers"] = _numbers(model.channels, embedding)
     return dict(found)
 
 
@@ -120,21 +120,21 @@ def dit_forward(model, text_tokens: int, text_width: int) -> dict[str, float]:
 
 
 def _numbers(base: int, width: int) -> int:
-    """Of `context.NumbersVector`: three numbers or pairs of them."""
+    """FLOPs of `context.NumbersVector`: three numbers or pairs of them."""
     return 3 * 2 * (base * width + width**2)
 
 
 def train_factor(self_conditioning: float) -> float:
-    """Forward passes that a training step is worth.
+    """Cost of a training step in forward passes.
 
-    One forward, a backward that costs two, and the self-conditioning pass of the
-    share of samples that have one; recomputation does not count.
+    One forward pass, two for the backward pass, and the first pass of self-conditioned
+    samples, whose share is given; recomputation does not count.
     """
     return 3 + self_conditioning
 
 
 def flops_forward(experiment) -> float:
-    """FLOPs of one forward pass of one sample; the mean over the sizes of batches."""
+    """FLOPs of one forward pass of one sample, averaged over the sizes of batches."""
     model, data, text = experiment.model, experiment.data, experiment.text
     models = [model.at(*size) for size in data.sizes] if data.buckets else [model]
     each = [sum(m.forward_flops(text.tokens, text.width).values()) for m in models]
@@ -142,6 +142,6 @@ def flops_forward(experiment) -> float:
 
 
 def flops_per_sample(experiment) -> float:
-    """Model FLOPs of training on one sample; recomputation does not count."""
+    """FLOPs of training on one sample; recomputation does not count."""
     share = experiment.training.self_conditioned_share
     return flops_forward(experiment) * train_factor(share)

@@ -1,9 +1,9 @@
-"""What networks are made of: projections, attention, feed-forward, patches and groups.
+"""Layers of the networks: projections, attention, feed-forward, patches and groups.
 
 [C], fixed by the parameter counts of Tab. 8: LayerNorm has a scale and no bias,
 attention projections have no bias, a feed-forward is ``D -> 4D -> D`` with GELU and
-biases. Parameters are float32 and declare their logical axes; ``dtype`` is what is
-computed in. Softmax and LayerNorm statistics are float32 always.
+biases. Parameters are float32 and declare their logical axes; ``dtype`` is that of the
+computation. Softmax and LayerNorm statistics are always float32.
 """
 
 import flax.linen as nn
@@ -22,18 +22,18 @@ KERNEL_INIT = nn.initializers.lecun_normal()
 
 
 def param_init(init, *axes: str | None):
-    """``init`` whose parameter carries the logical ``axes`` that sharding maps."""
+    """``init`` of a parameter with logical ``axes``, for sharding."""
     return nn.with_logical_partitioning(init, axes)
 
 
 def product(
     tokens: Float[Array, "*b i"], kernel: Float[Array, "i o"]
 ) -> Float[Array, "*b o"]:
-    """``tokens @ kernel``; of its gradient the narrower operand is the one turned.
+    """``tokens @ kernel``; the backward pass transposes the smaller operand.
 
-    XLA on CPUs writes the turned one out, and makes again what it comes from, as GELU
-    and dropout. Left to itself it turns what comes from the output. Policies of remat
-    do not see a product with a gradient of its own, so it has a name for them.
+    XLA on CPUs materializes the transposed operand and recomputes what it depends on,
+    such as GELU and dropout; by default it transposes the gradient of the output. Remat
+    policies cannot see inside a custom_vjp, so the output has a checkpoint_name.
     """
     return checkpoint_name(_product(tokens, kernel), PRODUCT)
 
@@ -47,8 +47,8 @@ def _product_forward(tokens, kernel):
     return _product(tokens, kernel), (tokens, kernel)
 
 
-def _product_backward(kept, gradient):
-    tokens, kernel = kept
+def _product_backward(saved, gradient):
+    tokens, kernel = saved
     to_tokens = jnp.einsum("...o,io->...i", gradient, kernel)
     if kernel.shape[0] <= kernel.shape[1]:
         return to_tokens, jnp.einsum("...i,...o->io", tokens, gradient)
@@ -61,7 +61,7 @@ _product.defvjp(_product_forward, _product_backward)
 class Dense(nn.Module):
     """A linear layer whose kernel has the logical ``axes`` (input, output).
 
-    The kernel is cast first and gathered then: half the bytes travel.
+    The kernel is cast before it is gathered, which halves the communication.
     """
 
     features: int
@@ -80,7 +80,7 @@ class Dense(nn.Module):
 
 
 class Kernel(nn.Module):
-    """The kernel of a linear layer without a bias, for those who do the product."""
+    """The kernel of a linear layer without a bias; the caller computes the product."""
 
     features: int
     axes: tuple[str, str]
@@ -93,7 +93,7 @@ class Kernel(nn.Module):
 
 
 def _kernel(module: Dense | Kernel, width: int) -> Float[Array, "i o"]:
-    """A module's kernel for tokens of ``width`` channels, whole along fsdp."""
+    """A module's kernel for tokens of ``width`` channels, gathered along fsdp."""
     shape = (width, module.features)
     kernel = module.param("kernel", param_init(module.init, *module.axes), shape)
     return gathered(kernel.astype(module.dtype), *module.axes)
@@ -111,13 +111,13 @@ def drop(
 ) -> Float[Array, "*b d"]:
     """Dropout: zeroes a share ``rate`` of the values and scales up the rest.
 
-    Every random word decides about two values, so that drawing them, which is a good
-    part of a training step on TPU, costs half. The share is ``rate`` to 1 in 65,536.
+    Every random word serves two values, which halves the cost of drawing them, a good
+    part of a training step on TPU. The share is ``rate`` to 1 in 65,536.
     """
     width = values.shape[-1]
     words = jax.random.bits(key, (*values.shape[:-1], -(-width // 2)), jnp.uint32)
     least = round(rate * 2**16)
-    # Compared first and joined then: a byte for each value goes to memory, not four.
+    # Compared before they are concatenated: one byte a value in memory, not four.
     keep = jnp.concatenate([(words & 0xFFFF) >= least, words >> 16 >= least], axis=-1)
     return jnp.where(keep[..., :width], values / (1 - rate), 0).astype(values.dtype)
 
@@ -125,11 +125,11 @@ def drop(
 def token_axes(
     tokens: Float[Array, "*b q d"], whole: bool = False
 ) -> tuple[str | None, ...]:
-    """Logical axes of tokens but for their channels: ``b q`` or ``b g q``.
+    """Logical axes of tokens without their channels: ``b q`` or ``b g q``.
 
     Args:
-      tokens: grouped ones are divided by groups, others among themselves.
-      whole: not among themselves, as keys that everyone attends to.
+      tokens: sharded by groups if they have groups, else along the tokens.
+      whole: not sharded along the tokens, for keys that all queries attend to.
     """
     if tokens.ndim == 4:
         return "batch", "groups", None
@@ -162,10 +162,10 @@ class Attention(nn.Module):
       width: inner width, split evenly over the heads. [C] The smaller of the two
         sides' widths for cross attention.
       heads: number of heads.
-      dtype: what is computed in.
-      query_init: of the queries' kernel; by default they start at zero, so attention
-        starts as a plain mean over its keys [C].
-      out_init: of the output's kernel.
+      dtype: of the computation.
+      query_init: initializer of the queries' kernel; by default it starts at zero, so
+        attention starts as a plain mean over its keys [C].
+      out_init: initializer of the output's kernel.
     """
 
     width: int
@@ -261,7 +261,7 @@ def sinusoid(
 ) -> Float[Array, "*b f"]:
     """Sines and cosines of ``value`` at geometrically spaced periods [C].
 
-    The range suits everything a token is made of here: ``c_noise`` (-1.6 to 1.1),
+    The range suits all numbers that are embedded here: ``c_noise`` (-1.6 to 1.1),
     seconds between frames (0 to 1), and the logarithm of a size in pixels (3 to 8).
     """
     ratio = jnp.linspace(0.0, 1.0, width // 2)

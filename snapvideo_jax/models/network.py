@@ -1,9 +1,8 @@
-"""What every network tells of itself, so that nobody has to ask which one it is.
+"""The interface that every network implements.
 
-The train step, the sampler, plans and benchmarks know networks by this alone. A network
-is a Flax module with the call ``(noisy, c_noise, context, previous, train) -> (F,
-carry)``; what one call hands to the next, the carry, is empty for those that have no
-latents.
+The train step, the sampler, plans and benchmarks use nothing else of a network. It is a
+Flax module with the call ``(noisy, c_noise, context, previous, train) -> (F, carry)``;
+the carry, which one call passes to the next, is empty for networks without latents.
 """
 
 import dataclasses
@@ -12,13 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclasses.dataclass(frozen=True)
 class ResourceEstimate:
-    """What a plan that compiles nothing goes by; all of one sample and one pass.
+    """Resources estimated from shapes, of one sample and one pass.
 
     Attributes:
-      activations: bytes that the backward pass keeps or has in use, by ``remat``.
-      exchanged: values that devices which share a clip's heads or tokens exchange.
-      narrowest: rows of the narrowest of its large kernels, which fsdp divides.
-      parts: tokens that the context axis divides; 1 where it divides none.
+      activations: bytes saved for or used by the backward pass, under ``remat``.
+      exchanged: values exchanged between devices that share a clip's heads or tokens.
+      narrowest: rows of the narrowest of the large kernels, which fsdp divides.
+      parts: tokens that the mesh axis context divides; 1 where it divides none.
     """
 
     activations: float
@@ -29,15 +28,15 @@ class ResourceEstimate:
 
 @runtime_checkable
 class Network(Protocol):
-    """A network, beside what it is as a Flax module.
+    """A network, in addition to its methods as a Flax module.
 
     Attributes:
       frames, height, width: of the clips it takes, from the data.
-      in_channels, out_channels: colour channels it reads and gives.
-      dtype: what it is computed in.
-      remat: what the backward pass keeps; see `models.remat`.
-      is_upsampler: whether it reads a small clip too.
-      self_conditions: whether its carry helps the next call.
+      in_channels, out_channels: colour channels it reads and returns.
+      dtype: of its computation.
+      remat: what the backward pass recomputes; see `models.remat`.
+      is_upsampler: whether it also reads a low-resolution clip.
+      self_conditions: whether it uses the carry of the previous call.
     """
 
     frames: int
@@ -57,10 +56,10 @@ class Network(Protocol):
         """The carry of a first call."""
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
-        """How many it has of what, in one clip."""
+        """Numbers of its tokens in one clip, by kind."""
 
     def forward_flops(self, text_tokens: int, text_width: int) -> dict[str, float]:
         """FLOPs of one forward pass of one clip, by part of the network."""
 
     def resource_estimate(self) -> ResourceEstimate:
-        """What a plan that compiles nothing goes by."""
+        """Resources of one sample, for plans that do not compile."""

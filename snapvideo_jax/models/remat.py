@@ -1,13 +1,13 @@
-"""What a backward pass keeps and what it computes again, by name, for all networks."""
+"""Rematerialization policies of all networks, by name."""
 
 import jax
 
 from snapvideo_jax.models.attention import ATTENTION
 
 DTYPES = ("float32", "bfloat16")
-"""What a network may be computed in."""
+"""Types that a network can compute in."""
 PRODUCT = "product"
-"""Name of what a product with a kernel gives, or a convolution."""
+"""checkpoint_name of outputs of products with kernels, and of convolutions."""
 
 _DOTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -26,20 +26,28 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
-"""What the backward pass keeps, by name, with its policy: everything ("none"), what
-enters each block ("block", or on the host: "offload"), what enters each pair of
-attention and feed-forward and what its attention gave ("layer"), or that and all
-products with weights ("dots"), or only those of latents ("latent_dots": where patches
-are many, to make their products again is faster than to write and read them). A
-network without latents has no "latent_dots", and the U-Net, whose residual and
-attention blocks are its blocks and its layers, no "offload"."""
+"""What the forward pass saves for the backward pass, by name of the policy:
+
+    none         everything
+    block        the input of each block
+    offload      the same, in the memory of the host
+    layer        the input of each pair of attention and feed-forward, and the
+                 output of its attention
+    dots         the same, and all products with weights
+    latent_dots  the same, and products with weights of latents only: where patches
+                 are many, their products are recomputed faster than written and read
+
+Everything else is recomputed. For a network without latents, "latent_dots" equals
+"dots". The U-Net has no "offload"; its blocks and its layers are its residual and
+attention blocks."""
 
 
 def check_known(model, remats: tuple[str, ...] = tuple(REMAT)) -> None:
-    """Refuses a type or a policy that a network does not have.
+    """Raises ValueError where a network's ``dtype`` or ``remat`` is unknown.
 
-    Raises:
-      ValueError: names the field and what there is.
+    Args:
+      model: the network.
+      remats: policies that it supports.
     """
     for name, known in (("dtype", DTYPES), ("remat", remats)):
         if getattr(model, name) not in known:

@@ -1,13 +1,14 @@
-"""What networks need of a device, guessed from their shapes; compiled, they are known.
+"""Rough estimates of the resources that networks need, from their shapes.
 
-Guesses order what is worth compiling (`plan.estimate`), and are rough.
+They order the candidates that `planning.search` compiles; exact numbers come from
+compiled programs.
 """
 
 from snapvideo_jax.models.network import ResourceEstimate
 
 
 def fit(model) -> ResourceEstimate:
-    """That of a `FIT`."""
+    """Resources of a `FIT`."""
     narrow = model.groups * model.patches_per_group * model.patch_width
     wide = model.latents * model.latent_width
     layers, size = model.global_layers, _bytes(model)
@@ -15,20 +16,20 @@ def fit(model) -> ResourceEstimate:
     # Queries, keys, values, the outputs of attention, and both feed-forward layers.
     of_latents, of_patches = (9 * layers + 14) * wide, 9 * narrow
     products = of_latents + of_patches
-    kept = {
+    saved = {
         "none": 2 * (inputs + products),
         "dots": inputs + products,
         "latent_dots": inputs + of_latents,
-        "layer": 2 * inputs,  # and what attention gives, of the same size
+        "layer": 2 * inputs,  # and outputs of attention, of the same size
         "block": wide + narrow,
         "offload": 0,
     }[model.remat]
-    # As compiled, FIT 3.9B has 0.4 GB a sample in use beside what it keeps.
+    # As compiled, FIT 3.9B uses 0.4 GB a sample in addition to what it saves.
     in_use = 80 * max(wide, narrow)
     if model.remat in ("block", "offload"):
         in_use += 2 * (inputs + products)
     return ResourceEstimate(
-        activations=size * (model.blocks * kept + in_use),
+        activations=size * (model.blocks * saved + in_use),
         exchanged=model.blocks * (layers + 3) * 2 * wide,
         narrowest=min(model.patch_width, model.latent_width),
         parts=model.latents,
@@ -36,12 +37,12 @@ def fit(model) -> ResourceEstimate:
 
 
 def dit(model) -> ResourceEstimate:
-    """That of a `DiT`."""
+    """Resources of a `DiT`."""
     tokens = model.patches * model.patch_width
     size = _bytes(model)
     # Inputs of three layers; their queries, keys, values, outputs and hidden units.
     inputs, products = 3 * tokens, 14 * tokens
-    kept = {
+    saved = {
         "none": 2 * (inputs + products),
         "dots": inputs + products,
         "latent_dots": inputs + products,
@@ -53,7 +54,7 @@ def dit(model) -> ResourceEstimate:
     if model.remat in ("block", "offload"):
         in_use += 2 * (inputs + products)
     return ResourceEstimate(
-        activations=size * (model.blocks * kept + in_use),
+        activations=size * (model.blocks * saved + in_use),
         exchanged=3 * model.blocks * tokens,
         narrowest=model.patch_width,
         parts=model.patches,
@@ -61,7 +62,7 @@ def dit(model) -> ResourceEstimate:
 
 
 def unet(model) -> ResourceEstimate:
-    """That of a `UNet`, whose norms and activations are float32 for a while."""
+    """Resources of a `UNet`, whose norms and activations are partly float32."""
     size = _bytes(model)
     inputs = products = largest = attended = 0
     for step in model.steps():
@@ -72,14 +73,14 @@ def unet(model) -> ResourceEstimate:
         inputs += joined + 2 * made * step.attends
         products += 2 * made + 8 * made * step.attends
         attended += 4 * made * step.attends
-    kept = {
+    saved = {
         "none": 4 * (inputs + products),
         "dots": inputs + products,
         "layer": inputs + attended / 2,
         "block": inputs,
     }[model.remat]
     return ResourceEstimate(
-        activations=size * (kept + 16 * largest),
+        activations=size * (saved + 16 * largest),
         exchanged=attended,
         narrowest=model.channels,
         parts=1,

@@ -3,8 +3,8 @@
 Residual blocks of self-attention and a feed-forward, each behind an RMS norm. There
 are no biases and scores are not scaled. Positions enter as one learned number for each
 head and range of distances, added to the scores of every block. v1.0 has relu, v1.1 a
-gated GELU. The stream between blocks is float32 whatever is computed in: its values
-grow into the thousands, and bfloat16 has 8 bits.
+gated GELU. The residual stream is float32 for any ``dtype``: its values grow into the
+thousands, and bfloat16 has 8 bits.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ from snapvideo_jax.parallel.sharding import constrain, gathered
 
 @dataclasses.dataclass(frozen=True)
 class T5Sizes:
-    """What tells one T5 encoder from another.
+    """Sizes of a T5 encoder.
 
     Attributes:
       width: channels of a token.
       layers, heads, head_width: of the attention; its inner width need not be
         ``width``.
-      hidden: units of a feed-forward.
+      hidden: hidden units of a feed-forward.
       gated: gated GELU (v1.1) in place of relu (v1.0).
-      vocabulary: rows of the embedding table; more than the tokenizer has pieces.
-      buckets, max_distance: ranges of distances, and where the last one begins.
+      vocabulary: rows of the embedding table, at least the tokenizer's pieces.
+      buckets, max_distance: number of ranges of distances, and start of the last one.
       epsilon: of the RMS norms.
     """
 
@@ -83,7 +83,7 @@ def encoder_flops(sizes: T5Sizes, tokens: int) -> float:
 def position_buckets(
     tokens: int, buckets: int = 32, max_distance: int = 128
 ) -> Int[np.ndarray, "q k"]:
-    """The range that each key's distance from each query falls into.
+    """The range of each key's distance from each query.
 
     Half of the ranges are for keys behind the query. Of each half, the first half are
     single distances, and the others grow geometrically up to ``max_distance``.
@@ -151,11 +151,11 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Embeddings of tokens: what T5's decoder attends to.
+    """Embeddings of tokens, the output of T5's encoder.
 
     Attributes:
       sizes: see `SIZES`.
-      dtype: what is computed in; the stream, norms and softmax are float32.
+      dtype: of the computation; the stream, norms and softmax are float32.
     """
 
     sizes: T5Sizes
@@ -165,7 +165,7 @@ class T5Encoder(nn.Module):
     def __call__(
         self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"]
     ) -> Float[Array, "b n f"]:
-        """Embeddings in float32; of padding, where ``mask`` is False, without meaning.
+        """Embeddings in float32; undefined for padding, where ``mask`` is False.
 
         Args:
           ids: of tokens, below ``sizes.vocabulary``.
@@ -191,7 +191,7 @@ class T5Encoder(nn.Module):
         return rms_norm(sizes, "float32", "norm")(stream)
 
     def _position_bias(self, tokens: int) -> Float[Array, "1 a n n"]:
-        """What is added to the scores, for its distance alone."""
+        """Biases of the scores, by head and distance."""
         sizes = self.sizes
         bias = self.param(
             "position_bias",

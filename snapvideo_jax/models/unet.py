@@ -1,10 +1,10 @@
-"""The U-Net that FIT is measured against (Sec. 4.3, Tab. 2, Tab. 7).
+"""The U-Net baseline of the paper (Sec. 4.3, Tab. 2, Tab. 7).
 
-The paper names the published parts it is made of and gives widths; what joins them is
-the reading whose parameters come out at both its sizes, 85M and 284M [C]: the U-Net of
-arXiv 2105.05233 (ADM) with residual blocks that resample, applied to every frame; at
-half the size and below, attention within each frame and then over the frames of each
-position (arXiv 2204.03458), both of them to the text as well (arXiv 2112.10741); noise
+The paper names the published parts it consists of and gives widths; this is the
+combination that has its numbers of parameters at both sizes, 85M and 284M [C]: the
+U-Net of arXiv 2105.05233 (ADM) with residual blocks that resample, applied to every
+frame; at half the size and below, attention within each frame and then over the frames
+of each position (arXiv 2204.03458), both also to the text (arXiv 2112.10741); noise
 level, frame interval and resolution scale and shift the residual blocks. There are no
 latents: the carry is empty.
 """
@@ -33,21 +33,21 @@ from snapvideo_jax.parallel.sharding import constrain
 from snapvideo_jax.types import Context
 
 REMATS = ("none", "dots", "layer", "block")
-"""Policies of `models.remat` that a U-Net has; a layer is a residual or an attention
-block."""
+"""Policies of `models.remat` that a U-Net supports; a layer is a residual or an
+attention block."""
 
 
 class Step(NamedTuple):
-    """A residual block, and what stands around it.
+    """A residual block, and the attention and the skip connections around it.
 
     Attributes:
       name: of the block.
-      level: of what comes out; height and width are halved ``level`` times.
-      width_in, width: channels that come in and out.
+      level: of its output; height and width are halved ``level`` times.
+      width_in, width: input and output channels.
       resample: -1 halves height and width, 1 doubles them.
-      joins: what comes in is joined with what an earlier step kept.
+      joins: its input is concatenated with the skip of an earlier step.
       attends: attention over space, then over time, follows.
-      keeps: what comes out is kept for a later step.
+      skips: its output is a skip, for a later step.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Step(NamedTuple):
     resample: int = 0
     joins: bool = False
     attends: bool = False
-    keeps: bool = False
+    skips: bool = False
 
 
 class UNet(nn.Module):
@@ -69,9 +69,8 @@ class UNet(nn.Module):
       pad_height: rows of zeros added above and below. [P] 64x36 becomes 64x40; [C]
         2 and 2.
       channels: of the first level. [P] 128 and 192.
-      multiples: channels of every level, in multiples of those; every further level has
-        half the height and width. [P] 1, 2, 2, 3 and
-        1, 2, 3, 4.
+      multiples: channels of every level, in multiples of ``channels``; every further
+        level has half the height and width. [P] 1, 2, 2, 3 and 1, 2, 3, 4.
       blocks: residual blocks of a level on the way down; one more on the way up.
         [P] 2.
       attention_from: first level with attention. [P] "32, 16, 8", the levels of 32
@@ -80,10 +79,10 @@ class UNet(nn.Module):
       context_width: channels that text is projected to. [P] 768.
       norm_groups: groups of GroupNorm. [C] 32.
       dropout: in residual blocks. [P] 0.1.
-      time: how attention over time knows the order of frames: "sinusoid", which takes
-        no parameters [C], "relative", learned, or "none".
-      dtype: what is computed in; parameters, norms, softmax and the head are float32.
-      remat: what the backward pass keeps and what it computes again: `REMATS`.
+      time: encoding of the order of frames in attention over time: "sinusoid", without
+        parameters [C], "relative", learned, or "none".
+      dtype: of the computation; parameters, norms, softmax and the head are float32.
+      remat: what the backward pass recomputes: `REMATS`.
     """
 
     frames: int = 16
@@ -126,25 +125,25 @@ class UNet(nn.Module):
         return self.padded_height >> level, self.width >> level
 
     def steps(self) -> list[Step]:
-        """All residual blocks, in order; the network and its FLOPs walk along them."""
+        """All residual blocks, in order, for the network and for counting FLOPs."""
         widths = [self.channels * multiple for multiple in self.multiples]
         last, width = len(widths) - 1, self.channels
-        steps, kept = [], [self.channels]
+        steps, skips = [], [self.channels]
 
         def add(name, level, features, **options):
             nonlocal width
-            joined = kept.pop() if options.get("joins") else 0
+            joined = skips.pop() if options.get("joins") else 0
             steps.append(Step(name, level, width + joined, features, **options))
             width = features
-            if options.get("keeps"):
-                kept.append(width)
+            if options.get("skips"):
+                skips.append(width)
 
         for level, features in enumerate(widths):
             attends = level >= self.attention_from
             for i in range(self.blocks):
-                add(f"down_{level}_{i}", level, features, attends=attends, keeps=True)
+                add(f"down_{level}_{i}", level, features, attends=attends, skips=True)
             if level < last:
-                add(f"halve_{level}", level + 1, features, resample=-1, keeps=True)
+                add(f"halve_{level}", level + 1, features, resample=-1, skips=True)
         add("middle_0", last, widths[-1], attends=last >= self.attention_from)
         add("middle_1", last, widths[-1])
         for level, features in reversed(list(enumerate(widths))):
@@ -190,11 +189,11 @@ class UNet(nn.Module):
                 )
 
     def no_latents(self, batch: int) -> tuple[()]:
-        """The carry of a first call, and of every other: nothing."""
+        """The carry of every call, which is empty."""
         return ()
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
-        """Positions in all frames, from the first level to the last, and text."""
+        """Numbers of positions in all frames, by level, and of text tokens."""
         sizes = [self.size(level) for level in range(len(self.multiples))]
         positions = [self.frames * rows * columns for rows, columns in sizes]
         named = {f"positions of level {i}": n for i, n in enumerate(positions)}
@@ -223,7 +222,7 @@ class UNet(nn.Module):
           noisy: ``c_in x_sigma``, up to ``frames`` frames.
           c_noise: ``ln(sigma) / 4``.
           context: text and numbers the clip is conditioned on.
-          previous: nothing.
+          previous: empty.
           train: applies dropout; needs the rng "dropout".
         """
         embedding = NumbersVector(
@@ -241,20 +240,20 @@ class UNet(nn.Module):
         clip = constrain(clip, "batch", None, None, None, None)
         axes = ("patch", "to_embed")
         clip = Conv(self.channels, 3, self.dtype, axes, name="stem")(clip)
-        kept = [clip]
+        skips = [clip]
         for step in self.steps():
             if step.joins:
-                clip = jnp.concatenate([clip, kept.pop()], axis=-1)
+                clip = jnp.concatenate([clip, skips.pop()], axis=-1)
             block = residual(step.width, step.resample, name=step.name)
             clip = block(clip, embedding, train)
             for over in ("space", "time") if step.attends else ():
                 clip = attention(over, name=f"{step.name}_{over}")(clip, text, mask)
-            if step.keeps:
-                kept.append(clip)
+            if step.skips:
+                skips.append(clip)
         return self._pixels(clip), ()
 
     def _layers(self):
-        """Makers of residual and attention blocks, as ``remat`` has them."""
+        """Constructors of residual and attention blocks, under ``remat``."""
         residual, attention = Residual, TextAttention
         if self.remat != "none":
             policy = REMAT[self.remat]

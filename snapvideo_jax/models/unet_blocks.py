@@ -1,9 +1,9 @@
 """The blocks of the U-Net: residual blocks, and attention to self and text at once.
 
 The residual block is that of arXiv 2105.05233 (ADM), per frame: nothing convolves or
-normalises over time. Attention follows arXiv 2112.10741 (GLIDE): every block makes keys
-and values of the text for itself, and one softmax goes over those and its own. Clips
-are ``b t h w c`` throughout. The text's keys are made once for a clip and never copied
+normalises over time. Attention follows arXiv 2112.10741 (GLIDE): every block projects
+the text to keys and values, and one softmax covers those and its own. Clips are
+``b t h w c`` throughout. The text's keys are computed once for a clip and not copied
 for its frames or positions.
 """
 
@@ -21,13 +21,13 @@ from snapvideo_jax.models.remat import PRODUCT
 from snapvideo_jax.parallel.sharding import constrain, gathered
 
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Kernels are uniform within ``1 / sqrt(fan_in)``, as PyTorch makes them."""
+"""Kernels uniform within ``1 / sqrt(fan_in)``, PyTorch's default."""
 TIMES = ("sinusoid", "relative", "none")
-"""How attention over frames can know their order."""
+"""Encodings of the order of frames in attention over time."""
 
 
 def uniform_bias(fan_in: int) -> Initializer:
-    """Biases uniform within ``1 / sqrt(fan_in)``, as PyTorch makes them."""
+    """Biases uniform within ``1 / sqrt(fan_in)``, PyTorch's default."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):
@@ -37,7 +37,7 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 
 def linear(fan_in: int, features: int, axes, dtype: str, name: str) -> Dense:
-    """A linear layer of ``fan_in`` channels, begun as PyTorch begins it."""
+    """A linear layer of ``fan_in`` channels with PyTorch's initialization."""
     init = dict(init=UNIFORM, bias_init=uniform_bias(fan_in))
     return Dense(features, axes, dtype, name=name, **init)
 
@@ -46,10 +46,10 @@ class Conv(nn.Module):
     """A convolution over height and width that keeps the size of a clip.
 
     Attributes:
-      features: channels that come out.
+      features: output channels.
       size: rows and columns of the kernel.
-      axes: logical axes of its channels, in and out.
-      dtype: what is computed in.
+      axes: logical axes of its input and output channels.
+      dtype: of the computation.
       zero: kernel and bias start at zero.
     """
 
@@ -84,9 +84,9 @@ class Conv(nn.Module):
 
 
 class FrameNorm(nn.Module):
-    """GroupNorm of every frame for itself, in float32.
+    """GroupNorm of every frame separately, in float32.
 
-    Channels are summed over the frame first and grouped then: a TPU would pad the few
+    Channels are summed over the frame before they are grouped: a TPU would pad the few
     channels of a group to a whole tile.
     """
 
@@ -122,7 +122,7 @@ def _over_frame(values: Float[Array, "b t c"]) -> Float[Array, "b t 1 1 c"]:
 
 
 def resampled(clip: Float[Array, "b t h w c"], by: int) -> Float[Array, "b t H W c"]:
-    """Half the size by means (-1), twice by repetition (1), or as it is (0)."""
+    """Half the size by means (-1), twice the size by repetition (1), or unchanged."""
     if by > 0:
         return repeat(clip, "b t h w c -> b t (h y) (w x) c", y=2, x=2)
     if by < 0:
@@ -132,17 +132,17 @@ def resampled(clip: Float[Array, "b t h w c"], by: int) -> Float[Array, "b t H W
 
 
 class Residual(nn.Module):
-    """A residual block, told noise level, frame interval and resolution by scales.
+    """A residual block, scaled and shifted by the embedding of the numbers.
 
     ``conv(SiLU(GN(x)))``, then ``conv(SiLU(GN(h) (1 + scale) + shift))``, which starts
-    at zero, plus ``x``. What is resampled is so before the first convolution.
+    at zero, plus ``x``. Resampling happens before the first convolution.
 
     Attributes:
-      features: channels that come out.
+      features: output channels.
       resample: -1 halves height and width, 1 doubles them.
       norm_groups: groups of GroupNorm.
       dropout: before the second convolution. [P] Tab. 7: 0.1.
-      dtype: what is computed in.
+      dtype: of the computation.
     """
 
     features: int
@@ -163,7 +163,7 @@ class Residual(nn.Module):
         hidden = resampled(hidden.astype(self.dtype), self.resample)
         clip = resampled(clip, self.resample)
         hidden = Conv(self.features, 3, self.dtype, name="conv")(hidden)
-        told = linear(
+        scale_shift = linear(
             embedding.shape[-1],
             2 * self.features,
             ("embed", "to_embed"),
@@ -171,7 +171,7 @@ class Residual(nn.Module):
             "scale_shift",
         )(nn.silu(embedding))
         scale, shift = jnp.split(
-            rearrange(told.astype(jnp.float32), "b c -> b 1 1 1 c"), 2, axis=-1
+            rearrange(scale_shift.astype(jnp.float32), "b c -> b 1 1 1 c"), 2, axis=-1
         )
         hidden = FrameNorm(self.norm_groups, name="hidden_norm")(hidden)
         hidden = nn.silu(hidden * (1 + scale) + shift).astype(self.dtype)
@@ -190,11 +190,11 @@ class TextAttention(nn.Module):
       over: "space" or "time".
       head_width: channels of a head. [P] Tab. 7: 64.
       norm_groups: groups of GroupNorm.
-      time: how attention over time knows the order of frames, which without it could be
-        any: "sinusoid" adds waves to what it reads, without a parameter; "relative"
-        learns a number for every head and distance; "none" does not know.
+      time: encoding of the order of frames in attention over time: "sinusoid" adds
+        sines and cosines to its input, without parameters; "relative" learns a bias for
+        every head and distance; "none" is invariant to the order.
       frames: most frames of a clip.
-      dtype: what is computed in.
+      dtype: of the computation.
     """
 
     over: str
@@ -217,7 +217,7 @@ class TextAttention(nn.Module):
         fold, unfold = "b t h w c -> b t (h w) c", "b t (h w) c -> b t h w c"
         if self.over == "time":
             fold, unfold = "b t h w c -> b (h w) t c", "b (h w) t c -> b t h w c"
-        # Frames are normalised before they are taken apart.
+        # Frames are normalised before their positions are separated.
         tokens = FrameNorm(self.norm_groups, name="norm")(clip)
         bias = None
         if self.over == "time" and self.time == "sinusoid":
@@ -228,23 +228,23 @@ class TextAttention(nn.Module):
         tokens = rearrange(tokens.astype(self.dtype), fold)
 
         def project(tokens, name, places):
-            given = tokens.shape[-1]
-            made = linear(given, width, ("embed", "heads"), self.dtype, name)(tokens)
-            made = rearrange(made, "... (a v) -> ... a v", a=heads)
-            return constrain(made, *places, "heads", None)
+            fan_in, axes = tokens.shape[-1], ("embed", "heads")
+            out = linear(fan_in, width, axes, self.dtype, name)(tokens)
+            out = rearrange(out, "... (a v) -> ... a v", a=heads)
+            return constrain(out, *places, "heads", None)
 
         own = [
             project(tokens, n, ("batch", None, None)) for n in ("query", "key", "value")
         ]
-        told = [project(text, n, ("batch", None)) for n in ("text_key", "text_value")]
-        seen = checkpoint_name(with_text(*own, *told, text_mask, bias), ATTENTION)
+        theirs = [project(text, n, ("batch", None)) for n in ("text_key", "text_value")]
+        seen = checkpoint_name(with_text(*own, *theirs, text_mask, bias), ATTENTION)
         seen = rearrange(seen, "... a v -> ... (a v)")
         axes, zeros = ("from_heads", "to_embed"), nn.initializers.zeros
         out = Dense(width, axes, self.dtype, zeros, name="out")(seen)
         return clip + rearrange(out, unfold, h=rows)
 
     def _relative(self, frames: int, heads: int) -> Float[Array, "a q k"]:
-        """What is added to the scores of two frames, by how far apart they are."""
+        """Biases of the scores of two frames, by their distance."""
         shape = (2 * self.frames - 1, heads)
         init = param_init(nn.initializers.zeros, None, None)
         table = self.param("time_bias", init, shape)
