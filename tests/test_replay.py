@@ -66,7 +66,7 @@ def test_a_step_has_the_recorded_loss_bit_by_bit(
     rebuilt = rebuild(ReplayOptions(workdir=trained, step=step, out=tmp_path))
     assert (rebuilt.begun_at, rebuilt.rerun) == (begun_at, again)
     assert not rebuilt.approximate and int(rebuilt.state.step) == step - 1
-    recorded = ledger.entry_of(trained, step)
+    recorded = next(ledger.read(trained, step, step))
     assert rebuilt.digest == recorded.digest and rebuilt.differences() == []
     assert rebuilt.loss_and_norm() == (recorded.loss, recorded.grad_norm)
 
@@ -212,7 +212,7 @@ def test_the_sample_that_made_a_loss_no_number_is_shown(root, tmp_path, run):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--step", 13), "--step=13 is past the last step of the run, 12"),
+        (("--step", 13), "--step=13 is not a step of the run; use 1 to 12"),
         (("--step", 0), "argument --step: 0 is too small; use 1 or more"),
         (("--step", 1, "--samples", "1,8"), "--samples=8 is not in the batch; use 0"),
         (("--step", 1, "--config.seed=1"), r"seed=1 \(was 0\)"),

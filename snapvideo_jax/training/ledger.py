@@ -208,11 +208,6 @@ def read(workdir: Path, first: int = 1, last: int | None = None) -> Iterator[Ent
                 yield _joined(step, steps[step])
 
 
-def entry_of(workdir: Path, step: int) -> Entry | None:
-    """The entry of a step; None without one."""
-    return next(read(workdir, step, step), None)
-
-
 def sample_digests(batch: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, "b"]:
     """A digest of the content and the sample number of each row of a batch.
 

@@ -43,6 +43,12 @@ def add_verbs(verbs) -> None:
     _add_rehearse(verbs)
 
 
+def _add_folder(verb, name: str, help: str, required: bool = False) -> None:
+    verb.add_argument(
+        f"--{name}", type=path, metavar="DIR", help=help, required=required
+    )
+
+
 def _add_train(verbs) -> None:
     verb = add(
         verbs,
@@ -54,7 +60,7 @@ def _add_train(verbs) -> None:
     verb.add_argument(
         "--config", metavar="FILE[:ARG]", help="(default: the config in --workdir)"
     )
-    verb.add_argument("--workdir", type=path, metavar="DIR", help="folder of the run")
+    _add_folder(verb, "workdir", "folder of the run")
     verb.add_argument(
         "--dry-run",
         action="store_true",
@@ -73,7 +79,7 @@ def _add_ema(verbs) -> None:
         EMA_HELP,
         takes_overrides=True,
     )
-    verb.add_argument("--workdir", type=path, metavar="DIR", help="of the run")
+    _add_folder(verb, "workdir", "of the run")
     verb.add_argument("--config", metavar="FILE[:ARG]", help="of a run to be planned")
     verb.add_argument(
         "--length",
@@ -94,9 +100,7 @@ def _add_ema(verbs) -> None:
     verb.add_argument(
         "--step", type=int, help="of a snapshot (default: the newest one)"
     )
-    verb.add_argument(
-        "--out", type=path, metavar="DIR", help="(default: WORKDIR/ema_profiles)"
-    )
+    _add_folder(verb, "out", "(default: WORKDIR/ema_profiles)")
     verb.add_argument(
         "--most_error",
         type=float,
@@ -120,9 +124,7 @@ def _add_replay(verbs) -> None:
         REPLAY_HELP,
         takes_overrides=True,
     )
-    verb.add_argument(
-        "--workdir", required=True, type=path, metavar="DIR", help="of the run"
-    )
+    _add_folder(verb, "workdir", "of the run", required=True)
     verb.add_argument(
         "--step", required=True, type=integer(least=1), metavar="N", help="from 1"
     )
@@ -137,9 +139,7 @@ def _add_replay(verbs) -> None:
         action="store_true",
         help="use the checkpoint's state as an approximation; recompute nothing",
     )
-    verb.add_argument(
-        "--out", type=path, metavar="DIR", help="(default: WORKDIR/replay/N)"
-    )
+    _add_folder(verb, "out", "(default: WORKDIR/replay/N)")
     verb.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -152,9 +152,7 @@ def _add_rehearse(verbs) -> None:
         takes_overrides=True,
     )
     verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    verb.add_argument(
-        "--out", required=True, type=path, metavar="DIR", help="a new folder"
-    )
+    _add_folder(verb, "out", "a new folder", required=True)
     verb.add_argument(
         "--steps", type=integer(least=6), default=24, help="of each run (default: 24)"
     )

@@ -100,11 +100,7 @@ class Checkpoints:
             self._local.save(step, state, data)
 
     def check_saves(self) -> None:
-        """Raises the error of a save that has failed in the background; never waits.
-
-        Raises:
-          SaveFailed: one has.
-        """
+        """Raises the `SaveFailed` of a save in the background, if any; never waits."""
         for tier in self._tiers:
             tier.check()
 
@@ -172,20 +168,12 @@ class Checkpoints:
         return ocp.load_checkpointables(tier.path(step), wanted)
 
     def wait(self) -> None:
-        """Waits for the checkpoints that are being written.
-
-        Raises:
-          SaveFailed: a save failed.
-        """
+        """Waits for running saves; raises `SaveFailed` if one fails."""
         for tier in self._tiers:
             tier.wait()
 
     def close(self) -> None:
-        """Waits for the checkpoints that are being written, and releases the folders.
-
-        Raises:
-          SaveFailed: a save failed.
-        """
+        """Waits for running saves as `wait` does, and releases the folders."""
         try:
             self.wait()
         finally:

@@ -1,5 +1,6 @@
 """Parameters of a run, restored from a checkpoint or from a post-hoc EMA."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,8 @@ def restore_params(workdir: Path, experiment, mesh, ema: bool, step: int | None 
       ValueError: as `Checkpoints` and `Checkpoints.restore_params`.
     """
     like = abstract_sharded_state(experiment, mesh)
-    checkpoints = Checkpoints(workdir)
-    try:
+    with closing(Checkpoints(workdir)) as checkpoints:
         return checkpoints.restore_params(like, ema, step)
-    finally:
-        checkpoints.close()
 
 
 def abstract_sharded_state(experiment, mesh):

@@ -71,9 +71,9 @@ class FaultTrial:
     kills_at: list[tuple[str, int, bool]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
-    def checkpoint_steps(self) -> list[int]:
-        """Steps of the committed checkpoints, in order."""
-        return RunFolder(self.workdir).checkpoint_steps()
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.workdir)
 
     def start(self, count: int = 0, more: tuple[str, ...] = ()) -> RunProcesses:
         """Starts the processes of the run."""
@@ -168,12 +168,12 @@ def kill_often(trial: FaultTrial, weights: dict[str, int]) -> None:
 def truncated(trial: FaultTrial) -> None:
     """The newest checkpoint loses half of its largest file."""
     run = trial.start()
-    saved = lambda: len(trial.checkpoint_steps()) >= 2  # noqa: E731
+    saved = lambda: len(trial.folder.checkpoint_steps()) >= 2  # noqa: E731
     if not run.wait_until(saved, "two checkpoints"):
         raise RehearsalFailed("the run ended before it had two checkpoints")
     run.kill()
-    *_, before, newest = trial.checkpoint_steps()
-    largest = _largest(trial.workdir / "checkpoints" / str(newest))
+    *_, before, newest = trial.folder.checkpoint_steps()
+    largest = _largest(trial.folder.checkpoints / str(newest))
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
     again = trial.restart()
@@ -208,10 +208,10 @@ def full_disk(trial: FaultTrial) -> None:
     """The disk is full from some step on, and later has space again."""
     with _small_disk(trial.workdir) as resize:
         run = trial.start()
-        saved = lambda: len(trial.checkpoint_steps()) >= 1  # noqa: E731
+        saved = lambda: len(trial.folder.checkpoint_steps()) >= 1  # noqa: E731
         if not run.wait_until(saved, "a checkpoint"):
             raise RehearsalFailed("the run ended before it had a checkpoint")
-        newest = trial.workdir / "checkpoints" / str(trial.checkpoint_steps()[-1])
+        newest = trial.folder.checkpoints / str(trial.folder.checkpoint_steps()[-1])
         if resize:
             # A save may be running, and a disk cannot be smaller than its files.
             room = _used(newest) // 2

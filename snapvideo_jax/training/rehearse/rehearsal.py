@@ -38,7 +38,7 @@ class RehearseOptions:
       kills: of the faults ``sigkill`` and ``save_kill``.
 
     Raises:
-      ValueError: a fault is unknown or needs more processes, or a value is too small.
+      ValueError: a fault is unknown or needs more processes.
     """
 
     config: str
@@ -51,12 +51,6 @@ class RehearseOptions:
     kills: int = 3
 
     def __post_init__(self):
-        least = {"steps": CHECKPOINTS, "processes": 1, "seed": 0, "kills": 1}
-        for name, smallest in least.items():
-            if (value := getattr(self, name)) < smallest:
-                raise ValueError(
-                    f"--{name}={value} is too small; use {smallest} or more."
-                )
         for name in self.names:
             if name not in FAULTS:
                 raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,8 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         nn.unbox(abstract_state(experiment)),
     )
-    checkpoints = Checkpoints(workdir)
-    state = checkpoints.restore(like)
-    checkpoints.close()
+    with closing(Checkpoints(workdir)) as checkpoints:
+        state = checkpoints.restore(like)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

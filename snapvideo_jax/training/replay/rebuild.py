@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,10 @@ class ReplayOptions:
         Raises:
           ValueError: the run has no such step, or the batch no such row.
         """
-        if self.step < 1:
-            raise ValueError(f"--step={self.step} is too small; use 1 or more.")
-        if self.step > experiment.optimizer.steps:
+        last = experiment.optimizer.steps
+        if not 1 <= self.step <= last:
             raise ValueError(
-                f"--step={self.step} is past the last step of the run, "
-                f"{experiment.optimizer.steps}; use that or an earlier one."
+                f"--step={self.step} is not a step of the run; use 1 to {last}."
             )
         for row in self.samples or ():
             if not 0 <= row < experiment.data.batch:
@@ -253,14 +252,11 @@ def _state(experiment, mesh: Mesh, workdir: Path, before: int):
     """The newest state of at most ``before`` updates, their number, its shardings."""
     boxed = abstract_state(experiment)
     shardings = checked_shardings(boxed, mesh)
-    checkpoints = Checkpoints(workdir, until=before)
-    try:
+    with closing(Checkpoints(workdir, until=before)) as checkpoints:
         begun_at = checkpoints.latest  # 0 for a run that began with a bundle
         if begun_at is not None:
             state = checkpoints.restore(with_shardings(nn.unbox(boxed), shardings))
             return state, begun_at, shardings
-    finally:
-        checkpoints.close()
     if RunFolder(workdir).imported.is_file():
         raise ValueError(
             f"{workdir} began with imported weights, and its checkpoint of step 0 is "
