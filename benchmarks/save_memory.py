@@ -1,11 +1,11 @@
-"""Host memory over many saves: does it stay flat?
+"""Host memory over many saves, which has to stay constant.
 
     python benchmarks/save_memory.py --saves 200 --megabytes 200 --out FOLDER
 
-Saves a state of the given size again and again as training does, through `Checkpoints`
-of `snapvideo_jax.training.checkpoints`, each time with other values, and prints the
-resident memory after every tenth save, once it is on the disk. The last line is the
-largest growth after the tenth save, as a share of the memory then.
+Saves a state of the given size repeatedly, as training does, through `Checkpoints` of
+`snapvideo_jax.training.checkpoints`, each time with other values, and prints the
+resident memory after every tenth save, once it is on disk. The last line has the
+largest growth after the tenth save, relative to the memory then.
 """
 
 import argparse

@@ -23,11 +23,11 @@ def free_port():
 
 
 def environment(devices, **more):
-    """One that tells a process nothing of others, nor where to keep programs."""
+    """An environment without settings of other processes or a compilation cache."""
     ours = ("SNAPVIDEO_PROCESS_COUNT", "JAX_COMPILATION_CACHE_DIR")
-    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
     flags = f"{xla.devices(devices)} {xla.FAST_COMPILE}"
-    return kept | {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, **more}
+    return inherited | {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, **more}
 
 
 def start(arguments, devices, record="", **more):

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, and a record of what it did.
+"""The command line in a separate process, with a record of what it did.
 
     RECORD=FILE python tests/recorded.py train --config ...
 

@@ -48,10 +48,10 @@ SKIP = Optimizer(
 )
 
 
-class Told:
-    """A network of two numbers, one of which weighs the resolution that it is told."""
+class TwoParameters:
+    """A network of two numbers, one of which weighs the resolution."""
 
-    params = dict(signal=0.3, told=0.1)
+    params = dict(signal=0.3, weight=0.1)
 
     def no_latents(self, batch):
         return Latents(value=jnp.zeros((batch, 1, 1)), known=jnp.zeros(batch, bool))
@@ -60,22 +60,22 @@ class Told:
         self, variables, noisy, c_noise, context, previous, train=False, rngs=None
     ):
         params = variables["params"]
-        told = broadcast(params["told"] * context.resolution[:, 1] / 64, noisy)
-        return params["signal"] * noisy + told, previous
+        weight = broadcast(params["weight"] * context.resolution[:, 1] / 64, noisy)
+        return params["signal"] * noisy + weight, previous
 
 
-TOLD = Told()
+NETWORK = TwoParameters()
 
 
-def batch_of(number, told=1.0, sample=3):
-    """The batch of a step; one sample is told ``told`` times as much as it should."""
+def batch_of(number, weight=1.0, sample=3):
+    """The batch of a step; the resolution of one sample is scaled by ``weight``."""
     model = tiny.fit()
     rng, about = np.random.default_rng(number), tiny.context(BATCH)
     shape = (BATCH, model.frames, model.height, model.width, 3)
     return {
         "video": jnp.asarray(rng.integers(0, 256, shape), jnp.uint8),
         "frame_interval": about.frame_interval,
-        "resolution": about.resolution.at[sample].multiply(told),
+        "resolution": about.resolution.at[sample].multiply(weight),
         "text": about.text,
         "text_mask": about.text_mask,
         "sample": number * BATCH + jnp.arange(BATCH, dtype=jnp.uint32),
@@ -85,12 +85,12 @@ def batch_of(number, told=1.0, sample=3):
 @functools.cache
 def compiled(optimizer, microbatches=1):
     training = dataclasses.replace(TRAINING, microbatches=microbatches)
-    options = dict(model=TOLD, edm=EDM(), optimizer=optimizer, training=training)
+    options = dict(model=NETWORK, edm=EDM(), optimizer=optimizer, training=training)
     return jax.jit(functools.partial(train_step, **options))
 
 
 def fresh(optimizer):
-    params = jax.tree.map(jnp.asarray, TOLD.params)
+    params = jax.tree.map(jnp.asarray, NETWORK.params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -181,19 +181,19 @@ def test_a_lasting_rise_is_a_spike_only_until_it_is_the_median():
         norms = with_norm(norms, jnp.float32(50), jnp.int32(step))
     # Two of four are the median with the old level: 25.5, which 50 is not 10 times.
     assert found == [SPIKE] * 2 + [GOOD] * 6
-    kept = with_norm(norms, jnp.float32(np.nan), jnp.int32(8))
-    np.testing.assert_array_equal(kept, norms)
+    unchanged = with_norm(norms, jnp.float32(np.nan), jnp.int32(8))
+    np.testing.assert_array_equal(unchanged, norms)
 
 
 # --- Skipping ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
-@pytest.mark.parametrize("told, verdict", [(np.nan, NON_FINITE), (1e4, SPIKE)])
-def test_a_skipped_step_leaves_no_trace(told, verdict, microbatches):
+@pytest.mark.parametrize("weight, verdict", [(np.nan, NON_FINITE), (1e4, SPIKE)])
+def test_a_skipped_step_leaves_no_trace(weight, verdict, microbatches):
     before = stepped(6, microbatches=microbatches)
     step = compiled(SKIP, microbatches)
-    after, metrics = step(before, batch_of(6, told), KEY)
+    after, metrics = step(before, batch_of(6, weight), KEY)
     assert metrics["verdict"] == verdict
     assert_held(before, after)
     # The next good step is what it would have been but for the schedule and the data.
@@ -221,7 +221,7 @@ def test_a_sample_without_a_finite_loss_is_known_by_its_number(microbatches):
 
 
 def test_numbers_go_with_losses_also_where_images_are_not_videos():
-    options = dict(model=TOLD, edm=EDM(images_as_videos=False), optimizer=SKIP)
+    options = dict(model=NETWORK, edm=EDM(images_as_videos=False), optimizer=SKIP)
     step = functools.partial(train_step, **options, training=TRAINING)
     _, metrics = jax.jit(step)(fresh(SKIP), batch_of(0, np.nan, 3), KEY)
     losses, numbers = (np.ravel(metrics["samples"][n]) for n in ("loss", "number"))
@@ -318,7 +318,7 @@ def test_a_run_stops_at_a_spike_before_it_is_saved(
         "gradient of step 8 has a norm of" in line and "spike_factor=1.6 times" in line
     )
     assert kept_steps(tmp_path) == [2, 4, 6]
-    # It may go on with the step skipped: the setting is one that may change.
+    # It may resume with the step skipped: the setting is one that may change.
     code, _, err = run(
         *("train", "--config", TINY_CONFIG, "--workdir", tmp_path),
         *(f"--config.{each}" for each in [f"data.root={shapes_root}", *changes]),
@@ -332,7 +332,7 @@ def test_a_run_stops_at_a_spike_before_it_is_saved(
     assert line["grad_norm"] > 1.6 * line["median"] > 0
 
 
-def test_a_gradient_that_is_no_number_stops_a_run(tmp_path):
+def test_a_nan_gradient_stops_a_run(tmp_path):
     bad = BadSteps(Optimizer(), RunFolder(tmp_path).at(0))
     metrics = {"loss": 1.0, "grad_norm": np.inf, "median_norm": 0.0, "verdict": 1}
     metrics["samples"] = {"loss": jnp.ones((1, 2)), "number": jnp.arange(2)[None]}

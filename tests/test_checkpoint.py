@@ -24,7 +24,7 @@ SIZE = 50_000
 
 
 def state_of(step):
-    """A state that can be told from that of any other step."""
+    """A state that differs for every step."""
     keys = jax.random.split(jax.random.key(step), 3)
     params, opt_state, ema = ({"w": jax.random.normal(key, (SIZE,))} for key in keys)
     return TrainState(jnp.asarray(step), params, {"mu": opt_state}, ema)
@@ -105,10 +105,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     caplog.clear()
     check_restores(tmp_path, like, 2, every_steps=1)
     ours = [each for each in caplog.records if each.name.startswith("snapvideo_jax")]
-    told = "\n".join(record.getMessage() for record in ours)
-    assert f"The checkpoint of step 3 is damaged: {path}" in told
-    assert re.search(message, told), told
-    assert "Using the checkpoint of step 2 instead" in told
+    logged = "\n".join(record.getMessage() for record in ours)
+    assert f"The checkpoint of step 3 is damaged: {path}" in logged
+    assert re.search(message, logged), logged
+    assert "Using the checkpoint of step 2 instead" in logged
     assert {record.levelname for record in ours} == {"ERROR"}
     assert kept_steps(tmp_path) == [1, 2]
     assert (tmp_path / "damaged" / "3").is_dir()

@@ -1,4 +1,4 @@
-"""Averages of any length, made afterwards of two that were tracked, on real runs."""
+"""Post-hoc EMA on real runs: averages of any length from snapshots of two."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ def test_the_last_snapshot_is_the_track_of_the_last_checkpoint(runs):
                 np.testing.assert_array_equal(read[name], value, err_msg=name)
 
 
-# --- What is made of it --------------------------------------------------------------
+# --- Reconstruction ------------------------------------------------------------------
 
 
 def test_a_made_average_is_the_tracked_one_within_the_predicted_error(runs, run):
@@ -206,20 +206,20 @@ def test_a_made_average_is_sampled(runs, run, tmp_path):
 # --- Beforehand ----------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_the_disk_beforehand(run, shapes_root):
+def test_a_dry_run_reports_the_disk(run, shapes_root):
     changes = [
         "optimizer.ema_snapshot_dtype=bfloat16",
         "optimizer.ema_snapshot_steps=5",
     ]
     config = config_of(shapes_root, TRACKED[0], *changes)
-    told = dry_run(config)
-    assert told["ema_snapshots"] == {
+    report = dry_run(config)
+    assert report["ema_snapshots"] == {
         "widths": [0.05, 0.1],
         "snapshots": 5,  # after 5, 10, 15, 20 and 24 steps
-        "bytes_each": 2 * 2 * told["parameters"],
-        "bytes": 5 * 2 * 2 * told["parameters"],
+        "bytes_each": 2 * 2 * report["parameters"],
+        "bytes": 5 * 2 * 2 * report["parameters"],
     }
-    memory = told["state_bytes_per_device"]
+    memory = report["state_bytes_per_device"]
     assert memory["powers"] == 2 * memory["params"]
     assert memory["total"] == sum(memory.values()) - memory["total"]
     code, out, _ = run(
@@ -231,7 +231,7 @@ def test_a_dry_run_tells_the_disk_beforehand(run, shapes_root):
     assert code == 0 and "powers" not in out and "EMA snapshots" not in out
 
 
-def test_a_plan_tells_errors_of_runs_to_come_and_of_runs_that_are_there(runs, run):
+def test_a_plan_reports_errors_for_configs_and_for_runs(runs, run):
     tracked, _, _ = runs
     code, out, err = run(
         *("ema", "--plan", "--config", TINY_CONFIG, "--json", "--length", DIRECT),
@@ -258,8 +258,8 @@ def test_a_resumed_run_makes_the_snapshots_that_a_kill_took(runs, tracked, shape
     with EmaSnapshotReader(experiment_of(runs[0]), runs[0]) as reader:
         expected = {s: by_name(reader.combine({s: {0.1: 1.0}})) for s in (16, 20, 24)}
     lines = RunFolder(tracked).ema_list.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["step"] != 16]
-    RunFolder(tracked).ema_list.write_text("".join(kept))
+    others = [line for line in lines if json.loads(line)["step"] != 16]
+    RunFolder(tracked).ema_list.write_text("".join(others))
     train.train(config_of(shapes_root, *TRACKED), tracked)
     with EmaSnapshotReader(experiment_of(tracked), tracked) as reader:
         every = list(range(EVERY, STEPS + 1, EVERY))
@@ -315,7 +315,7 @@ def test_snapshots_that_are_missing_or_damaged_are_named_and_left_out(tracked, r
         ),
     ],
 )
-def test_what_cannot_be_made_is_refused_in_one_line(runs, run, arguments, parts):
+def test_bad_arguments_are_refused_in_one_line(runs, run, arguments, parts):
     code, out, err = run("ema", "--workdir", runs[0], *arguments)
     assert (code, out) == (2, ""), err
     assert err.startswith("snapvideo: error: ") and err.count("\n") == 1, err
@@ -323,7 +323,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(runs, run, arguments, parts)
         assert part in err
 
 
-def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_path):
+def test_without_snapshots_nothing_is_reconstructed(tracked, trained, run, tmp_path):
     shutil.rmtree(tracked / "ema")
     RunFolder(tracked).ema_list.unlink()
     for workdir, message in [
@@ -357,6 +357,6 @@ def test_without_snapshots_there_is_nothing_to_make(tracked, trained, run, tmp_p
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes, message):
+def test_contradictory_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         configs.build(tiny_config("nowhere", *changes))

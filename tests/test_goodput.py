@@ -98,7 +98,7 @@ def test_steps_that_are_done_again_are_lost(clock, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"step": 1}'])
-def test_a_summary_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
+def test_an_unreadable_summary_is_replaced(clock, tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     spent = Goodput()
     clock.now += 1
@@ -107,7 +107,7 @@ def test_a_summary_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
     assert json.loads((tmp_path / "summary.json").read_text())["runs"] == 1
 
 
-def test_where_the_time_went_is_told(clock, tmp_path, caplog):
+def test_the_shares_are_logged(clock, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     spent = Goodput()
     clock.now += 1
@@ -150,7 +150,7 @@ def a_place_of_its_own(seconds):
         ("save", "waiting for a checkpoint to be saved"),
     ],
 )
-def test_the_watchdog_tells_what_the_run_is_at_and_where(part, words, reports):
+def test_the_watchdog_reports_the_part_and_the_stacks(part, words, reports):
     spent = Goodput()
     spent.started()
     watchdog = Watchdog(0.3 / 60, 100.0, False, spent)
@@ -176,7 +176,7 @@ def test_steps_and_compilations_do_not_make_it_report(reports, caplog):
     assert not caplog.messages
 
 
-def test_a_compilation_that_takes_too_long_makes_it_bark(reports):
+def test_a_compilation_that_takes_too_long_is_reported(reports):
     spent = Goodput()
     watchdog = Watchdog(100.0, 0.2 / 60, False, spent)
     with spent.timing("compile"):

@@ -1,4 +1,4 @@
-"""The ledger tells of every step what it was made of, whoever writes it."""
+"""The ledger records the batch of every step, for any number of processes."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_is_null(tmp_path, monkeypatch):
     assert math.isnan(entry.loss) and entry.grad_norm == 2
 
 
-def test_a_line_takes_the_bytes_that_are_told():
+def test_a_line_takes_the_documented_bytes():
     """5.4 bytes a row and 130 more, whatever the step."""
     for rows in (64, 4096):
         line = ledger.format_entry(
@@ -124,7 +124,7 @@ def test_a_line_takes_the_bytes_that_are_told():
         assert len(line) <= 5.4 * rows + 140
 
 
-def test_old_files_are_removed_and_new_ones_begun(tmp_path, monkeypatch):
+def test_old_files_are_removed_and_new_ones_started(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "STEPS_PER_FILE", 4)
     write(tmp_path, range(1, 15), keep=5)
     names = sorted(path.name for path in (tmp_path / "ledger").iterdir())
@@ -134,14 +134,12 @@ def test_old_files_are_removed_and_new_ones_begun(tmp_path, monkeypatch):
     assert not [*read(tmp_path, 4, 4), *read(tmp_path, 15, 15)]
 
 
-def test_no_ledger_is_kept_where_none_is_wanted(tmp_path):
+def test_zero_steps_disable_the_ledger(tmp_path):
     write(tmp_path, range(1, 4), keep=0)
     assert not (tmp_path / "ledger").exists() and list(read(tmp_path)) == []
 
 
-def test_a_run_that_goes_on_takes_back_what_came_after_its_checkpoint(
-    tmp_path, monkeypatch
-):
+def test_a_resumed_run_removes_lines_past_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "STEPS_PER_FILE", 4)
     write(tmp_path / "whole", range(1, 11))
     write(tmp_path / "again", range(1, 10))
@@ -195,7 +193,7 @@ def test_the_digest_is_of_the_batch_of_the_step(trained, shapes_root):
     iterator.close()
 
 
-def test_files_that_gave_their_place_away_are_told(tmp_path):
+def test_replaced_files_are_recorded(tmp_path):
     root = clips_folder(tmp_path / "clips", {"empty.mp4": b"", "text.png": b"no"})
     config = tiny_config(root, "data.source=folder", "optimizer.steps=4")
     train.train(config, tmp_path / "run")

@@ -101,9 +101,9 @@ def resumed(shapes_root, stopped):
 
 
 def test_a_preempted_run_saves_without_another_batch(stopped):
-    _, code, errors, kept, _ = stopped
+    _, code, errors, saved, _ = stopped
     assert code == Preempted.exit_code == 75
-    assert kept == [HANG_AT - 1]
+    assert saved == [HANG_AT - 1]
     line = f"preempted (SIGTERM); step {HANG_AT - 1} is saved; "
     line += "run the same command to resume.\n"
     assert errors.endswith(f"snapvideo: stopped: {line}")

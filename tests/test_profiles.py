@@ -124,16 +124,16 @@ def test_averages_of_any_path_are_made_of_two_tracks_as_exactly_as_predicted():
     """In float64, on random walks: the error is that of the profile, to rounding."""
     steps, aim = 600, Average(0.075, 600)
     path = np.cumsum(np.random.default_rng(0).normal(size=(steps, 5)), axis=0)
-    kept = {average: None for average in tracks((0.05, 0.1), range(60, 601, 60))}
+    saved = {average: None for average in tracks((0.05, 0.1), range(60, 601, 60))}
     tracked = {0.05: 0.0, 0.1: 0.0, 0.075: 0.0}
     for k in range(1, steps + 1):
         for of_width in tracked:
             beta = (1 - 1 / k) ** (gamma(of_width) + 1)
             tracked[of_width] = beta * tracked[of_width] + (1 - beta) * path[k - 1]
-            if (average := Average(of_width, k)) in kept:
-                kept[average] = tracked[of_width]
-    (found,) = solve(list(kept), [aim])
-    made = found.weights @ np.stack(list(kept.values()))
+            if (average := Average(of_width, k)) in saved:
+                saved[average] = tracked[of_width]
+    (found,) = solve(list(saved), [aim])
+    made = found.weights @ np.stack(list(saved.values()))
     # By step, a profile weighs what its integral over that step is.
     edges = np.arange(steps + 1)
 
@@ -141,7 +141,7 @@ def test_averages_of_any_path_are_made_of_two_tracks_as_exactly_as_predicted():
         share = np.minimum(edges / average.step, 1) ** (gamma(average.width) + 1)
         return np.diff(share)
 
-    off = found.weights @ np.stack([by_step(a) for a in kept]) - by_step(aim)
+    off = found.weights @ np.stack([by_step(a) for a in saved]) - by_step(aim)
     np.testing.assert_allclose(made - tracked[0.075], off @ path, atol=1e-9)
     centred = path - path.mean(axis=0)
     bound = found.error * math.sqrt(inner_products([aim], [aim]).item())

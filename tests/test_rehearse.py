@@ -1,4 +1,4 @@
-"""A rehearsal plays real faults on real processes, and says what was not survived."""
+"""A rehearsal injects faults into real processes and reports what was not survived."""
 
 import json
 import os
@@ -68,10 +68,10 @@ def test_a_full_disk_says_so_and_leaves_a_checkpoint(rehearsed):
     assert "disk is full" in outcomes["full_disk"]["detail"]
 
 
-# --- What is not as it should be -----------------------------------------------------
+# --- Failures ------------------------------------------------------------------------
 
 
-def test_a_run_that_ends_otherwise_is_found_out(shapes_root, trained, tmp_path):
+def test_a_different_end_of_a_run_is_detected(shapes_root, trained, tmp_path):
     assert report.compare(trained, trained, same_bits=True) == (True, "bit-equal")
     other = tmp_path / "other"
     train(tiny_config(shapes_root, "optimizer.learning_rate=0.011"), other)
@@ -87,7 +87,7 @@ def test_a_run_that_ends_otherwise_is_found_out(shapes_root, trained, tmp_path):
     )
 
 
-def test_a_run_without_progress_is_given_up(shapes_root, tmp_path, monkeypatch):
+def test_a_run_without_progress_fails(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "STALL_SECONDS", 0.5)
     setup = runner.RunSetup(
         ("--config", TINY_CONFIG, f"--config.data.root={shapes_root}"),
@@ -103,7 +103,7 @@ def test_a_run_without_progress_is_given_up(shapes_root, tmp_path, monkeypatch):
     assert not run.alive
 
 
-def test_what_a_run_printed_last_is_told(tmp_path):
+def test_the_last_output_of_a_run_is_reported(tmp_path):
     setup = runner.RunSetup(("--config", "nowhere.py"), 1, tmp_path / "programs")
     run = runner.RunProcesses(setup, tmp_path / "run", 1)
     with pytest.raises(
@@ -145,7 +145,7 @@ def test_what_cannot_be_rehearsed_is_refused(run, tmp_path, options, message):
 
 
 def test_a_folder_that_is_not_new_is_refused(run, tmp_path):
-    (tmp_path / "kept").touch()
+    (tmp_path / "file").touch()
     options = "--config", TINY_CONFIG, "--out", tmp_path
     code, _, errors = run("rehearse", *options)
     assert code == 2 and "is not empty; use a new folder" in errors

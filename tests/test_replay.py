@@ -1,4 +1,4 @@
-"""A step that is done again is the step that was, and shows which sample did what."""
+"""A replayed step equals the recorded one, and shows each sample."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def run_of_files(root):
 
 
 def poison(folder, captions):
-    """Embeddings of captions, as of T5; that of "3" is no number."""
+    """Embeddings of captions, as of T5; that of "3" is NaN."""
     begin_cache(folder, {"encoder": "t5", "fingerprint": "0", "tokens": 4, "width": 8})
     made = [np.full((2, 8), np.nan if x == "3" else 0.1, np.float32) for x in captions]
     write_shard(folder / "text-00000.array_record", [*map(key_of, captions)], made)
@@ -62,7 +62,7 @@ def poison(folder, captions):
 def test_a_step_has_the_recorded_loss_bit_by_bit(
     trained, tmp_path, step, begun_at, again
 ):
-    """Checkpoints 4, 8, 10 and 12 are kept."""
+    """The run has checkpoints 4, 8, 10 and 12."""
     rebuilt = rebuild(ReplayOptions(workdir=trained, step=step, out=tmp_path))
     assert (rebuilt.begun_at, rebuilt.rerun) == (begun_at, again)
     assert not rebuilt.approximate and int(rebuilt.state.step) == step - 1
@@ -126,7 +126,7 @@ def test_gradients_of_samples_are_those_within_the_batch(run_of_files, tmp_path)
         assert look.noisy.shape == look.denoised.shape == look.clip.shape
 
 
-def test_a_sheet_shows_the_samples_that_are_asked_for(trained, tmp_path, run):
+def test_a_sheet_shows_the_requested_samples(trained, tmp_path, run):
     options = "--workdir", trained, "--step", 11, "--out", tmp_path
     code, out, _ = run("replay", *options, "--samples", "2,7", "--json")
     report = json.loads(out)
@@ -142,7 +142,7 @@ def test_a_sheet_shows_the_samples_that_are_asked_for(trained, tmp_path, run):
         assert sheet.n_frames == 2 and sheet.width >= 3 * 16
 
 
-# --- What is not as it was -----------------------------------------------------------
+# --- Differences ---------------------------------------------------------------------
 
 
 def test_a_file_that_has_changed_is_named(root, run_of_files, tmp_path, run):
@@ -171,7 +171,7 @@ def test_a_file_that_has_changed_is_named(root, run_of_files, tmp_path, run):
     assert "its file, its caption" in report["differences"][0]["reason"]
 
 
-def test_a_file_that_was_repaired_is_told(root, run_of_files, tmp_path):
+def test_a_repaired_file_is_reported(root, run_of_files, tmp_path):
     shutil.copytree(root, tmp_path / "clips")
     shutil.copy(root / "0.mp4", tmp_path / "clips" / "5a.mp4")
     changed = [f"--config.data.root={tmp_path / 'clips'}"]
@@ -185,7 +185,7 @@ def test_a_file_that_was_repaired_is_told(root, run_of_files, tmp_path):
     assert "the file 1 places after its first choice" in differences[0].reason
 
 
-def test_the_sample_that_made_a_loss_no_number_is_shown(root, tmp_path, run):
+def test_the_sample_with_a_nan_loss_is_shown(root, tmp_path, run):
     captions = [path.stem for path in root.iterdir() if path.suffix != ".jsonl"]
     cache = poison(tmp_path / "text", captions)
     config = tiny_config(root, *FOLDER, "text.name=cached", f"text.path={cache}")

@@ -101,7 +101,7 @@ def test_a_killed_run_leaves_only_whole_checkpoints(runs):
     assert {path.name for path in killed.iterdir()} == files | folders
 
 
-def test_the_time_of_all_starts_is_kept(runs):
+def test_the_time_of_all_starts_adds_up(runs):
     whole, killed, _ = runs
     summaries = [
         json.loads((workdir / "summary.json").read_text())

@@ -70,7 +70,7 @@ def test_every_step_has_a_line_of_metrics(trained):
 
 def test_the_loss_falls_and_the_rate_follows_its_schedule(trained):
     lines = read_metrics(trained)
-    schedule = configs.build(kept_config(trained)).optimizer.schedule()
+    schedule = configs.build(saved_config(trained)).optimizer.schedule()
     for line in lines:
         assert line["learning_rate"] == pytest.approx(float(schedule(line["step"] - 1)))
     means = [
@@ -79,11 +79,11 @@ def test_the_loss_falls_and_the_rate_follows_its_schedule(trained):
     assert means[1] < means[0]
 
 
-def kept_config(workdir):
+def saved_config(workdir):
     return configs.from_json((workdir / "config.json").read_text())
 
 
-def test_losses_are_told_apart_by_kind_and_noise_level(trained):
+def test_losses_are_split_by_kind_and_noise_level(trained):
     names = {name for line in read_metrics(trained) for name in line}
     binned = {name for name in names if name.startswith("loss/")}
     edges = ["0", "0.02", "0.1", "0.5", "2.0", "inf"]
@@ -139,7 +139,7 @@ def test_sheets_are_shown_in_tensorboard(trained):
         assert Image.open(io.BytesIO(data)).format == "GIF"
 
 
-def test_the_newest_checkpoints_and_every_fourth_are_kept(trained):
+def test_the_newest_checkpoints_and_every_fourth_are_retained(trained):
     assert kept_steps(trained) == [4, 8, 10, 12]
 
 
@@ -155,7 +155,7 @@ def test_the_last_state_holds_the_whole_run(trained):
 
 
 def test_a_checkpoint_is_restored_onto_any_mesh(trained):
-    experiment = configs.build(kept_config(trained))
+    experiment = configs.build(saved_config(trained))
     boxed = abstract_state(experiment)
     mesh = make_mesh(MeshConfig(data=2, fsdp=4), batch=8)
     places = state_shardings(boxed, mesh)
@@ -177,7 +177,7 @@ def test_reading_a_run_leaves_what_it_is_writing_alone(trained, tmp_path):
     assert step == STEPS and half_written.is_dir()
     assert kept_steps(tmp_path / "run") == [4, 8, 10, 12]
     # The run itself, started again, knows that nothing else writes there.
-    train.train(kept_config(trained), tmp_path / "run")
+    train.train(saved_config(trained), tmp_path / "run")
     assert not half_written.exists()
 
 
@@ -190,13 +190,13 @@ def test_a_finished_run_that_is_started_again_changes_nothing(trained):
         }
 
     before, board = content(), read_board(trained)
-    train.train(kept_config(trained), trained)
+    train.train(saved_config(trained), trained)
     assert content() == before
     assert [item[:2] for item in read_board(trained)] == [item[:2] for item in board]
 
 
 def test_a_workdir_of_another_config_is_left_alone(trained):
-    config = kept_config(trained)
+    config = saved_config(trained)
     before = (trained / "config.json").read_text()
     config.optimizer.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"learning_rate=0.5 \(was 0.01\)"):
@@ -207,7 +207,7 @@ def test_a_workdir_of_another_config_is_left_alone(trained):
 # --- Going wrong ---------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_stops_the_run(shapes_root, tmp_path, monkeypatch):
+def test_a_nan_loss_stops_the_run(shapes_root, tmp_path, monkeypatch):
     put_batch = train.put_batch
 
     def poisoned(batch, sharding):
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_stops_the_run(shapes_root, tmp_path, monkeypat
     assert [line["step"] for line in read_metrics(tmp_path)] == [4]
     assert all("mfu" not in line for line in read_metrics(tmp_path))
 
-    # The newest checkpoint is good: without the poison the run goes on from it.
+    # The newest checkpoint is good: without the poison the run resumes from it.
     train.train(config, tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path)] == [4, 8, 12]
     assert restore(tmp_path)[".step"] == STEPS
@@ -269,4 +269,4 @@ def test_a_config_may_change_until_there_is_a_checkpoint(tmp_path):
         config = tiny_config(root, "data.source=folder", f"data.frames={frames}")
         with pytest.raises(ValueError, match=f"data.frames={frames} is more than any"):
             train.train(config, workdir)
-    assert kept_config(workdir).data.frames == 64
+    assert saved_config(workdir).data.frames == 64

@@ -17,7 +17,7 @@ from snapvideo_jax.parallel.sharding import MeshConfig, make_mesh
 from snapvideo_jax.state import abstract_state
 from snapvideo_jax.training.checkpoints import warm_start
 
-# Both stages are told captions of the same length here.
+# Both stages have captions of the same length here.
 UP = tuple(each for each in UPSAMPLER if not each.startswith("text"))
 RESIZED = "['patch_position']"
 
@@ -55,8 +55,8 @@ def test_every_array_is_copied_widened_resized_or_new(first, begun):
     assert report["resized"] == ["patch_position"]
     assert report["step"] == 1 and len(report["new"]) == 4
     assert all("low_resolution_noise" in name for name in report["new"])
-    told = sum(len(report[kind]) for kind in ("copied", "widened", "resized", "new"))
-    assert told == len(ours)
+    found = sum(len(report[kind]) for kind in ("copied", "widened", "resized", "new"))
+    assert found == len(ours)
     same = [
         name
         for name in theirs
@@ -65,16 +65,16 @@ def test_every_array_is_copied_widened_resized_or_new(first, begun):
     assert len(same) == len(report["copied"]) == len(theirs) - 2
 
 
-def test_a_dry_run_tells_the_same(first, begun, run, shapes_root):
+def test_a_dry_run_reports_the_same(first, begun, run, shapes_root):
     options = [f"--config.{each}" for each in UP]
     code, printed, err = run(
         *("train", "--dry-run", "--json", "--config", TINY_CONFIG, *options),
         *(f"--config.data.root={shapes_root}", f"--config.run.init_from={first}"),
     )
     assert code == 0, err
-    told = json.loads(printed)["init_from"]
-    assert told == {kind: begun[2][kind] for kind in told}
-    assert set(told) == {"copied", "widened", "resized", "new"}
+    found = json.loads(printed)["init_from"]
+    assert found == {kind: begun[2][kind] for kind in found}
+    assert set(found) == {"copied", "widened", "resized", "new"}
 
 
 def test_averages_begin_with_the_same_weights(begun):
@@ -83,7 +83,7 @@ def test_averages_begin_with_the_same_weights(begun):
     assert int(state.step) == 0
 
 
-def test_nothing_is_seen_through_new_channels(begun):
+def test_new_channels_have_no_effect(begun):
     """Whatever the small clip is, the network gives the same."""
     experiment, state, _ = begun
     model = experiment.model
@@ -163,7 +163,7 @@ def test_a_run_that_is_not_there_or_of_another_kind_is_refused(
 def test_training_begins_there_and_its_first_loss_is_of_those_weights(
     begun, first, shapes_root, tmp_path
 ):
-    """The verb's own loop: one step, and the report beside it."""
+    """The verb's own loop: one step, and its report."""
     from snapvideo_jax.train import train
 
     few = ("optimizer.steps=1", "optimizer.warmup_steps=0")
