@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import make_joint_source, seek, split_dataset
-from snapvideo_jax.data.unusable import gather, list_of
+from snapvideo_jax.data.unusable import list_path, merge_lists
 from snapvideo_jax.io.errors import Preempted, SaveFailed, is_disk_full
 from snapvideo_jax.io.files import remove_temporary_files, write_atomically
 from snapvideo_jax.io.progress import progress
@@ -226,7 +226,7 @@ def train(
             )
     coordinator.barrier("trained")
     if folder.is_writer:
-        gather(workdir)
+        merge_lists(workdir)
 
 
 def _open_data(experiment: configs.Experiment, workdir: Path, over_batch):
@@ -235,7 +235,7 @@ def _open_data(experiment: configs.Experiment, workdir: Path, over_batch):
     Raises:
       ValueError: the data cannot be used, or a caption or prompt is too long.
     """
-    skipped_path = list_of(workdir, jax.process_index())
+    skipped_path = list_path(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
     experiment.text.check(joint.captions())
     if experiment.sheets.every_steps:
@@ -304,7 +304,7 @@ def save_config(config: ConfigDict, folder: RunFolder, resumes: bool) -> None:
     if folder.is_writer:
         remove_temporary_files(folder.path)
         write_atomically(path, text.encode())
-        gather(folder.path, forget=True)
+        merge_lists(folder.path, delete_parts=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     same = "start all processes with the same --config and the same overrides"
     coordinator.assert_equal("The digest of the config", digest, same)

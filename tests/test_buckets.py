@@ -20,7 +20,7 @@ from mixing import (
 
 from snapvideo_jax import config as configs
 from snapvideo_jax.data import DataConfig, make_joint_source, seek, split_dataset
-from snapvideo_jax.data.buckets import fitting, known_info
+from snapvideo_jax.data.buckets import info_from_fields, matching_sizes
 from snapvideo_jax.data.video import ClipInfo
 
 
@@ -48,7 +48,7 @@ def test_a_file_goes_to_the_nearest_size_that_it_fills(info, max_fps, kind, numb
     sizes = ((16, 36, 64), (8, 36, 64), (8, 60, 40))
     frames, seconds, height, width = info
     clip = ClipInfo(frames, (frames - 1) / (seconds or 1), seconds, height, width)
-    assert fitting(sizes, kind, clip, max_fps) == numbers
+    assert matching_sizes(sizes, kind, clip, max_fps) == numbers
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_file_goes_to_the_nearest_size_that_it_fills(info, max_fps, kind, numb
     ],
 )
 def test_what_is_said_of_a_clip_is_enough_or_not(fields, frames):
-    info = known_info("video", fields)
+    info = info_from_fields("video", fields)
     assert (info and (info.frames, info.duration)) == (frames and (frames, 2.0))
 
 

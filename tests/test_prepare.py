@@ -169,7 +169,7 @@ def command(source, out, *options):
     ]
 
 
-def test_a_killed_run_goes_on_and_two_workers_make_the_same_bytes(source, tmp_path):
+def test_a_killed_run_resumes_and_two_workers_write_the_same_bytes(source, tmp_path):
     pytest.importorskip("apache_beam")
     out, other = tmp_path / "out", tmp_path / "other"
     killed = subprocess.Popen(command(source, out), stderr=subprocess.DEVNULL)
@@ -182,8 +182,8 @@ def test_a_killed_run_goes_on_and_two_workers_make_the_same_bytes(source, tmp_pa
 
     second = subprocess.run(command(source, out), capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    told = f"13 shards: {finished} kept, finished before; {13 - finished} made."
-    assert told in second.stdout
+    summary = f"13 shards: {finished} finished before, {13 - finished} written."
+    assert summary in second.stdout
 
     workers = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     run = command(source, other, "--", *workers)
@@ -191,17 +191,16 @@ def test_a_killed_run_goes_on_and_two_workers_make_the_same_bytes(source, tmp_pa
     assert files_of(out) == files_of(other)
 
 
-def test_only_shards_whose_files_changed_are_made_again(source, tmp_path):
+def test_only_shards_whose_files_changed_are_rewritten(source, tmp_path):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     for name in ("0.mp4", "1.mp4", "2.mp4", "0.png"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     config, out = config_of(tmp_path, video_shards=40), tmp_path / "out"
     write_list(tmp_path, *map(line_of, ("0.mp4", "1.mp4", "2.mp4", "0.png")))
-    assert pipeline.prepare(config, str(out), []).made == 42
+    assert pipeline.prepare(config, str(out), []).written == 42
     (tmp_path / "1.mp4").write_bytes(encode_mp4(moving(14), fps=12))
     write_list(tmp_path, *map(line_of, ("0.mp4", "1.mp4", "0.png")))
-    outcome = pipeline.prepare(config, str(out), [])
-    assert outcome.made == 2
+    assert pipeline.prepare(config, str(out), []).written == 2
     fresh = tmp_path / "fresh"
     pipeline.prepare(config, str(fresh), [])
     assert files_of(out) == files_of(fresh)

@@ -10,8 +10,8 @@ from preparing import config_of, line_of, moving, write_mp4
 
 from snapvideo_jax.data import probe
 from snapvideo_jax.data.prepare import Rules, Stage
-from snapvideo_jax.data.prepare.encode import covering
-from snapvideo_jax.data.prepare.files import Rejected, cut, prepare_file
+from snapvideo_jax.data.prepare.encode import covering_size
+from snapvideo_jax.data.prepare.files import Rejected, clip_ranges, prepare_file
 from snapvideo_jax.data.records import encode_mp4
 from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.data.video import Clip, decode_at
@@ -19,7 +19,7 @@ from snapvideo_jax.data.video import Clip, decode_at
 
 @pytest.mark.parametrize("frames", [1, 15, 16, 17, 32, 33, 250])
 def test_a_cut_leaves_out_no_frame_and_makes_equal_parts(frames):
-    ranges = cut(frames, 16)
+    ranges = clip_ranges(frames, 16)
     assert [i for first, end in ranges for i in range(first, end)] == [*range(frames)]
     lengths = [end - first for first, end in ranges]
     assert max(lengths) <= 16 and max(lengths) - min(lengths) <= 1
@@ -40,7 +40,7 @@ def test_a_cut_leaves_out_no_frame_and_makes_equal_parts(frames):
     ],
 )
 def test_frames_just_cover_a_stage(size, result):
-    assert covering(Stage(height=36, width=64), *size) == result
+    assert covering_size(Stage(height=36, width=64), *size) == result
 
 
 def prepare_one(data, entry=None, **changes):

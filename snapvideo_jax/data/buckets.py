@@ -24,13 +24,13 @@ from snapvideo_jax.data.unusable import Skipped
 from snapvideo_jax.data.video import ClipInfo, probe
 from snapvideo_jax.io.captions import Fields, Kind
 
-MOST_PROBED = 20_000
+MAX_PROBED = 20_000
 """Files whose size nothing tells but the files."""
 
 logger = logging.getLogger(__name__)
 
 
-def fitting(
+def matching_sizes(
     sizes: Sequence[ClipSize], kind: Kind, info: ClipInfo, max_fps: float = 0.0
 ) -> list[int]:
     """Numbers of the sizes that a file goes to.
@@ -62,7 +62,7 @@ def fitting(
     return sorted(nearest, key=lambda number: -sizes[number][0])[:1]
 
 
-def known_info(kind: Kind, fields: Fields) -> ClipInfo | None:
+def info_from_fields(kind: Kind, fields: Fields) -> ClipInfo | None:
     """What is said of a file; None where that is not enough."""
 
     def number(name: str) -> float:
@@ -82,7 +82,7 @@ def known_info(kind: Kind, fields: Fields) -> ClipInfo | None:
     return ClipInfo(frames, float(fps), (frames - 1) / fps, height, width)
 
 
-def divided(
+def files_by_size(
     sizes: Sequence[ClipSize], member: Member, skipped: Skipped, threads: int
 ) -> list[Int[np.ndarray, "_"]]:
     """Numbers of the files of a data set that go to each size.
@@ -95,10 +95,10 @@ def divided(
     source, kind = member.source, member.source.kind
     said = source.headers()
     said = itertools.repeat({}, len(source)) if said is None else said
-    infos = [known_info(kind, fields) for fields in said]
+    infos = [info_from_fields(kind, fields) for fields in said]
     unknown = [index for index, info in enumerate(infos) if info is None]
     where = f"{kind}s" + (f" of {member.name}" if member.name else "")
-    if len(unknown) > MOST_PROBED:
+    if len(unknown) > MAX_PROBED:
         raise ValueError(
             f"data.buckets: nothing tells the size of {len(unknown)} of the "
             f"{len(infos)} {where}; write height, width, fps and frames into "
@@ -107,7 +107,7 @@ def divided(
     if unknown:
         logger.info("Looking at %d %s for their size.", len(unknown), where)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        looked = pool.map(functools.partial(_look, source), unknown)
+        looked = pool.map(functools.partial(_probe_file, source), unknown)
         for index, (name, found) in zip(unknown, looked, strict=True):
             if isinstance(found, ClipInfo):
                 infos[index] = found
@@ -115,7 +115,7 @@ def divided(
                 skipped.add(kind, member.named(name), found, len(source))
     files: list[list[int]] = [[] for _ in sizes]
     for index, info in enumerate(infos):
-        numbers = fitting(sizes, kind, info, member.rates[1]) if info else ()
+        numbers = matching_sizes(sizes, kind, info, member.rates[1]) if info else ()
         for number in numbers:
             files[number].append(index)
     left = len(infos) - len(set(itertools.chain(*files)))
@@ -127,7 +127,7 @@ def divided(
     return [np.asarray(each, np.int64) for each in files]
 
 
-def _look(source: Source, index: int) -> tuple[str, ClipInfo | UnusableClip]:
+def _probe_file(source: Source, index: int) -> tuple[str, ClipInfo | UnusableClip]:
     """Name of a file and what it holds, or why it cannot be used."""
     name = f"{source.kind} {index}"
     try:

@@ -106,12 +106,12 @@ def _parse_rule(rule: str, where: str) -> Filter:
         ) from None
 
 
-def broken(filters: Sequence[Filter], fields: Fields) -> Filter | None:
+def first_broken(filters: Sequence[Filter], fields: Fields) -> Filter | None:
     """The first rule that a file does not follow; None where it follows all."""
     return next((rule for rule in filters if not rule.holds(fields)), None)
 
 
-def kept(
+def select(
     filters: Sequence[Filter], files: Iterable[Fields], where: str
 ) -> tuple[Int[np.ndarray, "n"], str]:
     """Which files follow all rules, and how many were dropped by each rule.
@@ -127,7 +127,7 @@ def kept(
     drops = {rule: [0, 0] for rule in filters}
     numbers, count = [], 0
     for count, fields in enumerate(files, start=1):
-        rule = broken(filters, fields)
+        rule = first_broken(filters, fields)
         if rule is None:
             numbers.append(count - 1)
             continue

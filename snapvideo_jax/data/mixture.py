@@ -36,7 +36,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class SizePool:
     """What samples of one kind and one size are taken from.
 
     members: data sets that have some.

@@ -26,7 +26,7 @@ from snapvideo_jax.data.unusable import Skipped
 from snapvideo_jax.data.video import probe
 from snapvideo_jax.io.captions import Kind
 from snapvideo_jax.text import TextEncoder
-from snapvideo_jax.types import Fetched, RawBatch
+from snapvideo_jax.types import Fetched, LoadedSample, RawBatch
 
 PROBED_CLIPS = 512
 CACHED_CAPTIONS = 2048
@@ -109,7 +109,7 @@ def split_dataset(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.num_workers)
         )
-    return dataset.map(_Finish(text_encoder, joint))
+    return dataset.map(_EncodeCaptions(text_encoder, joint))
 
 
 def seek(iterator: grain.DatasetIterator, step: int) -> None:
@@ -187,26 +187,33 @@ def _global_sample(batch: int, rows: tuple[int, ...], number: int) -> int:
     return step * batch + rows[position]
 
 
-class _Finish:
-    """Replaces the captions of a batch by what its encoder takes on the devices.
+class _EncodeCaptions:
+    """Replaces the captions of a batch with the input of the encoder's device half.
 
-    Captions are embedded one at a time: an encoder may round differently in larger
-    batches, and a caption must be the same numbers in whatever company.
+    Captions are encoded one at a time: an encoder may round differently in larger
+    batches, and the result for a caption must not depend on the rest of its batch.
     """
 
     def __init__(self, encoder: TextEncoder, joint: JointSource):
         self._encoder, self._joint = encoder, joint
         self._encode = functools.lru_cache(CACHED_CAPTIONS)(self._encode_one)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> Fetched:
-        # Counted here, in the training process, whoever read the files.
-        self._joint.filtered += int(batch.pop("filtered").sum())
-        captions = [str(caption) for caption in batch.pop("caption")]
+    def __call__(self, samples: LoadedSample) -> Fetched:
+        """One element of the pipeline, from samples stacked along a leading axis."""
+        # Counted in the training process, whichever process read the files.
+        self._joint.filtered += int(samples["filtered"].sum())
+        captions = [str(caption) for caption in samples["caption"]]
         self._encoder.check(captions)
         text, mask = zip(*map(self._encode, captions), strict=True)
-        moved = batch.pop("moved")
-        raw = RawBatch(**batch, text_input=np.stack(text), text_mask=np.stack(mask))
-        return Fetched(raw, moved)
+        batch = RawBatch(
+            video=samples["video"],
+            frame_interval=samples["frame_interval"],
+            resolution=samples["resolution"],
+            text_input=np.stack(text),
+            text_mask=np.stack(mask),
+            sample=samples["sample"],
+        )
+        return Fetched(batch, samples["moved"])
 
     def _encode_one(
         self, caption: str

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-LONGEST = 100_000
+MAX_DRAWS = 100_000
 """Draws within which weights have to come out in whole numbers."""
 
 
@@ -36,11 +36,11 @@ class Schedule:
         unit = math.lcm(*(each.denominator for each in exact))
         whole = [int(each * unit) for each in exact]
         whole = [each // math.gcd(*whole) for each in whole]
-        if sum(whole) > LONGEST:
+        if sum(whole) > MAX_DRAWS:
             raise ValueError(
                 f"{where}={', '.join(f'{weight:g}' for weight in weights)} come out in "
                 f"whole numbers only after {sum(whole):,} draws; round them to fewer "
-                f"digits, for at most {LONGEST:,}."
+                f"digits, for at most {MAX_DRAWS:,}."
             )
         self.counts = whole
         """Draws of each in a table."""

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from snapvideo_jax.data.buckets import divided
+from snapvideo_jax.data.buckets import files_by_size
 from snapvideo_jax.data.config import ClipSize, DataConfig
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import sized_image
-from snapvideo_jax.data.mixture import Member, Shelf
+from snapvideo_jax.data.mixture import Member, SizePool
 from snapvideo_jax.data.rescale import Size
 from snapvideo_jax.data.schedule import Schedule
 from snapvideo_jax.data.sources import (
@@ -107,12 +107,12 @@ class JointSource:
         self._cache = _DecodedFiles(config.cache_decoded_mb * 2**20)
         self._epochs = _Epochs(seed)
         self._buckets = Schedule(config.size_weights, "data.bucket_weights")
-        self._shelves = {
-            kind: self._shelves_of(kind, members) for kind, members in sources.items()
+        self._pools = {
+            kind: self._pools_of(kind, members) for kind, members in sources.items()
         }
         self._schedules = {
-            kind: [shelf.schedule() for shelf in shelves]
-            for kind, shelves in self._shelves.items()
+            kind: [pool.schedule() for pool in pools]
+            for kind, pools in self._pools.items()
         }
 
     def __len__(self) -> int:
@@ -140,9 +140,9 @@ class JointSource:
         kind, rest = self._place_in_batch(position)
         each = getattr(self.config, f"{kind}s_per_batch")
         bucket, before = self._buckets[step]
-        shelf = self._shelves[kind][bucket]
+        pool = self._pools[kind][bucket]
         who, turn = self._schedules[kind][bucket][before * each + rest]
-        member, files = shelf.members[who], shelf.files[who]
+        member, files = pool.members[who], pool.files[who]
         # A lone data set keeps its order, whatever mixtures there are elsewhere.
         extra = (zlib.crc32(member.name.encode()), bucket)
         words = len(KINDS) + KINDS.index(kind), *(extra if any(extra) else ())
@@ -165,7 +165,7 @@ class JointSource:
         """
         for member in (member for each in self._sources.values() for member in each):
             if member.source.headers() is None:
-                yield from _some_captions(member, seconds)
+                yield from _sampled_captions(member, seconds)
             else:
                 yield from captions_in(member.source)
 
@@ -188,7 +188,7 @@ class JointSource:
             return "video", unit * (videos // units) + rest
         return "image", unit * (images // units) + rest - videos // units
 
-    def _shelves_of(self, kind: Kind, members: Sequence[Member]) -> list[Shelf]:
+    def _pools_of(self, kind: Kind, members: Sequence[Member]) -> list[SizePool]:
         """What samples of a kind are taken from, for each size.
 
         Raises:
@@ -196,10 +196,12 @@ class JointSource:
         """
         config = self.config
         if not config.buckets:
-            return [Shelf(members, [range(len(m.source)) for m in members])]
+            return [SizePool(members, [range(len(m.source)) for m in members])]
         threads = config.num_threads
-        parts = [divided(config.sizes, m, self._skipped, threads) for m in members]
-        shelves = []
+        parts = [
+            files_by_size(config.sizes, m, self._skipped, threads) for m in members
+        ]
+        pools = []
         for bucket, (frames, height, width) in enumerate(config.sizes):
             held = [
                 (member, part[bucket])
@@ -211,11 +213,11 @@ class JointSource:
                     f"data.buckets: no {kind} goes to the size of {frames} frames of "
                     f"{height}x{width}, others are nearer; leave it out or change it."
                 )
-            shelves.append(Shelf(*map(list, zip(*held, strict=True))))
-        return shelves
+            pools.append(SizePool(*map(list, zip(*held, strict=True))))
+        return pools
 
-    def _load(self, sample: int) -> tuple[str, dict[str, Any]]:
-        """Name of the first usable file in a sample's place, and what it became."""
+    def _load(self, sample: int) -> tuple[str, LoadedSample]:
+        """A sample from the first usable file, with the name of the file."""
         at = self.location(sample)
         kind, member = at.kind, at.member
         total = sum(len(each.source) for each in self._sources[kind])
@@ -235,7 +237,7 @@ class JointSource:
                 check_caption(caption)
                 if decoded is None and self._cache.has_room():
                     decoded = self._decode(key, file)
-                element = self._take(at, file, decoded, rng)
+                element = self._element(at, file, decoded, rng)
             except FilteredOut:
                 filtered += 1
                 continue
@@ -262,7 +264,7 @@ class JointSource:
         words = [self._seed, 2 * len(KINDS) + KINDS.index(at.kind), at.number]
         return file.captions[np.random.default_rng(words).integers(len(file.captions))]
 
-    def _take(
+    def _element(
         self,
         at: SampleLocation,
         file: Sample,
@@ -297,7 +299,7 @@ class JointSource:
         return Clip(file.data, self._cover(bucket), self.config.decode_seconds)
 
     def _decode_image(self, file: Sample, bucket: int) -> DecodedClip:
-        return DecodedClip.of(*sized_image(file.data, self._cover(bucket)))
+        return DecodedClip.from_image(*sized_image(file.data, self._cover(bucket)))
 
     def _decode(self, key: "Key", file: Sample) -> DecodedClip | None:
         """The whole file, kept for next time; None where not all of it decodes."""
@@ -315,7 +317,7 @@ class JointSource:
         return decoded
 
 
-def _some_captions(member: Member, seconds: float) -> Iterator[str]:
+def _sampled_captions(member: Member, seconds: float) -> Iterator[str]:
     """Captions of samples spread over a data set, until the time is over."""
     total, end, read = len(member.source), time.monotonic() + seconds, 0
     step = max(1, round(total * 0.618))

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from snapvideo_jax.data.container import LARGE_BYTES, Encoded, UnusableClip
-from snapvideo_jax.data.filters import Filter, broken, kept
+from snapvideo_jax.data.filters import Filter, first_broken, select
 from snapvideo_jax.data.records import decode_record, read_headers
 from snapvideo_jax.io.captions import (
     CAPTIONS,
@@ -293,7 +293,7 @@ def _sample(name: str, fields: Mapping[str, Any], data: Encoded) -> Sample:
 
 
 def _passing(filters: Sequence[Filter], sample: Sample) -> Sample:
-    rule = broken(filters, sample.fields)
+    rule = first_broken(filters, sample.fields)
     if rule:
         raise FilteredOut(rule.reason(sample.fields))
     return sample
@@ -306,7 +306,7 @@ def _chosen(
     if not filters:
         return None
     try:
-        chosen, told = kept(filters, headers, f"the {kind}s of {where}")
+        chosen, told = select(filters, headers, f"the {kind}s of {where}")
     except ValueError as error:
         raise ValueError(f"data.{error}") from error
     log.info("%s, %ss: %s", where, kind, told)

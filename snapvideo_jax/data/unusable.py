@@ -12,13 +12,13 @@ from snapvideo_jax.data.container import SlowClip, UnusableClip
 from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.captions import KINDS, Kind
 
-Entry = dict[str, Any]
+SkippedFile = dict[str, Any]
 """Of a list: the ``kind``, ``file``, ``reason``, and ``of`` how many of its kind."""
 
 log = logging.getLogger(__name__)
 
 
-def list_of(workdir: Path, process_index: int) -> Path:
+def list_path(workdir: Path, process_index: int) -> Path:
     """Where a process of a run lists the files it cannot use.
 
     Not every file system lets machines append to one file in turns, so each process
@@ -29,33 +29,33 @@ def list_of(workdir: Path, process_index: int) -> Path:
     return workdir / "logs" / f"skipped_{process_index:04d}.jsonl"
 
 
-def gather(workdir: Path, forget: bool = False) -> list[Entry]:
+def merge_lists(workdir: Path, delete_parts: bool = False) -> list[SkippedFile]:
     """Takes the lists of the other processes into that of the run, each file once.
 
     For process 0 only.
 
     Args:
         workdir: of the run.
-        forget: removes the other lists; only while no other process writes.
+        delete_parts: removes the other lists; only while no other process writes.
 
     Returns:
         The entries of the run's list.
     """
-    ours = list_of(workdir, 0)
+    ours = list_path(workdir, 0)
     for part in sorted((workdir / "logs").glob("skipped_*.jsonl")):
         for entry in read(part):
-            note(ours, entry)
-        if forget:
+            append_once(ours, entry)
+        if delete_parts:
             part.unlink()
     return read(ours)
 
 
-def read(path: Path) -> list[Entry]:
+def read(path: Path) -> list[SkippedFile]:
     """The entries of a list; one that is still being written is left out."""
     return json_lines.read(path)
 
 
-def note(path: Path, entry: Entry) -> list[Entry]:
+def append_once(path: Path, entry: SkippedFile) -> list[SkippedFile]:
     """Adds an entry to a list and tells the log, unless the list has the file already.
 
     Returns:
@@ -75,7 +75,7 @@ def note(path: Path, entry: Entry) -> list[Entry]:
 
 
 def check_share(
-    entries: Sequence[Entry], max_share: float, path: Path | None = None
+    entries: Sequence[SkippedFile], max_share: float, path: Path | None = None
 ) -> None:
     """Refuses to go on with too many files that cannot be used.
 
@@ -114,7 +114,7 @@ class Skipped:
     def __init__(self, path: str | Path | None, max_share: float):
         self._path = Path(path) if path else None
         self._max_share = max_share
-        self._entries: list[Entry] = []
+        self._entries: list[SkippedFile] = []
         self._lock = threading.Lock()
         # A file that took too long might not the next time: what this run decided, it
         # keeps to. Others are refused again by whoever looks at them.
@@ -153,7 +153,7 @@ class Skipped:
                 entry["slow"] = True
             self._entries.append(entry)
             if self._path:
-                entries = note(self._path, entry)
+                entries = append_once(self._path, entry)
             else:
                 log.warning("Skipping %s: %s", file, entry["reason"])
                 entries = self._entries

@@ -33,13 +33,13 @@ from snapvideo_jax.data.rescale import Size, cover_size, to_rgb, upright
 
 DECODE_SECONDS = 30.0
 """Most that one clip may take, unless said otherwise."""
-MAX_HELD_BYTES = 2**31
+MAX_DECODED_BYTES = 2**31
 """Of the frames that are given at once."""
 
 # Decoders that can be told, packet by packet, to leave out frames no other needs.
 _SKIPPING = ("h264", "hevc")
 # As many times as long as each frame lasts is a gap.
-_HOLE = 2.5
+_GAP_RATIO = 2.5
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Clip:
         height, width = self._stored
         if self._cover:
             height, width = cover_size(self._stored, self._cover)
-        if 3 * len(times) * height * width > MAX_HELD_BYTES:
+        if 3 * len(times) * height * width > MAX_DECODED_BYTES:
             raise UnusableClip(f"{len(times)} frames of {width}x{height} are too large")
         stamps, order = self.nearest_stamps(times)
         pictures = [self._picture(frame) for frame in self.decode(stamps)]
@@ -189,7 +189,7 @@ class Clip:
             self._read_window(times)
         nearest = nearest_frames(self.times, times)
         again = (np.diff(nearest) == 0) & (np.diff(times) > 0)
-        self._require_no_hole(nearest[1:][again])
+        self._require_no_gap(nearest[1:][again])
         wanted, order = np.unique(nearest, return_inverse=True)
         return self._stamps[wanted], order
 
@@ -298,7 +298,7 @@ class Clip:
             f"its frame at {(stamp - self._start) * self._tick:.3f} s does not decode"
         )
 
-    def _require_no_hole(self, repeated: Int[np.ndarray, "n"]) -> None:
+    def _require_no_gap(self, repeated: Int[np.ndarray, "n"]) -> None:
         """Refuses to fill a gap between frames by repeating the frame beside it.
 
         A broadcast that lost packets, or a damaged time, leaves such gaps. Where the
@@ -313,7 +313,7 @@ class Clip:
             return
         for frame in repeated:
             gap = gaps[max(0, frame - 1) : frame + 1].max()
-            if gap > _HOLE * usual:
+            if gap > _GAP_RATIO * usual:
                 begin = (self._stamps[frame] - self._start) * self._tick
                 raise UnusableClip(
                     f"no frames for {gap * self._tick:.3f} s near {begin:.3f} s, each "
@@ -367,7 +367,7 @@ class DecodedClip:
         return self.frames[nearest_frames(self.times, times)]
 
     @staticmethod
-    def of(image: UInt8[np.ndarray, "h w c"], size: Size) -> "DecodedClip":
+    def from_image(image: UInt8[np.ndarray, "h w c"], size: Size) -> "DecodedClip":
         """An image as a clip of one frame; ``size`` is that of its file."""
         return DecodedClip(ClipInfo(1, 0.0, 0.0, *size), np.zeros(1), image[None])
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snapvideo_jax.data.unusable import check_share, gather, list_of
+from snapvideo_jax.data.unusable import check_share, list_path, merge_lists
 from snapvideo_jax.models.flops import flops_per_sample
 from snapvideo_jax.parallel.chips import peak_tflops
 from snapvideo_jax.state import GOOD
@@ -133,12 +133,12 @@ class Monitor:
             values["filtered_files"] = self._joint.filtered
         if self._folder.is_writer:
             self._summary.write(done)
-            skipped = gather(self._folder.path)
+            skipped = merge_lists(self._folder.path)
             values["skipped_files"] = len(skipped)
         self._writer.write(done, values)
         if self._folder.is_writer:
             share = self._experiment.data.max_skipped_share
-            check_share(skipped, share, list_of(self._folder.path, 0))
+            check_share(skipped, share, list_path(self._folder.path, 0))
         logger.info(
             "step %d: loss %.4f, %.4g clips/s, %.1f %% of the time waiting for data",
             done,

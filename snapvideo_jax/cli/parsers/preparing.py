@@ -4,8 +4,8 @@ from snapvideo_jax.cli.parsers.common import add, add_processes
 from snapvideo_jax.cli.parsers.types import integer, number, path
 
 PREPARE_HELP = """\
-Files are probed, filtered, cut and encoded anew, as the config says, into shards that
-`snapvideo train` reads. Options of Beam, such as those of its runner, follow --:
+Files are probed, filtered, cut and re-encoded, as the config specifies, into shards
+that `snapvideo train` reads. Options of Beam, such as those of its runner, follow --:
 
   --config configs/prepare.py --config.source=FOLDER --out OUT \\
       -- --direct_num_workers=8 --direct_running_mode=multi_processing
@@ -22,12 +22,16 @@ def _add_prepare(verbs) -> None:
     verb = add(
         verbs,
         "prepare",
-        "Prepare a data set with Apache Beam; the same command goes on.",
+        "Prepare a data set with Apache Beam; the same command resumes.",
         PREPARE_HELP,
         takes_overrides=True,
     )
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    verb.add_argument("--out", required=True, metavar="DIR", help="where it is kept")
+    verb.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="a PrepareConfig"
+    )
+    verb.add_argument(
+        "--out", required=True, metavar="DIR", help="the prepared data set"
+    )
     verb.add_argument("beam", nargs="*", metavar="-- OPTION", help="options of Beam")
 
 

@@ -12,7 +12,7 @@ from snapvideo_jax.data.filters import Filter, parse
 
 MANIFEST = "manifest.json"
 """The file of the output that tells what it holds."""
-TAKEN = ("shards", "temporary")
+RESERVED = ("shards", "temporary")
 """Folders of the output that hold no stage."""
 
 
@@ -136,10 +136,10 @@ class PrepareConfig:
         if not self.stages:
             raise ValueError("stages is empty; name at least one resolution.")
         for name in self.stages:
-            if not re.fullmatch(r"[a-z0-9]\w*", name) or name in TAKEN:
+            if not re.fullmatch(r"[a-z0-9]\w*", name) or name in RESERVED:
                 raise ValueError(
                     f"stages.{name} cannot name a folder of the output; use letters "
-                    f"and digits, and none of {TAKEN}."
+                    f"and digits, and none of {RESERVED}."
                 )
         if self.clip_frames < 2 * self.rules.min_frames:
             raise ValueError(
@@ -168,11 +168,11 @@ def build(config: ConfigDict) -> PrepareConfig:
         | {
             "rules": Rules(**fields["rules"]),
             "stages": {name: Stage(**stage) for name, stage in stages.items()},
-            "source": _absolute(fields["source"]) if fields["source"] else "",
+            "source": absolute(fields["source"]) if fields["source"] else "",
         }
     )
 
 
-def _absolute(path: str) -> str:
-    """A local path, whatever folder a worker runs in; ``gs://...`` stays."""
+def absolute(path: str) -> str:
+    """An absolute local path; a URL such as ``gs://...`` is returned unchanged."""
     return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -18,7 +18,7 @@ from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.io.mp4 import Mp4Writer
 
 
-def covering(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
+def covering_size(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
     """The smallest even size in the given aspect that covers a stage.
 
     Returns:

@@ -14,10 +14,10 @@ from typing import Any
 import av
 
 from snapvideo_jax.data.container import UnusableClip
-from snapvideo_jax.data.filters import Filter, broken
+from snapvideo_jax.data.filters import Filter, first_broken
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
-from snapvideo_jax.data.prepare.encode import ClipWriter, covering, smaller_image
+from snapvideo_jax.data.prepare.encode import ClipWriter, covering_size, smaller_image
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.rescale import upright
 from snapvideo_jax.data.video import Clip
@@ -38,7 +38,7 @@ class Rejected(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class FileInfo:
     """What a file holds.
 
     frames, fps, seconds: as of `ClipInfo`; 1, 0 and 0 for a picture.
@@ -65,7 +65,7 @@ class Prepared:
     too_small: reasons, by the stages that the file does not cover.
     """
 
-    facts: Facts
+    facts: FileInfo
     records: dict[str, list[dict[str, Any]]]
     too_small: dict[str, str]
 
@@ -108,12 +108,12 @@ def check_quality(rules: Sequence[Filter], entry: Fields) -> None:
     Raises:
         Rejected: a field is missing, or breaks its rule.
     """
-    rule = broken(rules, entry)
+    rule = first_broken(rules, entry)
     if rule:
         raise Rejected(str(rule), rule.reason(entry))
 
 
-def cut(frames: int, longest: int) -> list[tuple[int, int]]:
+def clip_ranges(frames: int, longest: int) -> list[tuple[int, int]]:
     """First frame and end of the fewest parts of at most ``longest`` frames.
 
     Together they are all frames, and no two differ by more than one in length.
@@ -135,14 +135,14 @@ def _check(rules: Rules, measured: Mapping[str, float]) -> None:
             )
 
 
-def _check_size(rules: Rules, facts: Facts) -> None:
+def _check_size(rules: Rules, facts: FileInfo) -> None:
     measured = {"height": facts.height, "width": facts.width}
     _check(rules, measured | {"aspect": facts.width / facts.height})
 
 
 def _prepare_image(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
     image = decode_image(data)
-    facts = Facts(1, 0.0, 0.0, *image.shape[:2])
+    facts = FileInfo(1, 0.0, 0.0, *image.shape[:2])
     _check_size(config.rules, facts)
     sizes, too_small = _sizes(config, facts)
     records = {
@@ -169,7 +169,9 @@ def _prepare_video(config: PrepareConfig, entry: Fields, data: bytes) -> Prepare
         sizes, too_small = _sizes(config, facts)
         records: dict[str, list[dict[str, Any]]] = {stage: [] for stage in sizes}
         frames = clip.play()
-        for first, end in cut(facts.frames, config.clip_frames) if sizes else ():
+        for first, end in (
+            clip_ranges(facts.frames, config.clip_frames) if sizes else ()
+        ):
             writers = {
                 stage: ClipWriter(
                     config.stages[stage],
@@ -192,19 +194,21 @@ def _prepare_video(config: PrepareConfig, entry: Fields, data: bytes) -> Prepare
     return Prepared(facts, records, too_small)
 
 
-def _upright(clip: Clip, timing: Mapping[str, Any]) -> Facts:
+def _upright(clip: Clip, timing: Mapping[str, Any]) -> FileInfo:
     """What a video holds; its first frame tells how the camera was held."""
     (height, width), turns = upright(next(clip.play()))
-    return Facts(**timing, height=height, width=width, codec=clip.codec, rotation=turns)
+    return FileInfo(
+        **timing, height=height, width=width, codec=clip.codec, rotation=turns
+    )
 
 
 def _sizes(
-    config: PrepareConfig, facts: Facts
+    config: PrepareConfig, facts: FileInfo
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """Sizes for the stages that a file covers, and why it does not cover the others."""
     sizes, too_small = {}, {}
     for name, stage in config.stages.items():
-        size = covering(stage, facts.height, facts.width)
+        size = covering_size(stage, facts.height, facts.width)
         if size:
             sizes[name] = size
         else:
@@ -215,7 +219,7 @@ def _sizes(
     return sizes, too_small
 
 
-def _record(entry: Fields, facts: Facts, size: tuple[int, int]) -> dict[str, Any]:
+def _record(entry: Fields, facts: FileInfo, size: tuple[int, int]) -> dict[str, Any]:
     """The line's own fields, and the size that the file has and had."""
     height, width = size
     original = [facts.height, facts.width]

@@ -37,8 +37,8 @@ def write_manifest(out: str, settings: dict, reports: Sequence[Report]) -> dict:
         rules[line["rule"]] = rules.get(line["rule"], 0) + 1
     manifest = {"settings": settings, "rejected": rules} | sums
     lines = (json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in rejected)
-    storage.write(out, REJECTED, lines)
-    storage.write_json(out, MANIFEST, manifest)
+    storage.store(out, REJECTED, lines)
+    storage.store_json(out, MANIFEST, manifest)
     return manifest
 
 

@@ -8,7 +8,7 @@ another, and a run that is stopped loses no more than those it was at.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
 from snapvideo_jax.data.prepare import storage
-from snapvideo_jax.data.prepare.config import PrepareConfig
+from snapvideo_jax.data.prepare.config import PrepareConfig, absolute
 from snapvideo_jax.data.prepare.manifest import write_manifest
 from snapvideo_jax.data.prepare.shards import (
     REPORTS,
@@ -39,33 +39,37 @@ MADE_WITH = ("av", "array-record", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a run did.
+class PrepareResult:
+    """Result of a run.
 
     manifest: see `write_manifest`.
-    kept, made: shards that were finished before, and those that this run finished.
+    finished_before, written: number of shards.
     """
 
     manifest: dict[str, Any]
-    kept: int
-    made: int
+    finished_before: int
+    written: int
 
 
-def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
-    """Prepares a data set; the same call goes on where another was stopped.
+def prepare(
+    config: PrepareConfig, out: str, beam_options: Sequence[str] = ()
+) -> PrepareResult:
+    """Prepares a data set; repeating an interrupted call resumes it.
 
     Args:
         config: what is prepared, and how.
-        out: folder of the output; no two runs at a time.
-        options: of Beam, such as ``--runner=DirectRunner``.
+        out: folder of the output, used by one run at a time.
+        beam_options: such as ``--runner=DirectRunner``.
 
     Raises:
-        ValueError: there is no list of captions, or the folder was begun with other
+        ValueError: there is no list of captions, or the folder was started with other
             settings.
+        RuntimeError: Beam did not finish.
     """
     check_list(config.source)
+    out = absolute(out)
     settings = _begin(config, out)
-    pipeline = beam.Pipeline(options=PipelineOptions(options))
+    pipeline = beam.Pipeline(options=PipelineOptions(list(beam_options)))
     lines = (
         pipeline
         | "List"
@@ -86,14 +90,14 @@ def prepare(config: PrepareConfig, out: str, options: list[str]) -> Outcome:
     )
     result = pipeline.run()
     if (state := result.wait_until_finish()) != PipelineState.DONE:
-        raise RuntimeError(f"Beam ended as {state}; the same command goes on.")
+        raise RuntimeError(f"Beam ended as {state}; run the same command to resume.")
     reports = [
         storage.read_json(storage.join(out, report_name(name))) for name in names
     ]
     manifest = write_manifest(out, settings, reports)
     storage.delete(storage.join(out, storage.TEMPORARY))
-    kept = _count(result, "kept")
-    return Outcome(manifest, kept, len(names) - kept)
+    finished = _count(result, "finished_before")
+    return PrepareResult(manifest, finished, len(names) - finished)
 
 
 def parsed(line: bytes) -> Iterator[Fields]:
@@ -141,7 +145,7 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
     if noted is None:
         for folder in (out, *(storage.join(out, n) for n in (REPORTS, *config.stages))):
             storage.make_folder(folder)
-        storage.write_json(out, SETTINGS, settings)
+        storage.store_json(out, SETTINGS, settings)
         return settings
     resume.check_same(settings, noted, f"--out={out}")
     return settings
@@ -152,7 +156,7 @@ def _with_shard(entry: Fields, config: PrepareConfig) -> tuple[str, Fields]:
 
 
 class _MakeShard(beam.DoFn):
-    """Makes a shard from the lines that belong to it, and counts those it kept."""
+    """Writes a shard from its lines; counts shards that were finished before."""
 
     def __init__(self, config: PrepareConfig, out: str):
         self._config, self._out = config, out
@@ -160,8 +164,9 @@ class _MakeShard(beam.DoFn):
     def process(self, element: tuple[str, Iterable[Fields | None]]) -> None:
         shard, entries = element
         mine = [entry for entry in entries if entry is not None]
-        kept = make_shard(self._config, self._out, shard, mine)
-        Metrics.counter("prepare", "kept" if kept else "made").inc()
+        finished = make_shard(self._config, self._out, shard, mine)
+        counter = "finished_before" if finished else "written"
+        Metrics.counter("prepare", counter).inc()
 
 
 def _count(result: Any, name: str) -> int:

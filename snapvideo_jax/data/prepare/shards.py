@@ -107,8 +107,8 @@ def make_shard(
         for stage in writers:
             made = written[stage], headers_of(written[stage])
             for name, path in zip(_both(names[stage]), made, strict=True):
-                tally.report["files"][name] = storage.write(out, name, _parts(path))
-    storage.write_json(out, report_name(shard), tally.report)
+                tally.report["files"][name] = storage.store(out, name, _parts(path))
+    storage.store_json(out, report_name(shard), tally.report)
     log.info("%s: %d files, %d rejections", shard, len(entries), tally.rejections)
     return False
 

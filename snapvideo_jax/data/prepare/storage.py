@@ -44,7 +44,7 @@ def read_json(path: str) -> Any:
     return None if size(path) is None else json.loads(read(path))
 
 
-def write(folder: str, name: str, parts: Iterable[bytes]) -> dict[str, Any]:
+def store(folder: str, name: str, parts: Iterable[bytes]) -> dict[str, Any]:
     """Writes a file that appears whole or not at all.
 
     Args:
@@ -66,10 +66,10 @@ def write(folder: str, name: str, parts: Iterable[bytes]) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "bytes": length}
 
 
-def write_json(folder: str, name: str, value: Any) -> None:
-    """Writes a JSON file, see `write`."""
+def store_json(folder: str, name: str, value: Any) -> None:
+    """Writes a JSON file, see `store`."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    write(folder, name, [text.encode() + b"\n"])
+    store(folder, name, [text.encode() + b"\n"])
 
 
 def delete(*paths: str) -> None:

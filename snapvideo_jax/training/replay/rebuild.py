@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from snapvideo_jax import config as configs
 from snapvideo_jax.config import Experiment
 from snapvideo_jax.data import JointSource, make_joint_source, seek, split_dataset
-from snapvideo_jax.data.unusable import list_of
+from snapvideo_jax.data.unusable import list_path
 from snapvideo_jax.parallel.layout_report import checked_shardings
 from snapvideo_jax.parallel.sharding import (
     batch_sharding,
@@ -241,7 +241,7 @@ def rebuild(options: ReplayOptions) -> RebuiltStep:
 def _joint(experiment, workdir: Path, out: Path) -> JointSource:
     """The global sample sequence; skips what the run skipped; has its own list."""
     out.mkdir(parents=True, exist_ok=True)
-    listed, ours = list_of(workdir, 0), out / "skipped.jsonl"
+    listed, ours = list_path(workdir, 0), out / "skipped.jsonl"
     ours.unlink(missing_ok=True)
     if listed.is_file():
         shutil.copy(listed, ours)
