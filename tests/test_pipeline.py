@@ -64,10 +64,8 @@ def batches(dataset, count, start=0):
     if start:
         seek(iterator, start)
     try:
-        return [
-            {**batch, "moved": moved}
-            for batch, moved in itertools.islice(iterator, count)
-        ]
+        fetched = itertools.islice(iterator, count)
+        return [{**batch, "moved": moved} for batch, moved in fetched]
     finally:
         iterator.close()
 
@@ -188,7 +186,7 @@ def test_the_sequence_is_the_same_for_all_processes_and_threads(
     assert later == reference[24:]
 
 
-def test_a_resume_with_other_processes_and_workers_goes_on_in_the_same_sequence(root):
+def test_a_resume_with_other_processes_and_workers_continues_the_sequence(root):
     config = config_of(root)
     found = []
     for step, (processes, workers) in enumerate(
@@ -231,15 +229,12 @@ def test_reading_processes_change_nothing(root, workers):
             seek(iterator, start)
             for step in range(start, start + count):
                 batch, moved = next(iterator)
-                for key, value in reference[step].items():
-                    np.testing.assert_array_equal(
-                        (batch | {"moved": moved})[key], value
-                    )
+                np.testing.assert_equal({**batch, "moved": moved}, reference[step])
     finally:
         iterator.close()
 
 
-def test_a_saved_state_goes_on_where_it_was(root):
+def test_a_saved_state_resumes_where_it_was_saved(root):
     dataset = make_dataset(config_of(root, num_threads=2), 0, 0, 1, ENCODER)
     iterator = iter(dataset)
     next(iterator)
@@ -294,7 +289,7 @@ class Memory:
 
 
 def some_broken(root, broken, path=None, share=0.5, kind="video"):
-    """Samples of one kind, of which the named ones are no clips."""
+    """Samples of one kind; those with numbers in ``broken`` cannot be decoded."""
     amounts = {"videos_per_batch": 0, "images_per_batch": 0, f"{kind}s_per_batch": 5}
     config = config_of(root, max_skipped_share=share, **amounts)
     source = make_sources(config)[kind][0].source
@@ -306,7 +301,7 @@ def some_broken(root, broken, path=None, share=0.5, kind="video"):
     return JointSource(config, sources, 0, Skipped(path, share))
 
 
-def test_an_unusable_file_gives_its_place_to_the_next_one(root):
+def test_an_unusable_file_is_replaced_by_the_next_one(root):
     whole, broken = some_broken(root, ()), some_broken(root, {3, 4, 9})
     heirs = {"3.mp4": "5.mp4", "4.mp4": "5.mp4", "9.mp4": "0.mp4"}
     for sample in range(20):
@@ -320,7 +315,7 @@ def test_an_unusable_file_gives_its_place_to_the_next_one(root):
             )
 
 
-def test_what_a_sample_is_does_not_depend_on_what_came_before(root):
+def test_a_sample_does_not_depend_on_samples_loaded_before(root):
     used, fresh = some_broken(root, {3, 4}), some_broken(root, {3, 4})
     forwards = [used[sample]["video"] for sample in range(10)]
     backwards = [fresh[sample]["video"] for sample in reversed(range(10))]
@@ -411,7 +406,7 @@ def test_a_batch_that_does_not_split_is_refused(root):
         ({"max_skipped_share": 2.0}, "data.max_skipped_share=2.0 is not a share"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(root, changes, message):
+def test_invalid_settings_are_refused(root, changes, message):
     with pytest.raises(ValueError, match=message):
         config_of(**({"root": root} | changes))
 
