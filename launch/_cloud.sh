@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Sourced by the scripts that start something elsewhere: options, slices, dry runs.
+# Sourced by the scripts that start runs elsewhere: options, slices, dry runs.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-STORAGE=/mnt/snapvideo # where every machine finds the shared file system
+STORAGE=/mnt/snapvideo # mount point of the shared file system on every machine
 DOUBLING_2D="2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 DOUBLING_3D="2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16"
 
 declare -A given=() # options by name
-names=()            # arguments that are no options
-rest=()             # what follows --
+names=()            # positional arguments
+rest=()             # arguments after --
 
 # fail LINE: ends the script with the exit code of a wrong command line.
 fail() {
@@ -38,9 +38,9 @@ read_options() {
           given[$key]=yes
           shift
         elif [[ $options != *" $key "* ]]; then
-          fail "Unknown option '$1'; ${0##*/} --help tells which there are."
+          fail "Unknown option '$1'; ${0##*/} --help lists all options."
         elif [[ -z ${2:-} || $2 == --* ]]; then
-          fail "$1 has no value; ${0##*/} --help tells what it takes."
+          fail "$1 has no value; ${0##*/} --help lists the values."
         else
           given[$key]=$2
           shift 2
@@ -54,12 +54,12 @@ read_options() {
   done
 }
 
-# need OPTION WHAT: refuses a command line without it.
+# need OPTION WHAT: requires an option.
 need() {
   [[ -n ${given[$1]:-} ]] || fail "--$1 is missing; give $2."
 }
 
-# need_number OPTION LEAST WHAT: refuses one without it, or with something else.
+# need_number OPTION LEAST WHAT: requires an option that is a whole number.
 need_number() {
   need "$1" "$3"
   if [[ ! ${given[$1]} =~ ^(0|[1-9][0-9]{0,5})$ ]] || ((${given[$1]} < $2)); then
@@ -67,7 +67,7 @@ need_number() {
   fi
 }
 
-# need_name WHAT: refuses a command line without exactly one name that Google takes.
+# need_name WHAT: requires exactly one positional argument, a valid name of a resource.
 need_name() {
   ((${#names[@]} == 1)) || fail "Wanted one name, of the $1; got ${#names[@]}: '${names[*]}'."
   if [[ ! ${names[0]} =~ ^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$ ]]; then
@@ -75,7 +75,7 @@ need_name() {
   fi
 }
 
-# quoted COMMAND...: as one would type it.
+# quoted COMMAND...: quoted for a shell.
 quoted() {
   local text
   printf -v text ' %q' "$@"
@@ -92,8 +92,8 @@ run() {
   is_dry || "$@"
 }
 
-# find_slice CHIP:SHAPE, in the notation of `snapvideo plan`: sets what the platforms
-# call it, chips and hosts. Names and versions: cloud.google.com/tpu/docs/v5p (v5e, v6e,
+# find_slice CHIP:SHAPE, in the notation of `snapvideo plan`: sets its names on the
+# platforms, chips and hosts. Names and versions: cloud.google.com/tpu/docs/v5p (v5e, v6e,
 # v4), cloud.google.com/tpu/docs/runtimes, and GKE's page "Plan TPUs".
 # shellcheck disable=SC2034  # used by the scripts that source this
 find_slice() {
@@ -121,18 +121,18 @@ find_slice() {
 
 # need_slices: --topology, and --slices if it is given.
 need_slices() {
-  need topology "what was planned, as v5p:4x4x8"
+  need topology "the planned slice, as v5p:4x4x8"
   find_slice "${given[topology]}"
   given[slices]=${given[slices]:-1}
-  need_number slices 1 "how many slices of the topology"
+  need_number slices 1 "the number of slices"
 }
 
 # need_storage "KIND or KIND": the file system that all machines share.
 need_storage() {
-  need storage "$1: all machines have to share the folder of --workdir"
+  need storage "$1: all machines must share the folder of --workdir"
 }
 
-# need_train: what follows -- has to be a training in a folder of the shared storage.
+# need_train: requires a training in a folder of the shared storage after --.
 need_train() {
   local index workdir="" usage="-- train --config FILE --workdir $STORAGE/FOLDER"
   [[ ${rest[0]:-} == train ]] || fail "The command after -- is '${rest[0]:-}'; wanted $usage."
@@ -144,8 +144,8 @@ need_train() {
   done
   case $workdir in
     "") fail "--workdir is missing after --; wanted $usage." ;;
-    *://*) fail "--workdir=$workdir is no folder, and runs are kept in folders; give --storage ${workdir%"${workdir#*://*/}"} and a --workdir below $STORAGE." ;;
+    *://*) fail "--workdir=$workdir is not a folder; give --storage ${workdir%"${workdir#*://*/}"} and a --workdir below $STORAGE." ;;
     "$STORAGE"/?*) ;;
-    *) fail "--workdir=$workdir is not on the shared storage, and would be lost with its machine; use one below $STORAGE." ;;
+    *) fail "--workdir=$workdir is not on the shared storage, and would be lost with its machine; use a folder below $STORAGE." ;;
   esac
 }

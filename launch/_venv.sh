@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it. Moves to the checkout and defines use_venv.
+# Sourced by the other scripts. Changes to the checkout and defines use_venv.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -18,14 +18,14 @@ find_python() {
   return 1
 }
 
-# use_venv EXTRAS: activates .venv (or $SNAPVIDEO_VENV), made if needed, with this
+# use_venv EXTRAS: activates .venv (or $SNAPVIDEO_VENV), created if needed, with this
 # package and EXTRAS ("" or "dev") installed. Installs only after a change of
-# setup.py or pyproject.toml, or in a new place.
+# setup.py or pyproject.toml, or of the folder.
 use_venv() {
   local extras=$1 venv=${SNAPVIDEO_VENV:-.venv} python state
   if [[ ! -x $venv/bin/python ]]; then
     python=$(find_python)
-    echo "Making the environment $venv with $("$python" --version)."
+    echo "Creating the environment $venv with $("$python" --version)."
     "$python" -m venv "$venv"
   fi
   # shellcheck source=/dev/null
@@ -42,12 +42,12 @@ use_venv() {
 
 # use_wheel FOLDER: after use_venv. Activates an environment in FOLDER with the wheel of
 # the checkout as it is now, over the packages of the environment that was active. That
-# one keeps the checkout itself, which is not seen here: only .pth files lead to it, and
-# those of a folder that a .pth file names are not read.
+# one has the checkout itself, which is not visible here: only .pth files lead to it, and
+# .pth files in a folder that a .pth file names are not read.
 use_wheel() {
   local folder=$1 below=$VIRTUAL_ENV sites
   sites='import sysconfig; print(sysconfig.get_path("purelib"))'
-  # Of a copy, as what earlier builds left in the checkout would get into the wheel.
+  # Built from a copy: files of earlier builds in the checkout would get into the wheel.
   mkdir "$folder/source"
   tar -c --exclude=__pycache__ --exclude='*.egg-info' snapvideo_jax configs docs/plans \
     setup.py pyproject.toml MANIFEST.in README.md LICENSE | tar -x -C "$folder/source"

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Asks Google Cloud for TPU slices, as a queued resource. They cost from when they are
+# Requests TPU slices from Google Cloud as a queued resource. They cost from when they are
 # granted until launch/delete_pod.sh.
 #
 #   launch/create_pod.sh NAME --topology v5p:4x4x8 --capacity spot --queue-for 6h \
 #     --project PROJECT --zone ZONE [--dry-run]
 #
-#   --topology CHIP:SHAPE     what was planned, in the notation of `snapvideo plan`
-#   --slices N                so many of it, joined by the data centre's network (1)
-#   --capacity KIND           spot (cheap, can be taken away), reserved or on-demand
-#   --queue-for DURATION      give up where there are none for so long, as 6h or 2d
-#   --project, --zone         where; nothing is taken from gcloud's own settings
-#   --service-account EMAIL   whom the machines act as (Compute Engine's default)
+#   --topology CHIP:SHAPE     of a slice, in the notation of `snapvideo plan`
+#   --slices N                number of slices, joined by the data-centre network (1)
+#   --capacity KIND           spot (cheap, can be preempted), reserved or on-demand
+#   --queue-for DURATION      give up if no slice is granted in this time, as 6h or 2d
+#   --project, --zone         where; gcloud's own settings are ignored
+#   --service-account EMAIL   of the machines (Compute Engine's default)
 #   --network, --subnetwork   (default)
 #   --internal-ips            no public addresses; installing then needs Cloud NAT
 #   --runtime-version NAME    of the machines' image (the one for the chip)
-#   --dry-run                 print what would be done, and do nothing
+#   --dry-run                 print the commands without running them
 set -euo pipefail
 # shellcheck source=launch/_cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"

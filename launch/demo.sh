@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the demo model, samples its prompts, and tells how many were obeyed.
+# Trains the demo model, samples prompts, and prints the share of samples that match them.
 #
 #   launch/demo.sh            the demo
 #   launch/demo.sh --quick    a short run that only shows that everything works
-#   launch/demo.sh --seed 3   another seed, in a folder of its own
+#   launch/demo.sh --seed 3   another seed, in a separate folder
 #
-# The same command resumes a run that was stopped, and is quick after a finished one.
+# Run the same command to resume; after a finished run it is quick.
 set -euo pipefail
 
 options=""

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Trains on GKE: a JobSet with a Job for every slice and a pod for every host. The
-# cluster has to have JobSet (0.8 or newer), and node pools of the topology with four
-# chips a machine. JobSet starts everything again after a preemption.
+# cluster needs JobSet (0.8 or newer), and node pools of the topology with four chips a
+# machine. JobSet restarts everything after a preemption.
 #
 #   launch/gke.sh NAME --topology v5e:16x16 --slices 2 --image IMAGE \
 #     --storage claim:NAME --restarts 3 [--dry-run] \
 #     -- train --config configs/fit.py:size=3p9b,pod=v5e:16x16 --config.mesh.replica=2 \
 #     --workdir /mnt/snapvideo/runs/1
 #
-#   --image IMAGE            made from launch/Dockerfile
+#   --image IMAGE            built from launch/Dockerfile
 #   --storage PLACE          gs://BUCKET (GKE's driver of Cloud Storage FUSE) or
-#                            claim:NAME, a volume claim that many may write, as Filestore's
-#   --service-account NAME   of Kubernetes, for gs:// one that may write the bucket (default)
-#   --restarts N             after failures that are no preemption
+#                            claim:NAME, a ReadWriteMany volume claim, as of Filestore
+#   --service-account NAME   of Kubernetes; for gs:// it needs write access to the bucket (default)
+#   --restarts N             after failures other than preemption
 #   --spot                   only on spot nodes
 #   --queue NAME             a LocalQueue of Kueue
-#   --dry-run                print the manifest, and do nothing
+#   --dry-run                print the manifest without applying it
 #
 # Stop it with: kubectl delete jobset NAME
 set -euo pipefail
@@ -26,17 +26,17 @@ read_options "topology slices image storage service-account restarts queue" \
   "spot dry-run" "$@"
 need_name JobSet
 need_slices
-need image "what launch/Dockerfile made, as REGION-docker.pkg.dev/PROJECT/REPOSITORY/snapvideo:1"
+need image "one built from launch/Dockerfile, as REGION-docker.pkg.dev/PROJECT/REPOSITORY/snapvideo:1"
 need_storage "gs://BUCKET or claim:NAME"
-need_number restarts 0 "how often the run begins again after a failure that is no preemption"
+need_number restarts 0 "the number of restarts after failures other than preemption"
 need_train
 
 for text in "${given[@]}" "${rest[@]}"; do
   [[ $text != *[[:cntrl:]]* ]] ||
-    fail "$(quoted "$text") holds a character that no manifest should."
+    fail "$(quoted "$text") has a control character, which a manifest must not have."
 done
 
-# string TEXT: as JSON, which is YAML too.
+# string TEXT: a JSON string, which is also YAML.
 string() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"}
@@ -99,7 +99,7 @@ spec:
           parallelism: $hosts
           podFailurePolicy:
             rules:
-              # The machine was taken away, or \`snapvideo train\` was told to stop.
+              # The machine was preempted, or \`snapvideo train\` was.
               - action: FailJob
                 onPodConditions:
                   - type: DisruptionTarget

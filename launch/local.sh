@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Runs one command of snapvideo in several processes on this machine, joined as the
-# hosts of a pod are.
+# Runs one command of snapvideo in several processes on this machine, joined like the
+# hosts of a pod.
 #
 #   launch/local.sh --processes 2 [--devices 4] [--dry-run] \
 #     -- train --config configs/demo.py --workdir runs/two
 #
-#   --processes N   of this run
-#   --devices N     make each have so many CPU devices (what is there)
-#   --dry-run       print what would be done, and do nothing
+#   --processes N   number of processes
+#   --devices N     CPU devices of each process (those of the machine)
+#   --dry-run       print the commands without running them
 #
-# `train` goes through launch/train_pod.sh, as on a pod. SIGTERM and Ctrl-C reach all
-# processes. Ends with the exit code of process 0, or of the first that failed.
+# `train` goes through launch/train_pod.sh, as on a pod. SIGTERM and Ctrl-C are sent
+# to all processes. Ends with the exit code of process 0, or of the first that failed.
 set -euo pipefail
 here=$PWD
 # shellcheck source=launch/_cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
 
 read_options "processes devices" "dry-run" "$@"
-((${#names[@]} == 0)) || fail "'${names[0]}' is no option; ${0##*/} --help tells which there are."
+((${#names[@]} == 0)) || fail "'${names[0]}' is not an option; ${0##*/} --help lists all options."
 need_number processes 1 "the number of processes"
 ((${#rest[@]})) || fail "The command after -- is missing; wanted -- train --config FILE --workdir DIR."
 if [[ -n ${given[devices]:-} ]]; then

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # An example of several slices: FIT 3.9B on two of v5e:16x16, 512 chips, as planned in
-# docs/plans.md. Each slice holds the whole state (config.mesh.replica=2), so only
-# gradients cross the data centre's network.
+# docs/plans.md. Each slice has a replica of the state (config.mesh.replica=2), so only
+# gradients cross the data-centre network.
 #
 #   launch/multislice.sh NAME --capacity spot --queue-for 6h --project PROJECT --zone ZONE \
 #     --storage gs://BUCKET --afterwards delete --restarts 0 [--dry-run] \
 #     [-- --config.data.source=records --config.data.root=/mnt/snapvideo/data/base]
 #
-# Options are those of launch/run_pod.sh; what follows -- changes fields of the config.
+# Options are those of launch/run_pod.sh; arguments after -- change the config.
 set -euo pipefail
 # shellcheck source=launch/_cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"

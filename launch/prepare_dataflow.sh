@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Prepares a data set on Dataflow: `snapvideo prepare` with Beam's options for it. The
-# same command goes on: finished shards are kept.
+# Prepares a data set on Dataflow: `snapvideo prepare` with Beam's options for it. Run
+# the same command to resume: finished shards are skipped.
 #
 #   launch/prepare_dataflow.sh --config configs/prepare.py --source gs://BUCKET/clips \
 #     --out gs://BUCKET/prepared --project PROJECT --region REGION --image IMAGE \
 #     --max-workers 200 [--dry-run] [-- --config.video_shards=4096 ...]
 #
-#   --source, --out          with captions.jsonl, and where shards go: gs:// folders
-#   --image IMAGE            made from launch/Dockerfile with --target beam
-#   --max-workers N          as many machines as it may take at once
+#   --source, --out          gs:// folders of captions.jsonl and of the shards
+#   --image IMAGE            built from launch/Dockerfile with --target beam
+#   --max-workers N          largest number of machines
 #   --machine-type TYPE      (Dataflow's default)
-#   --service-account EMAIL  whom the workers act as (Compute Engine's default)
+#   --service-account EMAIL  of the workers (Compute Engine's default)
 #   --network, --subnetwork  (default)
-#   --dry-run                print what would be done, and do nothing
+#   --dry-run                print the command without running it
 #
-# What follows -- changes fields of the config. This machine needs
+# Arguments after -- change the config. This machine needs
 # pip install 'apache-beam[gcp]>=2.77,<2.78', and waits for the end.
 set -euo pipefail
 # shellcheck source=launch/_cloud.sh
@@ -22,14 +22,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
 
 read_options "config source out project region image max-workers machine-type \
 service-account network subnetwork" "dry-run" "$@"
-((${#names[@]} == 0)) || fail "'${names[0]}' is no option; ${0##*/} --help tells which there are."
+((${#names[@]} == 0)) || fail "'${names[0]}' is not an option; ${0##*/} --help lists all options."
 need config "the config of the data set, as configs/prepare.py"
 need source "the gs:// folder of captions.jsonl"
 need out "the gs:// folder of the shards"
 need project "the id of the project that pays"
 need region "where the workers are, that of the bucket, as us-east5"
-need image "what launch/Dockerfile --target beam made"
-need_number max-workers 1 "as many machines as it may take at once"
+need image "one built from launch/Dockerfile with --target beam"
+need_number max-workers 1 "the largest number of machines"
 for option in source out; do
   [[ ${given[$option]} == gs://?* ]] ||
     fail "--$option is '${given[$option]}', which the workers cannot reach; give gs://BUCKET/FOLDER."

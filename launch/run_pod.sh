@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains on TPU slices from a laptop: creates them where there are none, installs this
-# commit on every host, starts the same command on all, and follows the log. The same
-# command goes on after a preemption, and follows again after a lost connection.
+# Trains on TPU slices from a laptop: creates them if needed, installs this commit on
+# every host, starts the same command on all, and follows the log. Run the same command
+# to resume after a preemption, and to follow again after a lost connection.
 #
 #   launch/run_pod.sh NAME --topology v5p:4x4x8 --capacity spot --queue-for 6h \
 #     --project PROJECT --zone ZONE --storage gs://BUCKET --afterwards delete \
@@ -9,12 +9,12 @@
 #     -- train --config configs/fit.py:size=3p9b,pod=v5p:4x4x8 --workdir /mnt/snapvideo/runs/1
 #
 #   --storage PLACE           gs://BUCKET or SERVER:/SHARE (NFS), mounted on every host
-#   --afterwards delete|keep  the pod, once the run has ended for good, well or not
-#   --restarts N              so often a pod that was taken away is asked for again
-#   --dry-run                 print what would be done, and do nothing
+#   --afterwards delete|keep  the pod, after the run has succeeded or failed
+#   --restarts N              number of requests for a new pod after preemptions
+#   --dry-run                 print the commands without running them
 #
 # The other options are those of launch/create_pod.sh. Exit codes are those of
-# `snapvideo train` (docs/launch.md); 75: the same command goes on.
+# `snapvideo train` (docs/launch.md); 75: run the same command to resume.
 set -euo pipefail
 # shellcheck source=launch/_cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
@@ -26,7 +26,7 @@ need_name pod
 need_storage "gs://BUCKET or SERVER:/SHARE"
 need_train
 need afterwards "delete or keep; a pod that is kept costs"
-need_number restarts 0 "how often a pod that was taken away is asked for again"
+need_number restarts 0 "the number of requests for a new pod after preemptions"
 [[ ${given[afterwards]} == delete || ${given[afterwards]} == keep ]] ||
   fail "--afterwards is '${given[afterwards]}'; wanted delete or keep."
 launch/setup_host.sh --storage "${given[storage]}" --dry-run >/dev/null || exit 2
@@ -42,12 +42,12 @@ done
 if [[ -n ${given[internal-ips]:-} ]]; then
   create+=(--internal-ips)
 fi
-# Refuses a wrong option before anything is done.
+# Checks the options before anything is done.
 "${create[@]}" --dry-run >/dev/null || exit 2
 
 where=("--project=${given[project]:-}" "--zone=${given[zone]:-}")
 delete=(launch/delete_pod.sh "$name" "${where[@]}")
-# By default 64 hosts at a time: the others would wait for ones that wait for them.
+# The default is 64 hosts at a time, which would wait for hosts that are not started.
 all=("${where[@]}" --node=all --worker=all --batch-size=all)
 if [[ -n ${given[internal-ips]:-} ]]; then
   all+=(--tunnel-through-iap)
@@ -55,28 +55,28 @@ fi
 list=(gcloud compute tpus queued-resources list "${where[@]}"
   "--filter=name~/$name\$" "--format=value(state.state)")
 
-commit=$(git rev-parse --short=12 HEAD) || fail "This is no git checkout; clone it, for the commit names what runs."
+commit=$(git rev-parse --short=12 HEAD) || fail "This is not a git checkout; clone the repository, since hosts get its commit."
 folder=snapvideo_jax-$commit
 archive=${TMPDIR:-/tmp}/$folder.tar.gz
 
-# Waits until the pod is there; asks for it where it is not. 1: it was not granted.
+# Waits until the pod is active; requests it if it is missing. 1: it was not granted.
 wait_for_pod() {
   local state asked=""
   while true; do
     if ! state=$("${list[@]}"); then
-      echo "gcloud cannot tell the state of $name; why is above." >&2
+      echo "gcloud cannot read the state of $name; see its error above." >&2
       return 1
     fi
     case $state in
       ACTIVE) return ;;
       "")
         [[ -z $asked ]] || return 1
-        "${create[@]}" || exit # gcloud said why; nothing is there that costs
+        "${create[@]}" || exit # gcloud printed the reason; nothing costs
         asked=yes
         ;;
       FAILED | SUSPENDED)
         [[ -z $asked ]] || return 1
-        echo "$(date +%H:%M:%S) $name is $state; it is deleted, and asked for again."
+        echo "$(date +%H:%M:%S) $name is $state; it is deleted, and requested again."
         "${delete[@]}" || return 1
         ;;
       *)
@@ -87,8 +87,8 @@ wait_for_pod() {
   done
 }
 
-# follow COMMAND...: runs it and shows its output. 0 only where a host says that the
-# training ended with 0: gcloud's own is 0 too where it reached no host at all.
+# follow COMMAND...: runs it and shows its output. 0 only if a host prints that the
+# training ended with 0: gcloud itself also returns 0 if it reaches no host.
 follow() {
   local codes
   if is_dry; then
@@ -113,15 +113,15 @@ train() {
 }
 
 if is_dry; then
-  echo "# Where '$(quoted "${list[@]}")' prints nothing:"
+  echo "# If '$(quoted "${list[@]}")' prints nothing:"
   "${create[@]}" --dry-run
-  echo "# Where it prints FAILED or SUSPENDED, this first:"
+  echo "# If it prints FAILED or SUSPENDED, first:"
   "${delete[@]}" --dry-run
-  echo "# Once it prints ACTIVE, asked every $POLL_SECONDS s:"
+  echo "# When it prints ACTIVE, polled every $POLL_SECONDS s:"
   train
-  echo "# A pod that was taken away is asked for again ${given[restarts]} times."
+  echo "# A preempted pod is requested again up to ${given[restarts]} times."
   if [[ ${given[afterwards]} == delete ]]; then
-    echo "# When the run has ended for good:"
+    echo "# After the run has ended:"
     "${delete[@]}" --dry-run
   fi
   exit
@@ -134,8 +134,8 @@ for ((left = given[restarts]; ; left--)); do
   if wait_for_pod; then
     code=0
     train || code=$?
-    # ssh ends with 255 where a host is gone, and where only the connection is. What
-    # fails while a pod is being taken away, says little of the run.
+    # ssh exits with 255 if a host or only the connection is lost. A failure while the
+    # pod is being preempted is not one of the run.
     if ((code == 255)) || { ((code != 0)) && [[ $("${list[@]}") != ACTIVE ]]; }; then
       code=75
     fi
@@ -143,15 +143,15 @@ for ((left = given[restarts]; ; left--)); do
   if ((code != 75)) || ((left == 0)); then
     break
   fi
-  echo "$(date +%H:%M:%S) The run stopped before its end; $left restarts are left."
+  echo "$(date +%H:%M:%S) The run was interrupted; $left restarts are left."
   sleep "$POLL_SECONDS"
 done
 if ((code == 75)); then
-  echo "The run has not ended; the same command goes on. The pod costs while it is there:" \
+  echo "The run has not ended; run the same command to resume. The pod costs until:" \
     "$(quoted "${delete[@]}")"
 elif [[ ${given[afterwards]} == delete ]]; then
   "${delete[@]}"
 else
-  echo "The pod is kept and costs until: $(quoted "${delete[@]}")"
+  echo "The pod is not deleted and costs until: $(quoted "${delete[@]}")"
 fi
 exit "$code"

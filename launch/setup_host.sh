@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes one host of a pod ready: mounts the shared storage at /mnt/snapvideo, and
-# installs the checkout that this script lies in. launch/run_pod.sh runs it on all hosts;
-# what is done already is not done again.
+# Sets up one host of a pod: mounts the shared storage at /mnt/snapvideo, and installs
+# the checkout of this script. launch/run_pod.sh runs it on all hosts; completed steps
+# are skipped.
 #
 #   launch/setup_host.sh --storage gs://BUCKET|SERVER:/SHARE [--dry-run]
 set -euo pipefail
@@ -23,9 +23,9 @@ install_gcsfuse() {
 }
 
 if [[ $storage =~ ^gs://([a-z0-9][-a-z0-9_.]+[a-z0-9])/?$ ]]; then
-  # Nothing of the bucket is remembered, for one process looks for what another wrote.
-  # Checkpoints are put in place by renaming a folder: at once in a bucket with a
-  # hierarchical namespace, else file by file, which the limit allows.
+  # No caches, since processes read files that others wrote. Checkpoints are finished by
+  # renaming a folder: atomically in a bucket with a hierarchical namespace, otherwise
+  # file by file, which the limit allows.
   install=install_gcsfuse
   program=gcsfuse
   mount=(gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0
@@ -47,7 +47,7 @@ if is_dry || ! mountpoint -q "$STORAGE"; then
   run sudo chown "$(id -u):$(id -g)" "$STORAGE"
   run "${mount[@]}"
 fi
-# The images have Python 3.10, and uv brings a newer one.
+# The images have Python 3.10; uv installs a newer one.
 if is_dry || [[ ! -e .venv/.installed ]]; then
   run python3 -m pip install --quiet --user uv
   run python3 -m uv venv --quiet --clear --python 3.12 .venv

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Starts a training on one host of a pod, apart from the connection that asked for it,
-# and shows its log until it ends; where the same runs already, only shows its log.
-# launch/run_pod.sh runs it on all hosts. Ends with the exit code of the training, and
-# says it in a last line.
+# Starts a training on one host of a pod, detached from the connection, and shows its log
+# until it ends; if the same training is running, only shows its log. launch/run_pod.sh
+# runs it on all hosts. Exits with the exit code of the training, printed in a last line.
 #
 #   launch/start_host.sh [--dry-run] -- train --config FILE --workdir DIR
 set -euo pipefail
@@ -32,13 +31,13 @@ if pid=$(cat "$state/pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null; then
   if [[ $(quoted "${rest[@]}") != $(cat "$state/command") ]]; then
     fail "Another training runs here, process $pid: $(cat "$state/command"); wait for it, or send it SIGTERM."
   fi
-  echo "A training runs already, begun by process $pid; this is the end of its log."
+  echo "A training runs already, started by process $pid; this is the end of its log."
   shown=20
 else
   rm -f "$state/code"
   shown=+$(($(wc -l <"$state/log") + 1))
   quoted "${rest[@]}" >"$state/command"
-  # The shell in between only notes the exit code; a SIGTERM to all is for the training.
+  # The shell in between only records the exit code; it ignores SIGTERM.
   # shellcheck disable=SC2016  # expanded by that shell
   setsid nohup bash -c 'trap : TERM; "${@:2}"; echo $? >"$1"' - "$state/code" \
     "${command[@]}" >>"$state/log" 2>&1 </dev/null 9>&- &
@@ -47,7 +46,7 @@ else
 fi
 flock -u 9
 tail --pid="$pid" -n "$shown" -f "$state/log"
-# Without a code the training was killed, as with its host: it can go on.
+# Without a code the training was killed, for example with its host: it can resume.
 code=$(cat "$state/code" 2>/dev/null || echo 75)
 echo "The training ended with code $code."
 exit "$code"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a GKE cluster that xpk made: the command for it. xpk has to be installed;
-# it mounts storage by its own `xpk storage attach`, at /mnt/snapvideo.
+# Trains on a GKE cluster of xpk, which must be installed. Mount the storage at
+# /mnt/snapvideo with `xpk storage attach`.
 #
 #   launch/xpk.sh NAME --topology v5e:16x16 --slices 2 --image IMAGE --cluster CLUSTER \
 #     --project PROJECT --zone ZONE --restarts 3 [--dry-run] \
 #     -- train --config configs/fit.py:size=3p9b,pod=v5e:16x16 --config.mesh.replica=2 \
 #     --workdir /mnt/snapvideo/runs/1
 #
-#   --image IMAGE    made from launch/Dockerfile
-#   --restarts N     so often the run begins again, preemptions included
-#   --dry-run        print the command, and do nothing
+#   --image IMAGE    built from launch/Dockerfile
+#   --restarts N     number of restarts, including those after preemptions
+#   --dry-run        print the command without running it
 set -euo pipefail
 # shellcheck source=launch/_cloud.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
@@ -17,11 +17,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/_cloud.sh"
 read_options "topology slices image cluster project zone restarts" "dry-run" "$@"
 need_name workload
 need_slices
-need image "what launch/Dockerfile made, as REGION-docker.pkg.dev/PROJECT/REPOSITORY/snapvideo:1"
+need image "one built from launch/Dockerfile, as REGION-docker.pkg.dev/PROJECT/REPOSITORY/snapvideo:1"
 need cluster "the name of the cluster"
 need project "the id of the project that pays"
 need zone "the one of the cluster"
-need_number restarts 0 "how often the run begins again, preemptions included"
+need_number restarts 0 "the number of restarts, including those after preemptions"
 need_train
 # Flags: src/xpk/parser/workload.py of xpk.
 run xpk workload create "--workload=${names[0]}" "--cluster=${given[cluster]}" \

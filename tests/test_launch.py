@@ -132,7 +132,7 @@ def test_help_is_the_comment_at_the_top(path):
         (
             "run_pod.sh",
             ["a", *RUN, *TRAIN[:-1], "gs://bucket/runs/1"],
-            ["is no folder", "--storage gs://bucket/"],
+            ["is not a folder", "--storage gs://bucket/"],
         ),
         ("run_pod.sh", ["a", *without(RUN, "--zone"), *TRAIN], ["--zone is missing"]),
         (
@@ -149,7 +149,7 @@ def test_help_is_the_comment_at_the_top(path):
         ("start_host.sh", ["--", "sample"], ["The command after -- is 'sample'"]),
         ("gke.sh", ["a", *GKE, "--storage", "disk", *TRAIN], ["gs://BUCKET or claim:"]),
         ("gke.sh", ["a", *without(GKE, "--image"), *TRAIN], ["--image is missing"]),
-        ("gke.sh", ["a", *GKE, *TRAIN, "a\nb"], ["no manifest should"]),
+        ("gke.sh", ["a", *GKE, *TRAIN, "a\nb"], ["which a manifest must not have"]),
         ("xpk.sh", ["a", *SLICE, "--image", "i", *TRAIN], ["--cluster is missing"]),
         ("local.sh", ["--", "train"], ["--processes is missing"]),
         ("local.sh", ["--processes", "0", "--", "train"], ["--processes is '0'"]),

@@ -176,7 +176,7 @@ def test_a_host_trains_once_however_often_it_is_asked_to(host):
     pid = int((host.state / "pid").read_text())
     first.kill()  # as a lost connection does
     second = host()
-    assert f"runs already, begun by process {pid};" in second.stdout.readline()
+    assert f"runs already, started by process {pid};" in second.stdout.readline()
     other = host(*TRAIN, "--config.seed=3")
     said, _ = other.communicate(timeout=60)
     assert other.returncode == 2 and said.count("\n") == 1
