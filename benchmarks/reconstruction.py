@@ -1,13 +1,13 @@
-"""Reconstruction guidance where the right answer is known: the paper's rule and ours.
+"""Reconstruction guidance with a known solution: the paper's rule and ours.
 
     python benchmarks/reconstruction.py
 
 Clips are Gaussian: 4 frames of 12 pixels, correlated in time (0.9 a frame) and in space
 (0.8 a pixel), so the unknown frames given the known ones have a mean and a variance in
 closed form. They are sampled (64 Heun steps, 1,000 samples) with the exact denoiser,
-and with a small network that is trained here, whose Jacobian is only nearly a
-denoiser's. Printed are the error of the mean, as a share of the mean's own size, and
-the ratio of the variances; a right rule has 0 and 1.
+and with a small network trained here, whose Jacobian only approximates a denoiser's.
+Prints the error of the mean, relative to the size of the mean, and the ratio of the
+variances; an exact rule has 0 and 1.
 """
 
 import itertools

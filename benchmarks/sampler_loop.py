@@ -2,12 +2,12 @@
 
     python benchmarks/sampler_loop.py --workdir runs/demo
 
-Both make the same clips of the run's model: the sampler of `snapvideo sample`, and a
-loop in Python that calls the jitted, guided denoiser and does a solver's arithmetic
-between. They take turns. Printed are clips a second at several batch sizes, the ratio,
-and the memory that the compiled sampler needs beside its arguments, by steps. Bars: at
-least 1.5 times the clips a second, and the same memory (within 1%) at all numbers of
-steps.
+Both sample the same clips from the run's model: the sampler of `snapvideo sample`, and
+a loop in Python that calls the jitted, guided denoiser and does the solver's arithmetic
+in between. Their runs alternate. Prints clips per second at several batch sizes, the
+ratio, and the memory of the compiled sampler in addition to its arguments, by steps.
+Bars: at least 1.5 times the clips per second, and equal memory (within 1%) for all
+numbers of steps.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PROMPT = "a red cross moving left"
 
 
 def looped(experiment, params, mesh, request: Request):
-    """A call that makes a request's clips by a loop in Python."""
+    """A function that samples a request's clips by a loop in Python."""
     model, edm, sampler = experiment.model, experiment.diffusion, experiment.sampler
     count, solver = len(request.numbers), SOLVERS[sampler.solver]
     place, embed = batch_sharding(mesh), experiment.text.on_devices(mesh)
@@ -97,7 +97,7 @@ def looped(experiment, params, mesh, request: Request):
 
 
 def memory(experiment, mesh, steps: int, clips: int) -> int:
-    """Bytes that the compiled sampler needs beside its arguments and results."""
+    """Temporary memory of the compiled sampler in bytes."""
     sampler = dataclasses.replace(experiment.sampler, steps=steps)
     asked = programs.sampler(
         dataclasses.replace(experiment, sampler=sampler), mesh, clips
@@ -146,8 +146,8 @@ def main() -> None:
         steps: memory(experiment, mesh, steps, arguments.batches[0])
         for steps in arguments.memory_steps
     }
-    told = ", ".join(f"{n} steps {size / 1e6:.2f} MB" for n, size in used.items())
-    print(f"memory of the compiled sampler: {told}")
+    text = ", ".join(f"{n} steps {size / 1e6:.2f} MB" for n, size in used.items())
+    print(f"memory of the compiled sampler: {text}")
     for batch, ratio in ratios.items():
         print(
             f"{'HOLDS' if ratio >= RATIO else 'FAILS'}: {ratio:.2f} times the clips a "

@@ -3,10 +3,10 @@
     snapvideo train --config configs/clips.py --config.data.root=FOLDER --workdir DIR
 
 FOLDER holds captions.jsonl with a line {"file", "type", "caption"} for each clip or
-image. ``subset=8,steps=400`` overfits the first 8 clips, a check that everything is
-connected: on 2 CPU cores (0.45 steps a second while other work ran) the loss fell from
-4.1 to 0.4; at step 100 the sheet had the clips' colours and coarse layout, at step 300
-a panda sat beside green bamboo and coffee poured into a round cup.
+image. ``subset=8,steps=400`` overfits the first 8 clips, an end-to-end check: on 2 CPU
+cores (0.45 steps a second on a busy machine) the loss fell from 4.1 to 0.4; at step 100
+the sheet had the clips' colours and coarse layout, at step 300 a panda next to green
+bamboo and coffee pouring into a round cup.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
-"""The demo: a FIT with every mechanism on, small enough to learn on 2 CPU cores.
+"""The demo: a FIT with all mechanisms of the paper, small enough for 2 CPU cores.
 
-    ./launch/demo.sh            trains this, samples held-out prompts and judges them
-    ./launch/demo.sh --quick    the same way with little of the training
+    ./launch/demo.sh            trains it, samples held-out prompts and judges them
+    ./launch/demo.sh --quick    the same with a short training
 
 8 frames of 16x16 px of the generated shapes.
 """
@@ -40,8 +40,8 @@ def get_config(arg=None):
         unroll=2,
     )
     # By the rule of Sec. 3.2, s = 16 / 64 and T = 8 give sigma_in = s sqrt(T) = 0.7.
-    # One flat shape is far more redundant than a natural video: it can still be seen
-    # through noise of 10 to 20, so the noise levels of training lie higher too.
+    # One flat shape is far more redundant than a natural video: it is still visible at
+    # noise levels of 10 to 20, so training uses higher levels.
     config.diffusion = configs.section(EDM, sigma_in=1.0, p_mean=1.4, p_std=1.4)
     config.optimizer = configs.section(
         Optimizer,
@@ -58,7 +58,7 @@ def get_config(arg=None):
         self_conditioning_period=16,
         label_dropout=0.1,
     )
-    # At 4 frames a second, 8 frames see nearly all of a clip's 2 seconds.
+    # At 4 frames a second, 8 frames span nearly all of a clip's 2 seconds.
     config.data = configs.section(
         DataConfig,
         source="shapes",

@@ -1,13 +1,13 @@
-"""A DiT on all patches of a video at once: what FIT's latents are measured against.
+"""A DiT on all patches of a video at once, a baseline for FIT's latents.
 
     snapvideo train --config configs/dit.py:match=flops --workdir DIR \
         --config.data.source=tfds --config.data.root=... \
         --config.data.tfds_videos=... --config.data.tfds_images=...
 
-``match`` is parameters (those of FIT 500M) or flops (of its forward pass); ``pod`` sets
-mesh and memory policy for a topology, as pod=v5p:4x4x8. Not of the paper: arXiv
-2212.09748 with the patches, padding, text, data and sampler of `fit.py`, and with the
-U-Nets' optimizer, Adam. Not yet run at full size.
+``match`` is parameters (equal to FIT 500M's) or flops (of the forward pass); ``pod``
+sets mesh and memory policy for a topology, such as pod=v5p:4x4x8. Not part of the
+paper: arXiv 2212.09748 with the patches, padding, text, data and sampler of `fit.py`,
+and with the U-Nets' optimizer, Adam. Not yet run at full size.
 """
 
 import unet
@@ -20,7 +20,7 @@ SIZES = {
     "flops": dict(patch_width=768, blocks=11),
 }
 
-# Mesh and memory policy by topology; a first choice, not compiled for it yet.
+# Mesh and memory policy by topology; a first choice, not yet compiled.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(fsdp=64, remat="dots"),

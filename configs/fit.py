@@ -4,10 +4,10 @@
         --config.data.source=tfds --config.data.root=... \
         --config.data.tfds_videos=... --config.data.tfds_images=...
 
-``size`` is 500m or 3p9b. ``ablation`` gives the rows of Tab. 3, trained at 500m: edm
+``size`` is 500m or 3p9b. ``ablation`` selects a row of Tab. 3, trained at 500m: edm
 (the original framework), ii (sigma_data 0.5), iii (sigma_in 2), iv (images are not
-videos). ``pod`` sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet
-run at full size; the paper used 550,000 steps of 4,096 samples.
+videos). ``pod`` sets mesh and memory policy for a topology, such as pod=v5p:4x4x8. Not
+yet run at full size; the paper used 550,000 steps of 4,096 samples.
 """
 
 import ml_collections
@@ -31,9 +31,9 @@ SIZES = {
     ),
 }  # fmt: skip
 
-# Mesh and memory policy by topology, as compiled for it by `snapvideo plan`. fsdp is 64
-# where there are more chips: widths of 1024 and 3072 then divide into whole tiles, 16
-# rows of bfloat16; into others, every gather becomes an all-reduce of twice the bytes.
+# Mesh and memory policy by topology, as compiled by `snapvideo plan`. fsdp is at most
+# 64: widths of 1024 and 3072 then divide into whole tiles, 16 rows of bfloat16;
+# otherwise every gather becomes an all-reduce of twice the bytes.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(fsdp=64, remat="dots", period=32),

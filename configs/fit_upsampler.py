@@ -4,19 +4,19 @@
         --config.data.source=tfds --config.data.root=... \
         --config.data.tfds_videos=... --config.data.tfds_images=...
 
-The small clip is made from the large one, with noise of up to 0.5 (Sec. 3.5). ``pod``
-sets mesh and memory policy for a topology, as pod=v5p:4x4x8. Not yet run at full size;
-the paper used 370,000 steps of 320 samples, and began with the weights of the first
-stage: --config.run.init_from=WORKDIR.
+The low-resolution clip is the target shrunk, with noise of up to 0.5 (Sec. 3.5).
+``pod`` sets mesh and memory policy for a topology, such as pod=v5p:4x4x8. Not yet run
+at full size; the paper used 370,000 steps of 320 samples, and started from the weights
+of the first stage: --config.run.init_from=WORKDIR.
 """
 
 import fit  # a config may import its neighbours
 
 from snapvideo_jax import config as configs
 
-# As compiled for each topology by `snapvideo plan`. Four devices share each clip; they
-# have 10 together on v5p, 9 of them self-conditioned, and 5 on v6e, where all run the
-# first pass because 4.5 cannot.
+# As compiled for each topology by `snapvideo plan`. Four devices share each clip. On
+# v5p they hold 10 samples, of which 9 are self-conditioned; on v6e 5, which all run the
+# first pass, as 4.5 samples cannot.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(fsdp=32, context=4, remat="dots"),

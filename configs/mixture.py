@@ -3,9 +3,9 @@
     snapvideo train --config configs/mixture.py --workdir DIR \
         --config.data.mixture.films.root=OUT/base --config.data.mixture.web.root=FOLDER
 
-``films`` are records that `snapvideo prepare` made, and give three of four videos;
-``web`` is a folder with captions.jsonl, gives one of four videos and all images, at
-rates of its own, and only what is at least 144 px high. Of three batches two are wide
+``films`` are records from `snapvideo prepare` and provide three of four videos; ``web``
+is a folder with captions.jsonl and provides one of four videos and all images, with
+separate frame rates, and only files at least 144 px high. Of three batches two are wide
 and one is nearly square; each file goes to the nearer shape.
 """
 

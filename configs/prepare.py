@@ -4,10 +4,10 @@
     snapvideo train --config configs/clips.py --config.data.source=records \\
       --config.data.root=OUT/base --workdir DIR
 
-FOLDER holds captions.jsonl, as for training from it. ``base`` has twice the 64x36 px of
-the first stage, so that its colours, which H.264 keeps at half of the size, are at the
-whole of it; ``upsampler`` is at the paper's 512x288. What captions.jsonl says of a
-file, such as an aesthetic score, chooses by ``filters``: "aesthetic>=4.5, blur<0.2".
+FOLDER holds captions.jsonl, as for training. ``base`` has twice the 64x36 px of the
+first stage, so that colours, which H.264 stores at half the resolution, have the full
+one; ``upsampler`` has the paper's 512x288. ``filters`` selects by fields of
+captions.jsonl, such as an aesthetic score: "aesthetic>=4.5, blur<0.2".
 """
 
 import ml_collections

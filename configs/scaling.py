@@ -1,4 +1,4 @@
-"""What `snapvideo scaling` varies on 2 CPU cores: a FIT much smaller than the demo's.
+"""A base config for `snapvideo scaling` on 2 CPU cores, much smaller than the demo.
 
     snapvideo scaling generate --config configs/scaling.py --out sweep \
         --width 0.5,2 --budgets 5e11,1e12,2e12

@@ -5,7 +5,7 @@
         --config.data.tfds_videos=... --config.data.tfds_images=...
 
 ``size`` is 85m or 284m; ``pod`` sets mesh and memory policy for a topology, as
-pod=v5p:4x4x8. All but the network and its optimizer is FIT's (`fit.py`). Not yet run at
+pod=v5p:4x4x8. Everything but network and optimizer is as in `fit.py`. Not yet run at
 full size; the paper used 550,000 steps of 4,096 samples.
 """
 
@@ -21,7 +21,7 @@ SIZES = {
     "284m": dict(channels=192, multiples=(1, 2, 3, 4)),
 }
 
-# Mesh and memory policy by topology; a first choice, not compiled for it yet.
+# Mesh and memory policy by topology; a first choice, not yet compiled.
 PODS = {
     "none": dict(),
     "v5p:4x4x8": dict(remat="dots"),

@@ -212,8 +212,14 @@ def test_a_missing_config_file_is_named(file):
         ),
         ("run.log_every_steps=0", "run.log_every_steps=0 is too small; use at least 1"),
         ("run.checkpoint_every_steps=0", "run.checkpoint_every_steps=0 is too small"),
-        ("run.grace_seconds=0.0", "run.grace_seconds=0.0 is no time; use one above 0"),
-        ("run.stall_compile_minutes=-1.0", "run.stall_compile_minutes=-1.0 is no time"),
+        (
+            "run.grace_seconds=0.0",
+            "grace_seconds=0.0 is not a time; use more than 0",
+        ),
+        (
+            "run.stall_compile_minutes=-1.0",
+            "compile_minutes=-1.0 is not a time",
+        ),
         ("run.stall_minutes=-1.0", "run.stall_minutes=-1.0 is below 0; use a time, or"),
         (
             "run.local_every_steps=5",

@@ -142,9 +142,7 @@ def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dmo", "other/demo.py", "configs/none.py"])
 def test_a_config_that_is_nowhere_is_refused_with_the_names(name):
-    with pytest.raises(
-        ValueError, match=f"--config={name}: .* those are clips, demo, "
-    ):
+    with pytest.raises(ValueError, match=f"--config={name}: .* it has clips, demo, "):
         configs.load(name, [])
 
 

@@ -1,7 +1,7 @@
 """Configs: plain ml_collections files in, checked objects out.
 
 `sections` turns dataclasses and linen modules into ConfigDicts, `files` loads,
-overrides and compares configs, `experiment` builds the objects, and `run` has the
+overrides and compares configs, `experiment` builds the objects, and `run` holds the
 settings of a run. Config files import this package,
 ``from snapvideo_jax import config as configs``.
 """

@@ -1,9 +1,10 @@
-"""Configs: plain ml_collections files in, checked constructors out.
+"""An experiment: the objects of a config, built and checked.
 
 A config file's ``get_config(arg)`` returns a ConfigDict with a section for every part.
-Defaults live in the fields of what a section configures: `section` turns a dataclass or
-linen module into a ConfigDict of all its fields, `build` turns the sections back into
-the objects, once, and checks everything that can be checked before a device is used.
+Defaults are those of the dataclass or linen module that a section configures:
+`sections.section` turns it into a ConfigDict of all its fields, `build` turns the
+sections back into the objects, once, and checks everything that can be checked before a
+device is used.
 """
 
 import dataclasses
@@ -25,16 +26,16 @@ from snapvideo_jax.text.config import Text
 
 @dataclasses.dataclass(frozen=True)
 class Sheets:
-    """Samples made again and again with the same prompts and noise, to watch.
+    """Sample sheets, made during training with the same prompts and noise.
 
     Attributes:
-      prompts: what is sampled.
+      prompts: captions that are sampled.
       guidance: weight ``g`` of classifier-free guidance, 0 for none (the weight of
         other papers is 1 + g); also the default of `snapvideo sample`. How it is
         applied is the section ``guidance``.
-      fps: frame-rate the samples are conditioned on; 0 for images.
-      resolution: height and width of the original the samples are conditioned on;
-        (0, 0) for the size that the model makes.
+      fps: frame rate that samples are conditioned on; 0 for images.
+      resolution: height and width of the original that samples are conditioned on;
+        (0, 0) for the size of the model's clips.
       every_steps: steps between sheets; 0 for none.
       scale: factor by which pixels are enlarged.
     """
@@ -59,13 +60,13 @@ SECTIONS = {
     "sheets": Sheets,
     "run": Run,
 }
-NOT_ALWAYS_THERE = ("guidance",)
-"""Sections that a run begun before there were any lacks; it has their defaults."""
+OPTIONAL = ("guidance",)
+"""Sections that configs of older runs lack; their defaults are used."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config file stands for, built and checked."""
+    """The objects that a config describes."""
 
     seed: int
     model: Network
@@ -85,13 +86,13 @@ def build(config: ConfigDict) -> Experiment:
     """Constructs and checks every part of an experiment.
 
     Raises:
-      ValueError: names the field, its value, and what would do.
+      ValueError: names the field, its value, and valid ones.
     """
     expected = {"seed", "model", *SECTIONS}
     for name in config:
         if name not in expected:
             raise ValueError(unknown(name, expected, "config"))
-    for name in sorted(expected - set(config) - set(NOT_ALWAYS_THERE)):
+    for name in sorted(expected - set(config) - set(OPTIONAL)):
         raise ValueError(f"config.{name} is missing.")
     parts = {
         name: _construct(kind, config.get(name, ConfigDict()), name)
@@ -124,7 +125,7 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def _check(experiment: Experiment) -> None:
-    """What no part can check alone."""
+    """Checks that need several parts."""
     if experiment.seed < 0:
         raise ValueError(f"seed={experiment.seed} is below 0; use 0 or more.")
     experiment.model.validate()
@@ -135,7 +136,7 @@ def _check(experiment: Experiment) -> None:
     if period % unit:
         raise ValueError(
             f"training.self_conditioning_period={period} is not a multiple of {unit}, "
-            f"the videos and images of data that take turns in a batch."
+            f"the number of videos and images that alternate in a batch."
         )
     if batch % (period * training.microbatches):
         raise ValueError(
@@ -152,13 +153,13 @@ def _check(experiment: Experiment) -> None:
             raise ValueError(
                 f"data.{name}={getattr(data, name)} is not a multiple of "
                 f"training.self_conditioning_period={period} times "
-                f"training.microbatches={training.microbatches}, as it has to be "
-                "where diffusion.images_as_videos=False."
+                f"training.microbatches={training.microbatches}, as "
+                "diffusion.images_as_videos=False requires."
             )
 
 
 def _check_latents(experiment: Experiment) -> None:
-    """That a network without latents is not asked for what takes them."""
+    """Checks that settings which need latents have a network with latents."""
     training, mesh = experiment.training, experiment.mesh
     if training.self_conditioning and not experiment.model.self_conditions:
         raise ValueError(
@@ -173,7 +174,7 @@ def _check_latents(experiment: Experiment) -> None:
 
 
 def _check_low_resolution(experiment: Experiment) -> None:
-    """That an upsampler has something to enlarge, and no other network has."""
+    """Checks that upsamplers, and only they, have low-resolution conditioning."""
     model, data = experiment.model, experiment.data
     height, width = experiment.training.low_resolution
     given = f"training.low_resolution={(height, width)}"

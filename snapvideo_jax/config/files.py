@@ -33,37 +33,37 @@ MAY_CHANGE = (
     "data.prefetch",
     "data.cache_",
 )
-"""What may differ from the config that a workdir was begun with."""
+"""Prefixes of fields that may differ from the config saved in the workdir."""
 MOVED = re.compile(r"data\.mixture\.\w+\.root")
-"""Likewise: data sets may be moved."""
+"""Likewise, as data sets may be moved."""
 
 
 def load(path: str, overrides: Sequence[str]) -> ConfigDict:
     """The config of ``FILE.py[:arg]`` or ``NAME[:arg]``, with ``--config.a.b=value``.
 
-    A name as demo, or a path as configs/demo.py that is not there, is of a config that
-    comes with the package.
+    A name such as demo, or a path such as configs/demo.py that does not exist, selects
+    a config that comes with the package.
 
     Raises:
       ValueError: no such file, an unknown key (with the nearest one), a wrong type, or
-        what the file itself refuses.
+        an error of the file itself.
     """
     file, _, arg = path.partition(":")
     return overridden(_get_config(Path(file))(arg or None), overrides)
 
 
 def of_workdir(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a run, with overrides of what may change.
+    """The config of a run, with overrides of fields that may change.
 
     Raises:
-      ValueError: the folder holds no run, or as `load` and `check_same`.
+      ValueError: the folder does not hold a run, or as `load` and `check_same`.
     """
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"--workdir={workdir} holds no run: {path.name} is missing.")
-    kept = path.read_text()
-    config = overridden(from_json(kept), overrides)
-    check_same(config, kept, workdir)
+    saved = path.read_text()
+    config = overridden(from_json(saved), overrides)
+    check_same(config, saved, workdir)
     return config
 
 
@@ -71,7 +71,7 @@ def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """A config with ``--config.a.b=value`` applied.
 
     Raises:
-      ValueError: a field is unknown, or a value of another type.
+      ValueError: a field is unknown, or a value has another type.
     """
     for item in overrides:
         _check_override(item, config)
@@ -89,24 +89,29 @@ def overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The resolved config, as it is kept in the workdir."""
+    """The resolved config in the format of config.json."""
     return config.to_json_best_effort(indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config of a workdir."""
+    """The config of a config.json."""
     return ConfigDict(json.loads(text))
 
 
-def check_same(config: ConfigDict, kept: str, where: Path) -> None:
-    """Refuses to go on in a workdir that was begun with another config.
+def check_same(config: ConfigDict, saved: str, where: Path) -> None:
+    """Checks that a config may resume the run of a workdir.
+
+    Args:
+      config: the config.
+      saved: config.json of the run.
+      where: the workdir, for the message.
 
     Raises:
       ValueError: names the first fields that differ, with both values.
     """
     resume.check_same(
         json.loads(to_json(config)),
-        json.loads(kept),
+        json.loads(saved),
         str(where),
         "use another --workdir, or those settings",
         lambda name: name.startswith(MAY_CHANGE) or bool(MOVED.fullmatch(name)),
@@ -114,13 +119,13 @@ def check_same(config: ConfigDict, kept: str, where: Path) -> None:
 
 
 def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:
-    """The function of a config file that makes its config."""
+    """``get_config`` of a config file."""
     named, file = file, shipped.find(file)
     spec = importlib.util.spec_from_file_location("snapvideo_config", file)
     if not file.is_file() or spec is None:
         raise ValueError(
             f"--config={named}: there is no such Python file, and no config of this "
-            f"name comes with snapvideo; those are {', '.join(shipped.names())}."
+            f"name comes with snapvideo; it has {', '.join(shipped.names())}."
         )
     folder = str(file.parent.absolute())
     if folder not in sys.path:
@@ -131,7 +136,7 @@ def _get_config(file: Path) -> Callable[[str | None], ConfigDict]:
 
 
 def _check_override(item: str, config: Any) -> None:
-    """Makes sure that what ``--config.a.b=value`` changes is there."""
+    """Checks that the field of ``--config.a.b=value`` exists."""
     found = re.match(r"--?(?:no)?config\.([^=]*)", item)
     where = "config"
     for name in found[1].split(".") if found else ():

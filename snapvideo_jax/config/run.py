@@ -1,32 +1,33 @@
-"""How a run is watched and kept."""
+"""Settings of logging, checkpoints and supervision of a run."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a run is watched and kept; may change when it is resumed.
+    """Settings of logging, checkpoints and supervision; they may change on resuming.
 
     Attributes:
-      log_every_steps: steps that one line of metrics sums up.
+      log_every_steps: steps that one line of metrics summarizes.
       checkpoint_every_steps: steps between checkpoints.
-      keep: newest checkpoints that are kept.
-      keep_every_steps: checkpoints at multiples of this are kept for good; 0 for none.
-      peak_tflops: peak of one device that MFU is measured against, in bf16 TFLOP/s; 0
-        looks the device up, and reports no MFU where it is not known.
-      grace_seconds: what a run that is told to stop may take to save; shorter than what
-        the platform gives, often 30 s.
-      stall_minutes: without a finished step after which stacks are logged; 0 for never.
+      keep: number of newest checkpoints that are retained.
+      keep_every_steps: checkpoints at multiples of this are never deleted; 0 for none.
+      peak_tflops: peak of one device for MFU, in bf16 TFLOP/s; 0 looks the device up,
+        and reports no MFU for an unknown device.
+      grace_seconds: time that saving may take on preemption, shorter than the
+        platform's grace period, often 30 s.
+      stall_minutes: time without a finished step after which stacks are logged; 0
+        disables the watchdog.
       stall_compile_minutes: the same for starting, compiling, restoring and sheets.
-      stall_ends: whether a run that stalls also ends, to be started again.
-      local_folder: on a fast disk that all processes share, for checkpoints beside
-        those of the workdir; "" for none.
+      stall_ends: whether a run that stalls also ends, so that it can be restarted.
+      local_folder: folder on a fast disk that all processes share, for checkpoints in
+        addition to those of the workdir; "" for none.
       local_every_steps: steps between these; 0 for none.
-      ledger_steps: newest steps that the batch ledger keeps, to a whole file of it; 0
-        keeps none.
-      init_from: workdir of a run, as DIR or DIR@STEP, whose averaged weights this one
-        begins with, see `transplant`; "" for none. Looked at before the first step
-        only.
+      ledger_steps: newest steps that the batch ledger retains, rounded up to whole
+        files; 0 disables it.
+      init_from: workdir of a run, as DIR or DIR@STEP, whose averaged weights initialize
+        this one, see `training.checkpoints.warm_start`; "" for none. Used before the
+        first step only.
     """
 
     log_every_steps: int = 100
@@ -52,7 +53,7 @@ class Run:
         for name in ("grace_seconds", "stall_compile_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(
-                    f"run.{name}={getattr(self, name)} is no time; use one above 0."
+                    f"run.{name}={getattr(self, name)} is not a time; use more than 0."
                 )
         if not self.stall_minutes >= 0:
             raise ValueError(

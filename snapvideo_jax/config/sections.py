@@ -1,4 +1,4 @@
-"""Sections of a config: a dataclass as a ConfigDict of its fields, and back again."""
+"""Sections of a config: dataclasses to ConfigDicts of their fields, and back."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ DERIVED = {
     ),
     Training: ("videos", "images"),
 }
-"""Fields that `build` fills from the data section, so that no two can disagree."""
+"""Fields that `build` derives from the data section, so that they cannot disagree."""
 
 
 def section(kind: type, **overrides) -> ConfigDict:
     """A ConfigDict of all fields of ``kind``, with their defaults or ``overrides``.
 
     Raises:
-      ValueError: a name is no field of ``kind``.
+      ValueError: a name is not a field of ``kind``.
     """
     fields = {
         field.name: ConfigDict() if "of" in field.metadata else field.default
@@ -48,7 +48,7 @@ def choose(table: dict[str, dict], name: str, key: str) -> dict:
     """A row of a table of sizes or variants.
 
     Raises:
-      ValueError: ``key`` is none of its rows.
+      ValueError: ``key`` is not a row.
     """
     if key not in table:
         raise ValueError(
@@ -58,10 +58,10 @@ def choose(table: dict[str, dict], name: str, key: str) -> dict:
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
-    """``"size=500m,quick"`` -> values, typed after the defaults.
+    """``"size=500m,quick"`` -> values, of the types of the defaults.
 
     Raises:
-      ValueError: an unknown name, or a value that is not of its default's type.
+      ValueError: an unknown name, or a value that does not have its default's type.
     """
     values = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -92,15 +92,15 @@ def construct(
     """A dataclass or linen module from its section.
 
     Args:
-      kind: what is made. A field whose metadata has ``of`` holds things of that kind
-        by their names.
+      kind: the class. A field whose metadata has ``of`` holds objects of that class by
+        their names.
       config: its fields.
       where: the section's name, for errors.
       left_out: fields that a section may not set.
       derived: values of those.
 
     Raises:
-      ValueError: names the field, its value, and what would do.
+      ValueError: names the field, its value, and valid ones.
     """
     values = {name: _tuples(value) for name, value in config.items()}
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -110,14 +110,14 @@ def construct(
         if part := fields[name].metadata.get("of"):
             values[name] = _construct_parts(part, values[name], f"{where}.{name}")
         default = getattr(kind, name, None)
-        if fields[name].type == tuple[int, ...]:  # as many as there are
+        if fields[name].type == tuple[int, ...]:  # of any length
             default = default[:1] * len(values[name])
         _check_tuple(f"{where}.{name}", values[name], default)
     return kind(**values, **derived)
 
 
 def _construct_parts(kind: type, config: ConfigDict, where: str) -> dict[str, Any]:
-    """Things of one kind by their names; errors tell the name."""
+    """Objects of one class by their names; errors include the name."""
     parts = {}
     for name, part in config.items():
         try:
@@ -129,14 +129,14 @@ def _construct_parts(kind: type, config: ConfigDict, where: str) -> dict[str, An
 
 
 def _tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples, also within each other."""
+    """Lists, as from JSON, as tuples, recursively."""
     if isinstance(value, list | tuple):
         return tuple(map(_tuples, value))
     return value
 
 
 def _check_tuple(name: str, value: Any, default: Any) -> None:
-    """Looks inside a tuple of numbers; a ConfigDict knows only that it is a tuple."""
+    """Checks length and types of a tuple of numbers, which ConfigDict does not."""
     if not isinstance(default, tuple) or not default:
         return
     kinds = [(int, type(number)) for number in default]
@@ -148,6 +148,6 @@ def _check_tuple(name: str, value: Any, default: Any) -> None:
 
 
 def unknown(name: str, known: Iterable[str], where: str) -> str:
-    """What is said of a name that is none of those known, with the nearest."""
+    """The message about a name that is not among those known, with the nearest."""
     hint = did_you_mean(name, known, f"it has {sorted(known)}.")
     return f"{where} has no field {name!r}; {hint}"
