@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 
-import xla  # of this folder
+import xla_flags
 
 _CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 
@@ -18,7 +18,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SNAPVIDEO_PROCESS_COUNT"] = "1"
 # Eight devices to test sharding on.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), xla.devices(8), xla.FAST_COMPILE]
+    [os.environ.get("XLA_FLAGS", ""), xla_flags.devices(8), xla_flags.FAST_COMPILE]
 ).strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

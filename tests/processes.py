@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-import xla
+import xla_flags
 
 import snapvideo_jax
 
@@ -26,7 +26,7 @@ def environment(devices, **more):
     """An environment without settings of other processes or a compilation cache."""
     ours = ("SNAPVIDEO_PROCESS_COUNT", "JAX_COMPILATION_CACHE_DIR")
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
-    flags = f"{xla.devices(devices)} {xla.FAST_COMPILE}"
+    flags = f"{xla_flags.devices(devices)} {xla_flags.FAST_COMPILE}"
     return inherited | {"XLA_FLAGS": flags, "PYTHONPATH": PACKAGE, **more}
 
 

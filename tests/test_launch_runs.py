@@ -14,7 +14,7 @@ import sys
 import time
 
 import pytest
-import xla
+import xla_flags
 from helpers import TINY_CONFIG, kept_steps, read_metrics
 from launching import GCLOUD, LAUNCH, RUN, SNAPVIDEO, TRAIN, call, program
 from processes import PATIENCE_SECONDS, environment
@@ -218,7 +218,7 @@ def test_two_processes_train_until_they_are_told_to_stop(shapes_root, tmp_path):
     tools = str(pathlib.Path(sys.executable).parent)
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
     about = environment(1, PATH=f"{tools}:{os.environ['PATH']}", **cache)
-    about["XLA_FLAGS"] = xla.FAST_COMPILE
+    about["XLA_FLAGS"] = xla_flags.FAST_COMPILE
     process = subprocess.Popen(
         [
             *(LAUNCH / "local.sh", "--processes", "2", "--devices", "1"),

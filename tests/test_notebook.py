@@ -8,7 +8,7 @@ import re
 import warnings
 
 import pytest
-import xla
+import xla_flags
 from processes import PACKAGE
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
@@ -43,7 +43,7 @@ def test_it_runs_and_shows_clips_and_trajectories(tmp_path, monkeypatch):
     parameters = cells["parameters"]
     parameters["source"] = shortened(parameters["source"])
     monkeypatch.setenv("PYTHONPATH", PACKAGE, prepend=os.pathsep)
-    monkeypatch.setenv("XLA_FLAGS", xla.FAST_COMPILE)
+    monkeypatch.setenv("XLA_FLAGS", xla_flags.FAST_COMPILE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what clients of kernels warn of is not ours
         client = nbclient.NotebookClient(book, timeout=240)

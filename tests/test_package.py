@@ -24,7 +24,7 @@ BUILT_FROM = (
     "MANIFEST.in",
 )
 WHEEL = "SNAPVIDEO_TESTS_WHEEL"
-"""The variable with which launch/test.sh says that the tests are those of a wheel."""
+"""The variable with which launch/test.sh names the wheel that it tests."""
 HEAVY = ("jax", "flax", "orbax", "numpy", "tensorflow_datasets", "grain", "av")
 """Packages that take seconds to import, or much of one."""
 
@@ -41,6 +41,8 @@ def pip(*arguments, cwd):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel of a copy of this checkout, without what earlier builds left."""
+    if WHEEL in os.environ:
+        return pathlib.Path(os.environ[WHEEL])
     folder = tmp_path_factory.mktemp("wheel")
     for name in (*BUILT_FROM, "README.md", "LICENSE"):
         path = ROOT / name

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-import xla
+import xla_flags
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 from processes import PACKAGE
 from test_distributed import end, free_port
@@ -42,7 +42,7 @@ def command(root, workdir, *overrides):
 
 def start(root, workdir, *overrides, **more):
     """A run of one process and one device, with pipes for what it says."""
-    about = {"XLA_FLAGS": xla.FAST_COMPILE, "PYTHONPATH": PACKAGE}
+    about = {"XLA_FLAGS": xla_flags.FAST_COMPILE, "PYTHONPATH": PACKAGE}
     about["RECORD"] = os.devnull
     return subprocess.Popen(
         [sys.executable, HERE / "recorded.py", *command(root, workdir, *overrides)],

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-import xla
+import xla_flags
 from helpers import TINY_CONFIG, tiny_config
 
 from snapvideo_jax.train import train
@@ -26,7 +26,7 @@ def rehearsed(shapes_root, tmp_path_factory):
         *("--out", str(out), "--steps", "12", "--processes", "1", "--json"),
         *("--faults", "sigterm,truncated,other_count,full_disk"),
     ]
-    environment = os.environ | {"XLA_FLAGS": xla.FAST_COMPILE}
+    environment = os.environ | {"XLA_FLAGS": xla_flags.FAST_COMPILE}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout, done.stderr[-3000:]
     outcomes = {each["fault"]: each for each in json.loads(done.stdout)}

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-import xla
+import xla_flags
 from helpers import TINY_CONFIG, kept_steps, read_metrics, restore
 
 from snapvideo_jax.training import ledger
@@ -28,7 +28,7 @@ def runs(shapes_root, tmp_path_factory):
         ),
         devices=1,
         programs=pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]),
-        flags=xla.FAST_COMPILE,
+        flags=xla_flags.FAST_COMPILE,
     )
     whole = folder / "whole"
     RunProcesses(setup, whole, 1).finish()

@@ -68,7 +68,7 @@ def boxed_state(optimizer="lamb", stage=1):
 
 
 @functools.cache
-def initial_state(stage=1):
+def initial_state(stage):
     """A state that depends smoothly on its gradients, none of which is zero.
 
     A fresh FIT gives zeros whatever it does, and a fresh Adam the signs of gradients.
@@ -108,12 +108,12 @@ def batch():
 
 
 @functools.cache
-def one_step(config, stage=1):
+def one_step(config, stage):
     """State and metrics after a step on a mesh, laid out as training lays them out."""
     mesh, settings = mesh_of(config), experiment(stage=stage)
     places = state_shardings(boxed_state(stage=stage), mesh)
     # The step takes its state over, and this one is kept for all meshes.
-    state = jax.device_put(jax.tree.map(np.copy, initial_state(stage)), places)
+    state = jax.device_put(jax.tree.map(np.copy, initial_state(stage=stage)), places)
     step = jit_train_step(settings, mesh, places)
     return step(state, put_batch(batch(), batch_sharding(mesh)), jax.random.key(3))
 
@@ -325,12 +325,12 @@ def zeros(leaf):
 def test_a_step_is_the_same_on_any_mesh(name, stage):
     assert experiment(stage=stage).model.dropout == 0.1
     assert experiment(stage=stage).training.self_conditioned == 4
-    state, metrics = one_step(MESHES[name], stage)
-    reference, expected = one_step(ONE, stage)
+    state, metrics = one_step(MESHES[name], stage=stage)
+    reference, expected = one_step(ONE, stage=stage)
     for name in ("loss", "grad_norm"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
     np.testing.assert_array_equal(metrics["loss_count"], expected["loss_count"])
-    before, ours, theirs = map(by_name, (initial_state(stage), state, reference))
+    before, ours, theirs = map(by_name, (initial_state(stage=stage), state, reference))
     for name, value in theirs.items():
         scale = np.abs(value).max()
         rtol = 1e-4 if name.startswith(".opt_state") else 1e-5
@@ -344,7 +344,7 @@ def test_a_step_is_the_same_on_any_mesh(name, stage):
 @pytest.mark.parametrize("name", ["fsdp", "data and fsdp", "context and fsdp"])
 def test_a_step_leaves_the_state_divided(name):
     config = MESHES[name]
-    state, _ = one_step(config)
+    state, _ = one_step(config, stage=1)
     places = by_path(state_shardings(boxed_state(), mesh_of(config)))
     for name, leaf in by_path(state).items():
         assert leaf.sharding.is_equivalent_to(places[name], leaf.ndim), name
@@ -361,7 +361,7 @@ def generator(config):
     """A generator on a mesh, and the parameters it takes."""
     mesh = mesh_of(config)
     places = state_shardings(boxed_state(), mesh).params
-    params = jax.device_put(initial_state().params, places)
+    params = jax.device_put(initial_state(stage=1).params, places)
     return Generator(experiment(), experiment().sampler, mesh), params
 
 
