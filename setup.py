@@ -58,6 +58,7 @@ setup(
         "pillow>=12.3,<14",
         "regex>=2026.11.19",
         "safetensors>=0.8,<0.9",
+        "scipy>=1.17.1,<2",
         "sentencepiece>=0.2.3,<0.3",
         "tensorboardX>=2.6.5,<3",
         "tensorflow-datasets>=4.9.10,<5",

@@ -71,7 +71,7 @@ def test_guided_samples_have_the_size_of_the_data(model):
     mesh = make_mesh(MeshConfig(), batch=8)
     work = sampler(settings, mesh, clips=8)
     clips = jax.eval_shape(work.jitted, *work.args)
-    assert work.options == {"guided": True}
+    assert work.args[1].guidance is not None
     assert (clips.shape, clips.dtype) == ((8, 2, 14, 16, 3), jnp.uint8)
 
 
@@ -251,8 +251,8 @@ def test_a_twin_has_the_tokens_and_heads_of_the_network_it_stands_for(name):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["models", "--only", "gan"], "--only=gan is unknown; use some of"),
-        (["models", "--config", "configs/fit.py"], "bench models has configs of its"),
+        (["models", "--only", "gan"], "--only=gan is unknown; use one of unet-85m"),
+        (["models", "--config", "configs/fit.py"], "bench models has its own configs"),
         (["models", "--divide", "7"], "--divide=7 does not divide model."),
         (["models", "--steps", "0"], "--steps=0 is too small"),
         (["--only", "fit-500m"], "--only is for bench models only"),

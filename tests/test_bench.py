@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 from helpers import TINY_CONFIG
 
-from snapvideo_jax.cli.verbs import bench as verb
 from snapvideo_jax.parallel import host_memory
 from snapvideo_jax.planning import Target
 from snapvideo_jax.planning.bench import (
@@ -192,7 +191,7 @@ def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
         "mfu": {"step": 0.25}, "bytes": {"peak": 3e9},
     }  # fmt: skip
     asked = []
-    monkeypatch.setattr(verb, "cached_plan", lambda q: asked.append(q) or planned)
+    monkeypatch.setattr(measure, "cached_plan", lambda q: asked.append(q) or planned)
     code, out, _ = bench("--config", TINY_CONFIG, "--plan", "v5e:2x2")
     assert code == 0 and asked[0].target == Target("v5e:2x2")
     assert "2 s, median of 20 (quartiles 2 to 2)" in out
@@ -210,10 +209,10 @@ def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["--steps", "0"], "--steps=0 is too small; use 1 or more."),
+        (["--steps", "0"], "argument --steps: 0 is too small; use 1 or more."),
         (["--profile", TINY_CONFIG], "is a file; name a folder."),
         (["--plan", "v9:2x2"], "chip 'v9' is unknown"),
-        (["--plan", "v5e:2x2", "--forward"], "--plan is of the train step"),
+        (["--plan", "v5e:2x2", "--forward"], "--plan forecasts the train step"),
         (["--config.model.latents=7"], "model.latents=7 cannot be divided"),
         (["--config.data.videos_per_batch=5"], "is not a multiple of"),
         (["--wrong"], "Unknown command line flag 'wrong'"),

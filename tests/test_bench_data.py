@@ -1,6 +1,5 @@
 """`snapvideo bench data` tells where the time of reading goes, and what a pod needs."""
 
-import argparse
 import json
 
 import pytest
@@ -33,17 +32,14 @@ def test_stages_add_up_and_feed_a_pod(shapes_root, run):
 
 def test_a_golden_plan_gives_the_clips_a_pod_needs_whatever_the_data_source():
     name = "fit-500m-v6e-16x16"
-    file = shipped.CONFIGS / golden_plans.GOLDEN_PLANS[name].config
-    arguments = argparse.Namespace(
-        config=str(file), step_seconds=None, plan="v6e:16x16"
-    )
+    golden = golden_plans.GOLDEN_PLANS[name]
+    file = str(shipped.CONFIGS / golden.config)
     overrides = ["--config.data.source=folder", "--config.data.root=clips"]
-    config = configs.load(arguments.config, overrides)
-    plan = golden_plans.GOLDEN_PLANS[name].read()["plan"]
-    found = data.clips_needed(arguments, config)
-    assert found == (name, plan["clips_per_second"], 256)
-    other = configs.load(arguments.config, ["--config.data.frames=8"])
-    assert data._golden_plan(arguments, other) is None
+    config = configs.load(file, overrides)
+    found = data.clips_needed(config, data.BenchDataOptions(plan="v6e:16x16"))
+    assert found == (name, golden.read()["plan"]["clips_per_second"], 256)
+    other = configs.load(file, ["--config.data.frames=8"])
+    assert data._golden_plan(other, "v6e:16x16") is None
 
 
 def test_what_limits_is_the_stage_that_costs_most():
@@ -59,8 +55,10 @@ def test_what_limits_is_the_stage_that_costs_most():
     assert "(v6e:2x2): 10.0 cores like these, 2.50 a device" in text
 
 
-def test_a_step_takes_time(run):
+def test_the_seconds_of_a_step_are_above_0(run):
     line = ["bench", "data", "--config", TINY_CONFIG, "--step_seconds", 0]
     code, _, errors = run(*line)
     assert code == 2
-    assert "--step_seconds=0.0 is no time; use one above 0." in errors
+    assert "argument --step_seconds: 0 is out of range; use above 0." in errors
+    with pytest.raises(ValueError, match="--step_seconds=-1 is out of range"):
+        data.BenchDataOptions(step_seconds=-1)

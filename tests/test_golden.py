@@ -170,7 +170,7 @@ def test_a_golden_is_written_with_its_compiler_and_the_page_anew(monkeypatch, tm
 
 def test_outside_of_a_checkout_no_golden_is_made(monkeypatch, tmp_path):
     monkeypatch.setattr(golden_plans, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="is no checkout of the repository"):
+    with pytest.raises(ValueError, match="is not a checkout of the repository"):
         golden_plans.regenerate("small")
 
 

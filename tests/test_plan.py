@@ -187,7 +187,7 @@ OF_V5E = (*CONFIG, "--topology", "v5e:2x2")
 @pytest.mark.parametrize(
     "line, message",
     [
-        ((), "--config is missing; it says what is planned"),
+        ((), "--config is missing; give the config to plan"),
         (CONFIG, "--topology is missing; use CHIP:SHAPE, as v5p:4x4x8"),
         ((*CONFIG, "--topology", "v9:2x2"), "chip 'v9' is unknown; use CHIP:SHAPE"),
         ((*CONFIG, "--topology", "A100:8"), "chip 'A100' is unknown"),
@@ -195,14 +195,23 @@ OF_V5E = (*CONFIG, "--topology", "v5e:2x2")
             (*CONFIG, "--topology", "v5e:3x5"),
             "--topology=v5e:3x5 does not exist: .*as v5e:16x16",
         ),
-        ((*OF_V5E, "--slices", "0"), "--slices=0 is too small; use at least 1"),
-        ((*OF_V5E, "--sampler", "--search"), "--sampler and --search do not go togeth"),
-        ((*OF_V5E, "--layout", "--search"), "--search and --layout do not go together"),
-        ((*OF_V5E, "--search", "--search_limit", "0"), "--search_limit=0 is too small"),
-        ((*OF_V5E, "--search_limit", "3"), "--search_limit is for --search only"),
-        ((*OF_V5E, "--sampler", "--batch", "0"), "--batch=0 is too small"),
-        ((*OF_V5E, "--batch", "3"), "--batch is for --sampler only"),
-        ((*OF_V5E, "--golden", "small"), "--golden has configs and topologies of its"),
+        (
+            (*OF_V5E, "--slices", "0"),
+            "argument --slices: 0 is too small; use 1 or more",
+        ),
+        (
+            (*OF_V5E, "--sampler", "--search"),
+            "--sampler and --search exclude each",
+        ),
+        ((*OF_V5E, "--layout", "--search"), "--search and --layout exclude each other"),
+        (
+            (*OF_V5E, "--search", "--search_limit", "0"),
+            "argument --search_limit: 0 is too small",
+        ),
+        ((*OF_V5E, "--search_limit", "3"), "--search_limit requires --search; add it"),
+        ((*OF_V5E, "--sampler", "--batch", "0"), "argument --batch: 0 is too small"),
+        ((*OF_V5E, "--batch", "3"), "--batch requires --sampler; add it"),
+        ((*OF_V5E, "--golden", "small"), "--golden plans have their own configs"),
         (("--golden", "demo-v5e"), "=demo-v5e is unknown; did you mean 'demo-v5e-2x2'"),
         (("--flags", "no/such/folder"), "--flags=no/such/folder cannot be written"),
         (

@@ -133,7 +133,7 @@ def test_sweeps_that_make_no_sense_are_refused(tmp_path):
     config = base(tmp_path)
     for axes, budgets, line in (
         ({}, (1.0,), "--budgets=1 are 0 steps of base=1"),
-        ({"blocks": (1.5,)}, (1e12,), "--blocks=1.5 is no whole number"),
+        ({"blocks": (1.5,)}, (1e12,), "--blocks=1.5 is not a whole number"),
         ({"patch": (3,)}, (1e12,), "not a multiple of the 3 px"),
     ):
         with pytest.raises(ValueError, match=line):
@@ -250,10 +250,11 @@ def test_what_is_missing_is_named(run, tmp_path, finished):
     assert_one_line(run("scaling", "plot", "--out", finished), "scaling fit first")
     wrong = ("scaling", "fit", "--out", finished, "--draws", 20, "--flops", "1e18")
     assert_one_line(
-        run(*wrong, "--plan", ROOT / "README.md"), "is no plan of a train step"
+        run(*wrong, "--plan", ROOT / "README.md"), "is not a plan of a train step"
     )
     assert_one_line(
-        run("scaling", "run", "--out", finished, "--part", "2/2"), "--part=2/2"
+        run("scaling", "run", "--out", finished, "--part", "2/2"),
+        "argument --part: 2/2 is not a part",
     )
     generate = (
         "scaling",

@@ -90,11 +90,11 @@ def test_recomputing_and_many_gathers_take_time():
 
 def test_what_does_not_fit_rules_out_what_needs_no_less():
     small = Choice("layer", microbatches=2, fsdp=4)
-    assert Choice("dots", microbatches=2, fsdp=4).keeps_more(small)
-    assert Choice("layer", microbatches=1, fsdp=4).keeps_more(small)
-    assert not Choice("layer", microbatches=4, fsdp=4).keeps_more(small)
-    assert not Choice("block", microbatches=2, fsdp=4).keeps_more(small)
-    assert not Choice("dots", microbatches=2, fsdp=2).keeps_more(small)
+    assert Choice("dots", microbatches=2, fsdp=4).needs_as_much_as(small)
+    assert Choice("layer", microbatches=1, fsdp=4).needs_as_much_as(small)
+    assert not Choice("layer", microbatches=4, fsdp=4).needs_as_much_as(small)
+    assert not Choice("block", microbatches=2, fsdp=4).needs_as_much_as(small)
+    assert not Choice("dots", microbatches=2, fsdp=2).needs_as_much_as(small)
 
 
 def test_the_command_line_of_a_choice_has_only_what_changes():
@@ -208,7 +208,7 @@ def test_what_was_not_compiled_is_called_a_guess(compiled):
     found = nearest.nearest(request, too_large(request))
     assert len(asked) == found["tried"] == nearest.TRIES
     assert not found["verified"] and found["peak"] <= LIMIT
-    assert "(a guess, not compiled)" in nearest.describe(found, LIMIT)
+    assert "(estimated, not compiled)" in nearest.describe(found, LIMIT)
 
 
 def test_a_guess_that_was_too_low_corrects_the_others(compiled):
@@ -216,9 +216,7 @@ def test_a_guess_that_was_too_low_corrects_the_others(compiled):
     request = PlanRequest(config(), TARGET)
     found = nearest.nearest(request, too_large(request))
     assert len(asked) == found["tried"] == 1 and found["changes"] is None
-    assert "nothing that is known; 1 other was compiled" in nearest.describe(
-        found, LIMIT
-    )
+    assert "no change that is known; 1 other compiled" in nearest.describe(found, LIMIT)
 
 
 def test_far_too_large_wants_a_larger_topology(compiled):
@@ -233,7 +231,7 @@ def test_where_nothing_would_do_it_says_so(compiled):
     request = PlanRequest(config(), TARGET)
     found = nearest.nearest(request, too_large(request, 1e9))
     assert found["changes"] is None
-    assert "nothing that is known" in nearest.describe(found, LIMIT)
+    assert "no change that is known" in nearest.describe(found, LIMIT)
 
 
 def test_a_sampler_that_does_not_fit_makes_fewer_clips(compiled):

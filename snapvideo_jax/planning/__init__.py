@@ -1,10 +1,15 @@
-"""What a config needs of a TPU topology, without the TPU: `snapvideo plan`.
+"""Plans: memory, speed and cost of a config on a TPU topology, without the TPU.
 
-The real train step, or the real sampler, is compiled for the topology ahead of time, on
-any machine that has libtpu. `work` makes the programs, `compile` compiles them and
-gathers what they need, `cache` remembers it and `report` prints it. `estimate`,
-`search` and `nearest` choose what is worth compiling; `golden` and `tables` keep the
-plans that docs/plans.md shows; `flags` are the compiler's.
+The train step or the sampler is compiled ahead of time, on any machine with libtpu.
+
+- `plan`: the function and the options of `snapvideo plan`
+- `target`: topologies; `programs`: the train step and the sampler on shapes
+- `compile`: compiles them; `cache`: saves the plans; `report`: formats them
+- `compiler_flags`: flags of libtpu that plans and runs share
+- `estimate`, `search`, `nearest`: select settings to compile
+- `golden_plans`, `tables`: docs/plans and docs/plans.md
+- `forecast/`: the time of a step from its compiled program
+- `bench/`: measurements on the devices of this machine, `snapvideo bench`
 """
 
 from snapvideo_jax.planning.cache import cached_plan

@@ -1,4 +1,4 @@
-"""Answers that were given before: a compilation takes minutes, reading it none."""
+"""A cache of compiled plans: a compilation takes minutes."""
 
 import hashlib
 import json
@@ -32,30 +32,26 @@ def cached_plan(request: PlanRequest) -> dict[str, Any]:
     if path.is_file():
         result = json.loads(path.read_text())
     else:
-        result = _answer(request)
+        try:
+            result = compile_plan(request)
+        except jax.errors.JaxRuntimeError as error:
+            result = {"refusal": first_line(error)}
         write_json(path, result)
     if "refusal" in result:
         raise ValueError(f"The compiler refuses the program: {result['refusal']}")
     return result
 
 
-def _answer(request: PlanRequest) -> dict[str, Any]:
-    try:
-        return compile_plan(request)
-    except jax.errors.JaxRuntimeError as error:
-        return {"refusal": first_line(error)}
-
-
 def is_cached(request: PlanRequest) -> bool:
-    """Whether a request was answered before."""
+    """Whether the plan of a request is in the cache."""
     return (CACHE / f"{digest(request)}.json").is_file()
 
 
 def digest(request: PlanRequest) -> str:
-    """Changes with the request, this package and the compiler.
+    """The cache key: changes with the request, this package and the compiler.
 
     Raises:
-      ValueError: there is no compiler.
+      ValueError: libtpu is not installed.
     """
     found = hashlib.sha256(libtpu_version().encode())
     found.update(configs.to_json(request.config).encode())

@@ -1,4 +1,4 @@
-"""A program of a config, compiled for a topology, and what the compiler tells of it.
+"""Compiles a program of a config for a topology ahead of time and measures it.
 
 Memory, FLOPs and collectives are the compiler's; times are a forecast from the
 scheduled program (`snapvideo_jax.planning.forecast`), not a measurement.
@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What a plan is asked for.
+    """What `compile_plan` compiles.
 
     Attributes:
-      config: of the run.
-      target: where it is to run.
-      clips: that the sampler makes at once; None asks for the train step.
+      config: of the experiment.
+      target: topology that it is compiled for.
+      clips: that the sampler generates at once; None compiles the train step.
     """
 
     config: ConfigDict
@@ -53,13 +53,14 @@ class PlanRequest:
 
 
 def compile_plan(request: PlanRequest) -> dict[str, Any]:
-    """Compiles what is asked for, and tells what it needs.
+    """Compiles a program and returns its memory, FLOPs, collectives and forecast time.
 
     Returns:
       Plain numbers, lists and dicts; bytes, FLOPs and seconds are of one device and
-      one run of the program: a step, or a batch of clips; ``traffic`` is what it reads
-      and writes in memory, ``parts`` the same by part of the network. Where the program
-      does not fit, ``fits`` is False and what only a program can tell is left out.
+      one run of the program: a step, or a batch of clips. ``traffic`` is the bytes read
+      from and written to HBM, ``parts`` the costs by part of the network. Where the
+      program does not fit, ``fits`` is False and the results of a compiled program are
+      absent.
 
     Raises:
       ValueError: the config, the topology or the mesh cannot be used.
@@ -88,7 +89,7 @@ def compile_plan(request: PlanRequest) -> dict[str, Any]:
     about["compile_seconds"] = round(time.monotonic() - began, 1)
     found = compiled.memory_analysis()
     memory["temporaries"] = found.temp_size_in_bytes
-    # Arguments and results are in it; temporaries that never live at once share room.
+    # It includes arguments and results; temporaries of disjoint lifetimes share memory.
     memory["peak"] = found.peak_memory_in_bytes
     timed = forecast(
         compiled.as_text(),
@@ -108,7 +109,7 @@ def compile_plan(request: PlanRequest) -> dict[str, Any]:
 
 
 def placements_of(config: ConfigDict, target: Target):
-    """Parameters of a config with their logical axes, and their places on a topology.
+    """Parameters of a config with their logical axes, and their shardings.
 
     Raises:
       ValueError: the config, the topology or the mesh cannot be used.
@@ -121,18 +122,18 @@ def placements_of(config: ConfigDict, target: Target):
 
 
 def _prepared(request: PlanRequest, experiment: configs.Experiment, devices):
-    """The program that is asked for, not compiled yet, and its mesh."""
+    """The requested program before compilation, and its mesh."""
     if request.clips is None:
         mesh = make_mesh(experiment.mesh, experiment.data.batch, devices)
         return train_step(experiment, mesh), mesh
-    # The sampler fills its batch up to a multiple of the devices.
+    # The sampler pads its batch to a multiple of the devices.
     mesh = make_mesh(experiment.mesh, len(devices), devices)
     return sampler(experiment, mesh, request.clips), mesh
 
 
 @contextlib.contextmanager
 def _without_compile_cache() -> Iterator[None]:
-    """JAX cannot read programs for devices that are not there back from its cache."""
+    """JAX cannot load programs for absent devices from its compilation cache."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -144,7 +145,7 @@ def _without_compile_cache() -> Iterator[None]:
 
 
 def _exhausted(error: Exception) -> float:
-    """Bytes that a program would have needed, from the compiler's refusal."""
+    """Bytes that a program needs, from the compiler's out-of-memory error."""
     found = re.search(
         r"(?:Used |temporaries \()([\d.]+)([KMGT])\)? (?:of|exceeds)", str(error)
     )
@@ -154,7 +155,7 @@ def _exhausted(error: Exception) -> float:
 
 
 def _collectives(timed: Forecast) -> list[dict[str, Any]]:
-    """Collectives summed by what they are, those that take longest first."""
+    """Collectives summed by operation, axis, type and overlap; the longest first."""
     rows: dict[tuple, collections.Counter] = {}
     for sent in timed.collectives:
         key = (sent.op, sent.axis, sent.dtype, sent.overlapped)
@@ -171,9 +172,9 @@ def _collectives(timed: Forecast) -> list[dict[str, Any]]:
 
 
 def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
-    """Computation by part of the network, those that take longest first.
+    """Computation by part of the network, the longest first.
 
-    ``product_seconds`` are of instructions that hold matrix products.
+    ``product_seconds`` is the time of instructions with matrix products.
     """
     rows: dict[str, collections.Counter] = {}
     for one in timed.instructions:
@@ -190,7 +191,7 @@ def _by_part(timed: Forecast) -> dict[str, dict[str, float]]:
 def _costs(
     program: PlannedProgram, timed: Forecast, chip: Chip, devices: int
 ) -> dict[str, Any]:
-    """Operations, the forecast of the time, and what follows from both."""
+    """Operations, the forecast time, MFU and throughput."""
     forward = sum(program.forward_flops.values())
     model = forward * program.passes * program.samples / devices
     seconds = {
@@ -201,7 +202,7 @@ def _costs(
         "by_cycles": timed.cycle_seconds,
     }
     likely = timed.seconds
-    # What calibrates was measured on train steps; a sampler's is not known.
+    # Calibrations are measurements of train steps; there is none for samplers.
     if chip.name in CALIBRATIONS and program.unit == "step":
         likely = seconds["calibrated"] = calibrated(chip, timed)
     peak = chip.peak_tflops * 1e12

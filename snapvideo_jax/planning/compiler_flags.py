@@ -1,7 +1,7 @@
-"""Flags of the TPU compiler that a plan and a run should share.
+"""Flags of the TPU compiler that plans and runs share.
 
-A process reads them from LIBTPU_INIT_ARGS when it first uses a TPU or compiles for one;
-`shell` writes them so that a launcher can source them.
+A process reads them from LIBTPU_INIT_ARGS when it first uses a TPU or compiles for one.
+`write` writes a shell script that a launcher can source.
 """
 
 import os
@@ -14,8 +14,8 @@ LIBTPU_FLAGS = (
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
     "--xla_tpu_overlap_compute_collective_tc=true",
 )
-"""Gathers of parameters go on beside matrix products. Of 42 ms of gathers in a step of
-FIT 3.9B on v5p:4x4x8, 41 are then hidden."""
+"""They overlap all-gathers of parameters with matrix products: of 42 ms of all-gathers
+in a step of FIT 3.9B on v5p:4x4x8, 41 are then hidden."""
 
 VARIABLE = "LIBTPU_INIT_ARGS"
 DEFAULT = " ".join(LIBTPU_FLAGS)
@@ -35,25 +35,20 @@ export LIBTPU_INIT_ARGS
 
 
 def set_flags() -> str:
-    """The flags of this process, which are these unless others are set."""
+    """Sets the flags of this process, unless some are set; returns them."""
     return os.environ.setdefault(VARIABLE, DEFAULT)
 
 
-def shell() -> str:
-    """A shell script to source, which exports the flags."""
-    return _SHELL % " \\\n".join(LIBTPU_FLAGS)
-
-
 def write(path: Path) -> None:
-    """Writes `shell` to a file.
+    """Writes a shell script that exports the flags.
 
     Raises:
       ValueError: the file cannot be written.
     """
     try:
-        path.write_text(shell(), encoding="utf-8")
+        path.write_text(_SHELL % " \\\n".join(LIBTPU_FLAGS), encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f"--flags={path} cannot be written: {error.strerror}; give a file in a "
-            "folder that is there."
+            f"--flags={path} cannot be written: {error.strerror}; use a file in a "
+            "folder that exists."
         ) from None

@@ -1,7 +1,8 @@
-"""What a choice of mesh and memory policy would need, guessed without compiling.
+"""Estimates, without compiling, of what a train step needs under a choice of settings.
 
-The bytes of the state are exact. Activations and times are rough: they order what is
-worth compiling, and never appear as an answer. `Choice` is what may be chosen.
+A `Choice` is a mesh, a remat policy and a number of microbatches. The bytes of the
+state are exact. Activations and times are rough: they only rank choices for
+compilation, and are not reported as a plan.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from snapvideo_jax.planning.target import Target
 from snapvideo_jax.state import abstract_state
 
 REMATS = ("none", "dots", "latent_dots", "layer", "block", "offload")
-"""From what keeps most for the backward pass to what keeps least."""
+"""From the policy that saves most for the backward pass to that which saves least."""
 FIELDS = {
     "remat": "model.remat",
     "microbatches": "training.microbatches",
@@ -35,7 +36,7 @@ FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Values of the fields of a config that decide about speed and memory only."""
+    """Values of the config fields that affect speed and memory only."""
 
     remat: str = "none"
     microbatches: int = 1
@@ -45,22 +46,22 @@ class Choice:
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Choice":
-        """That of a config."""
+        """The choice of a config."""
         pairs = {name: field.split(".") for name, field in FIELDS.items()}
         return cls(**{name: config[part][key] for name, (part, key) in pairs.items()})
 
     def applied(self, config: ConfigDict) -> ConfigDict:
-        """The config with this choice; data takes the devices that are left."""
+        """The config with this choice; the data axis takes the remaining devices."""
         changed = config.copy_and_resolve_references()
         fields = {field: self[name] for name, field in FIELDS.items()}
         changed.update_from_flattened_dict(fields | {"mesh.data": -1})
         return changed
 
     def mesh(self, target: Target, devices: int) -> dict[str, int]:
-        """Sizes of all mesh axes; data takes the devices that are left.
+        """Sizes of all mesh axes; the data axis takes the remaining devices.
 
         Raises:
-          ValueError: the others do not divide the devices.
+          ValueError: the other axes do not divide the devices.
         """
         others = target.slices * self.fsdp * self.context * self.tensor
         if devices % others:
@@ -69,28 +70,28 @@ class Choice:
         return sizes | {axis: self[axis] for axis in ("fsdp", "context", "tensor")}
 
     def overrides(self, base: "Choice") -> list[str]:
-        """What the command line needs to get from another choice to this one."""
+        """Options of the command line that change ``base`` to this choice."""
         fields = {FIELDS[name]: self[name] for name in self.changed(base)}
         if any(field.startswith("mesh.") for field in fields):
             fields["mesh.data"] = -1
         return [f"--config.{field}={value}" for field, value in fields.items()]
 
     def changed(self, base: "Choice") -> list[str]:
-        """What differs from another choice."""
+        """Names of the fields that differ from ``base``."""
         return [name for name in FIELDS if self[name] != base[name]]
 
-    def keeps_more(self, other: "Choice") -> bool:
-        """Whether it surely needs as much memory as another choice, or more."""
+    def needs_as_much_as(self, other: "Choice") -> bool:
+        """Whether it is certain to need at least as much memory as ``other``."""
         if {"fsdp", "context", "tensor"} & set(self.changed(other)):
             return False
-        # Which of the last three keeps least depends on the model.
+        # Which of the last three policies saves least depends on the model.
         order = dict(zip(REMATS, (3, 2, 1, 0, 0, 0), strict=True))
         more = self.remat == other.remat or order[self.remat] > order[other.remat]
         return more and self.microbatches <= other.microbatches
 
     def __str__(self) -> str:
         axes = [f"{a} {n}" for a in ("fsdp", "context", "tensor") if (n := self[a]) > 1]
-        mesh = ", ".join(axes) or "whole copies"
+        mesh = ", ".join(axes) or "replicated"
         return f"{mesh}; remat {self.remat}, microbatches {self.microbatches}"
 
     def __getitem__(self, name: str) -> Any:
@@ -99,12 +100,12 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a choice is guessed to need of one device.
+    """The estimated needs of one device under a choice.
 
     Attributes:
       state: bytes of parameters, optimizer, EMA and gradients; exact.
-      activations: bytes kept or in use during the backward pass.
-      samples: of one microbatch; a whole number in a choice that makes sense.
+      activations: bytes saved for, or in use during, the backward pass.
+      samples: of one microbatch; a whole number where the batch divides.
       seconds: of a step.
     """
 
@@ -115,18 +116,18 @@ class Estimate:
 
 
 class Estimator:
-    """Guesses what train steps of a config need, under choices and on topologies."""
+    """Estimates the train steps of a config for choices and topologies."""
 
     def __init__(self, config: ConfigDict):
         self._config = config
-        # No choice changes the shapes of the state or their logical axes.
+        # Choices do not change the shapes or logical axes of the state.
         self._experiment = configs.build(Choice().applied(config))
 
     def __call__(self, choice: Choice, target: Target, devices: int) -> Estimate:
-        """A guess of what a choice needs.
+        """Estimates one choice.
 
         Raises:
-          ValueError: the choice or its mesh cannot be used.
+          ValueError: the choice or its mesh is invalid for the config.
         """
         sizes = choice.mesh(target, devices)
         experiment = configs.build(choice.applied(self._config))
@@ -146,16 +147,16 @@ class Estimator:
 
 @functools.lru_cache(maxsize=4)
 def _boxed_state(experiment: configs.Experiment):
-    """Shapes of a state, with logical axes."""
+    """Shapes of the state, boxed with logical axes."""
     return abstract_state(experiment)
 
 
 @functools.lru_cache(maxsize=4096)
 def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of the state and gradients in one device, and parameters in all.
+    """Bytes of state and gradients on one device, and the number of parameters.
 
     Raises:
-      ValueError: a mesh of these sizes divides the state badly.
+      ValueError: as `checked_shardings`.
     """
     boxed = _boxed_state(experiment)
     places = checked_shardings(boxed, AbstractMesh(sizes, AXES))
@@ -166,7 +167,7 @@ def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int,
 
 
 def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float:
-    """Seconds of computation, and of communication that seldom is hidden.
+    """Seconds of computation and of communication that is seldom overlapped.
 
     Args:
       sizes: of the mesh axes.
@@ -183,15 +184,17 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
         * (passes + again.get(model.remat, 1.0))
         * samples
     )
-    # Parameters are gathered in each pass, mostly unseen, and gradients scattered; into
-    # parts that are no whole tiles of 16 rows, both are all-reduces.
+    # Parameters are all-gathered in each pass, mostly overlapped, and gradients are
+    # reduce-scattered; for shards that are not whole tiles of 16 rows, the compiler
+    # uses all-reduces for both.
     fsdp, shards = sizes["fsdp"], sizes["tensor"] * sizes["context"]
     tiles = guess.narrowest % (16 * fsdp) == 0
     times = training.microbatches * (1.2 if tiles else 8.0)
     sent = 2 * count / sizes["tensor"] * times * (fsdp - 1) / fsdp
     copies = sizes["data"] * sizes["replica"]
     sent += 4 * count / (sizes["tensor"] * fsdp) * (copies - 1) / copies
-    # Tensor sums tokens after attention and feed-forward, context gathers keys.
+    # The tensor axis sums tokens after attention and feed-forward; the context axis
+    # gathers keys.
     exchanged = passes * guess.exchanged * samples * shards
     sent += exchanged * 4 * (sizes["tensor"] > 1)
     sent += exchanged * 2 * (sizes["context"] > 1)

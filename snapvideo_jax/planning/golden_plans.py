@@ -1,8 +1,8 @@
-"""Plans that are kept in docs/plans: of what is shipped, on topologies to run it on.
+"""Golden plans: docs/plans, one for each config and topology that is recommended.
 
-`regenerate` writes them, `tables` shows them, and tests compile some of them again and
-call `drift`, so that no change makes a shipped config slower or larger unseen. They
-are made in a checkout of the repository; an installed package has a copy.
+`regenerate` writes them in a checkout of the repository and `tables` formats them as
+docs/plans.md. Tests recompile some and compare them by `drift`, so that no change makes
+a config slower or larger unnoticed. An installed package has a copy.
 """
 
 import dataclasses
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 ROOT, FOLDER = shipped.CHECKOUT, shipped.PLANS
 PAGE = ROOT / "docs" / "plans.md"
 DRIFT = 0.02
-"""Share by which memory and FLOPs may change unseen."""
+"""Share by which memory and FLOPs may change."""
 MORE_BYTES = 1e6
-"""Bytes by which a synchronous collective may grow unseen."""
+"""Bytes by which a synchronous collective may grow."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GoldenPlan:
-    """A plan that is kept.
+    """One golden plan.
 
     Attributes:
       name: of its file.
       config: in configs/, with its argument.
-      topology, slices: that it is for.
-      overrides: of the config, as "mesh.replica=2".
-      clips: that the sampler makes at once; None plans the train step.
-      is_small: it compiles in seconds, so that every run of the tests does.
+      topology, slices: as in `Target`.
+      overrides: of the config, for example "mesh.replica=2".
+      clips: that the sampler generates at once; None plans the train step.
+      is_small: it compiles in seconds, and every run of the tests compiles it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class GoldenPlan:
 
     @property
     def command(self) -> str:
-        """The command line that gives the same plan."""
+        """The command line that prints the same plan."""
         parts = [f"snapvideo plan --config configs/{self.config}"]
         parts.append(f"--topology {self.topology}")
         parts += [f"--slices {self.slices}"] if self.slices > 1 else []
@@ -65,30 +65,30 @@ class GoldenPlan:
         return " ".join([*parts, *(f"--config.{item}" for item in self.overrides)])
 
     def request(self) -> PlanRequest:
-        """What is asked to make it.
+        """The request to compile it.
 
         Raises:
-          ValueError: the config is not there, or refuses its argument.
+          ValueError: the config does not exist, or refuses its argument.
         """
         overrides = [f"--config.{item}" for item in self.overrides]
         config = configs.load(str(shipped.CONFIGS / self.config), overrides)
         return PlanRequest(config, Target(self.topology, self.slices), self.clips)
 
     def read(self) -> dict[str, Any] | None:
-        """What is kept of it; None where it was not generated yet."""
+        """The content of its file; None where it is not generated yet."""
         if not self.file.is_file():
             return None
         return json.loads(self.file.read_text(encoding="utf-8"))
 
 
 def _pod(name: str, config: str, topology: str, **options) -> GoldenPlan:
-    """The plan of a config with the settings it has for a topology."""
+    """The plan of a config with its settings for a topology (argument ``pod``)."""
     also = "," if ":" in config else ":"
     return GoldenPlan(name, f"{config}{also}pod={topology}", topology, **options)
 
 
 AS_ON_PODS = ("model.dtype=bfloat16", "model.remat=layer", "model.unroll=1")
-"""What the demo, made for CPUs, has in common with the large configs then."""
+"""Fields in which the demo, a config for CPUs, then equals the large configs."""
 
 GOLDEN_PLANS = {
     golden.name: golden
@@ -139,7 +139,7 @@ GOLDEN_PLANS = {
 
 
 def chosen(names: str) -> list[GoldenPlan]:
-    """The goldens of a list of names, or of "all" or "small".
+    """The golden plans of names separated by commas, or of "all" or "small".
 
     Raises:
       ValueError: a name is unknown.
@@ -157,38 +157,40 @@ def chosen(names: str) -> list[GoldenPlan]:
 
 
 def regenerate(names: str) -> None:
-    """Writes goldens, and docs/plans.md with what is kept of all.
+    """Compiles golden plans and writes their files and docs/plans.md.
+
+    Args:
+      names: as in `chosen`.
 
     Raises:
-      ValueError: a name is unknown, or this is no checkout.
+      ValueError: a name is unknown, or this is not a checkout.
     """
     goldens = chosen(names)
     if not (ROOT / "setup.py").is_file():
         raise ValueError(
-            f"--golden={names}: {ROOT} is no checkout of the repository, where goldens "
-            "are made; use python -m snapvideo_jax in one."
+            f"--golden={names}: {ROOT} is not a checkout of the repository; run "
+            "python -m snapvideo_jax in one."
         )
     FOLDER.mkdir(exist_ok=True)
     for golden in goldens:
         logger.info("%s", golden.command)
-        kept = {"command": golden.command, "made_with": versions()}
-        kept["plan"] = _rounded(cache.cached_plan(golden.request()))
-        golden.file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        content = {"command": golden.command, "made_with": versions()}
+        content["plan"] = _rounded(cache.cached_plan(golden.request()))
+        golden.file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(), encoding="utf-8")
 
 
 def page() -> str:
-    """docs/plans.md, from what is kept."""
-    kept = {name: golden.read() for name, golden in GOLDEN_PLANS.items()}
-    commands = {name: golden.command for name, golden in GOLDEN_PLANS.items()}
+    """The content of docs/plans.md."""
+    files = {name: golden.read() for name, golden in GOLDEN_PLANS.items()}
     return tables.page(
-        {name: each["plan"] for name, each in kept.items() if each},
-        commands,
+        {name: content["plan"] for name, content in files.items() if content},
+        {name: golden.command for name, golden in GOLDEN_PLANS.items()},
     )
 
 
 def versions() -> dict[str, str]:
-    """What else decides about a plan: the compiler and its flags."""
+    """The compiler and its flags, on which a plan depends too."""
     packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     return packages | {
         "flags": os.environ.get(compiler_flags.VARIABLE, compiler_flags.DEFAULT)
@@ -196,17 +198,13 @@ def versions() -> dict[str, str]:
 
 
 def drift(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What became different enough to look at; nothing if nothing did.
+    """Differences above `DRIFT` and `MORE_BYTES` as lines of text.
 
     Args:
       was, now: plans of the same request.
     """
     found = []
-    for name, field in (
-        ("bytes", "peak"),
-        ("flops", "model"),
-        ("flops", "program"),
-    ):
+    for name, field in (("bytes", "peak"), ("flops", "model"), ("flops", "program")):
         before, after = (each.get(name, {}).get(field, 0.0) for each in (was, now))
         if abs(after - before) > DRIFT * before:
             change = f"{after / before - 1:+.1%}" if before else "new"
@@ -225,7 +223,7 @@ def drift(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _synchronous(plan: dict[str, Any]) -> dict[tuple[str, str, str], float]:
-    """Bytes of the collectives that nothing overlaps, by what they are."""
+    """Bytes of the collectives that are not overlapped, by operation, axis and type."""
     return {
         (row["op"], row["axis"], row["dtype"]): row["bytes"]
         for row in plan.get("collectives", ())
@@ -234,7 +232,7 @@ def _synchronous(plan: dict[str, Any]) -> dict[tuple[str, str, str], float]:
 
 
 def _rounded(value: Any) -> Any:
-    """Plain data with six digits, and without the time of its compilation."""
+    """Plain data rounded to six digits, without the compilation time."""
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items() if k != "compile_seconds"}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Programs that can be planned: the train step and the sampler, as shapes."""
+"""The programs that can be planned, the train step and the sampler, on shapes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,18 +29,18 @@ from snapvideo_jax.step import jit_train_step
 
 @dataclasses.dataclass(frozen=True)
 class PlannedProgram:
-    """A program, and what is known of it before it is compiled.
+    """A program, and its properties that are known before compilation.
 
     Attributes:
-      unit: what one run of it makes: a "step" or a "batch" of clips.
+      unit: the result of one run: a "step", or a "batch" of clips.
       jitted, args: the function, and the shapes and shardings of its arguments.
-      settings: what makes it this program.
-      argument_bytes: bytes of its arguments in one device, by kind.
+      settings: fields of the plan that identify the program.
+      argument_bytes: bytes of its arguments on one device, by kind.
       forward_flops: FLOPs of the network for one sample, by part.
-      passes: forward passes that one run is worth for a sample.
-      samples: of one run, in all devices.
-      throughput: from seconds of one run and the number of devices, what follows for
-        people.
+      passes: forward passes whose FLOPs equal those of one run for a sample.
+      samples: of one run, on all devices.
+      throughput: from the seconds of one run and the number of devices: rates and total
+        times.
     """
 
     unit: str
@@ -89,7 +89,7 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> PlannedProgram:
 
 
 def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedProgram:
-    """The program by which `snapvideo sample` makes so many clips at once."""
+    """The program by which `snapvideo sample` generates ``clips`` clips at once."""
     state, _ = _state(experiment, mesh)
     settings = experiment.sampler
     filled = round_up_to_devices(clips, mesh)
@@ -131,7 +131,7 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedPr
 def abstract_batch(
     experiment: configs.Experiment, size: int | None = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch, the config's or of so many samples."""
+    """Shapes of a global batch of ``size`` samples (default: the config's)."""
     data, text = experiment.data, experiment.text
     shape = jax.ShapeDtypeStruct
     batch = data.batch if size is None else size
@@ -148,12 +148,12 @@ def abstract_batch(
 
 
 def bytes_held(tree) -> int:
-    """Bytes of a tree of placed shapes that one device holds."""
+    """Bytes on one device of a tree of shapes with shardings."""
     return bytes_per_device(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
 
 
 def _state(experiment: configs.Experiment, mesh: Mesh):
-    """Shapes of a state in their places, and the places."""
+    """Shapes of a state with shardings, and the shardings."""
     boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     return with_shardings(nn.unbox(boxed), places), places

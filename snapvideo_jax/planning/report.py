@@ -1,4 +1,4 @@
-"""A plan as text, for people."""
+"""A plan as text."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def describe(result: dict[str, Any]) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
     lines = [
         f"topology      {result['slices']} x {result['topology']}, "
-        f"{result['devices']} devices: {mesh or 'one has it all'}",
+        f"{result['devices']} devices: {mesh or 'not sharded'}",
         _program(result),
         f"parameters    {result['parameters']:,}",
         "memory        "

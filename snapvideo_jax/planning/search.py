@@ -1,7 +1,7 @@
-"""The fastest choice of mesh, remat and microbatches for a topology.
+"""A search for the fastest mesh, remat policy and microbatches for a topology.
 
-Every choice that could work is estimated, and the most promising are compiled. What a
-compilation found is kept at once, so a search that was stopped goes on where it was.
+Every choice is estimated, and those with the shortest estimates are compiled. Each
+compilation is cached, so a search that was interrupted resumes.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 MICROBATCHES = (1, 2, 4, 8)
 TENSOR = (1, 2, 4)
-"""More than that never paid: latents are summed over it twice a layer."""
-NO_LESS = "needs no less than one that does not fit"
+"""Larger sizes were always slower: latents are summed over this axis twice a layer."""
+NO_LESS = "needs at least as much memory as one that does not fit"
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Choices that a topology may have room for.
+    """Choices that may fit a topology.
 
     Attributes:
-      ranked: with their estimates, those first that seem fastest.
-      left_out: how many others there are, by reason.
+      ranked: with their estimates, sorted by the estimated time.
+      left_out: number of the other choices by reason.
     """
 
     ranked: list[tuple[Choice, Estimate]]
@@ -48,10 +48,10 @@ def candidates(
     devices: int,
     fixed: frozenset[str] = frozenset(),
 ) -> Candidates:
-    """All choices for so many devices.
+    """All choices for a number of devices.
 
     Args:
-      fixed: fields of the config that stay as they are, as "mesh.fsdp".
+      fixed: fields of the config that do not change, for example "mesh.fsdp".
     """
     own = Choice.of(config)
     parts = configs.build(config).model.resource_estimate().parts
@@ -89,11 +89,12 @@ def search(
 ) -> dict[str, Any]:
     """Compiles up to ``limit`` choices, the config's own first, and ranks them.
 
-    Those that were compiled before do not count.
+    Choices in the cache do not count towards the limit.
 
     Returns:
       ``rows``, the fastest first and those that do not fit last, each with its reason;
-      ``overrides`` of the fastest, None where none fits; and what was not compiled.
+      ``overrides`` of the fastest, None where none fits; ``left_out``, the number of
+      choices not considered by reason; and ``not_tried``, the number not compiled.
 
     Raises:
       ValueError: the config or the topology cannot be used.
@@ -117,7 +118,7 @@ def search(
         waiting = waiting[1:]
         logger.info("%d of %d: %s: %s", compiled, limit, choice, outcome(row))
         if row.get("peak", 0) > target.chip.hbm_bytes:
-            smaller = [each for each in waiting if not each.keeps_more(choice)]
+            smaller = [each for each in waiting if not each.needs_as_much_as(choice)]
             found.left_out[NO_LESS] += len(waiting) - len(smaller)
             waiting = smaller
     rows.sort(key=lambda row: row.get("seconds", float("inf")))
@@ -134,7 +135,7 @@ def search(
 
 
 def _row(choice: Choice, own: Choice, request: PlanRequest) -> dict[str, Any]:
-    """What became of a choice."""
+    """The plan of a choice, or the reason why there is none."""
     row = {
         "choice": dataclasses.asdict(choice),
         "name": str(choice),
@@ -154,7 +155,7 @@ def _row(choice: Choice, own: Choice, request: PlanRequest) -> dict[str, Any]:
 
 
 def outcome(row: dict[str, Any]) -> str:
-    """What became of a choice, in words."""
+    """The result of a choice as text."""
     if "reason" in row:
         return row["reason"]
     return (
@@ -164,7 +165,7 @@ def outcome(row: dict[str, Any]) -> str:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A search as lines of text."""
+    """What `search` returns as lines of text."""
     width = max((len(row["name"]) for row in result["rows"]), default=0)
     lines = [f"{result['slices']} x {result['topology']}, fastest first"]
     for row in result["rows"]:
@@ -173,13 +174,15 @@ def describe(result: dict[str, Any]) -> str:
     if result["overrides"] is None:
         lines.append("None of these fits.")
     else:
-        lines.append("fastest       " + (" ".join(result["overrides"]) or "as it is"))
+        lines.append(
+            "fastest       " + (" ".join(result["overrides"]) or "the config's own")
+        )
     for reason, count in result["left_out"].items():
         if count:
             lines.append(f"left out      {count}: {reason}")
     if result["not_tried"]:
         lines.append(
-            f"not tried     {result['not_tried']} slower by estimate; the same command "
-            "goes on with them"
+            f"not tried     {result['not_tried']} that are slower by estimate; run the "
+            "same command to continue"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a config is planned for: TPUs that need not be there."""
+"""Target topologies of TPUs, which need not exist on this machine."""
 
 import dataclasses
 import os
@@ -19,20 +19,20 @@ SHAPES = {
         *("8x8x16", "8x16x16"),
     ),
 }
-"""Slices that Google rents out, by the dimensions of the chip's torus; each has twice
-the chips of the one before."""
+"""Slices of Google Cloud, by the dimensions of the chip's torus; each has twice
+as many chips as the one before."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A topology such as "v5p:4x4x8", so many times."""
+    """A topology, for example "v5p:4x4x8", and the number of such slices."""
 
     topology: str
     slices: int = 1
 
     @property
     def chip(self) -> Chip:
-        """What it is made of.
+        """The chip of the topology.
 
         Raises:
           ValueError: the chip is unknown.
@@ -48,7 +48,7 @@ class Target:
     def larger(self) -> list["Target"]:
         """Topologies of the same chip with 2, 4, 8... times the chips, in this order.
 
-        None where the shape is not of `SHAPES`.
+        Empty for a shape that is not in `SHAPES`.
         """
         shapes = SHAPES[self.chip.torus_dims]
         shape = self.topology.partition(":")[2]
@@ -61,7 +61,7 @@ class Target:
 
 
 def libtpu_version() -> str:
-    """The version of the compiler.
+    """The version of libtpu, the compiler.
 
     Raises:
       ValueError: libtpu is not installed.
@@ -70,21 +70,21 @@ def libtpu_version() -> str:
         return metadata.version("libtpu")
     except metadata.PackageNotFoundError:
         raise ValueError(
-            "libtpu is not installed, and it compiles for TPUs; use "
+            "libtpu is not installed; it is the compiler for TPUs. Use "
             "pip install 'snapvideo_jax[tpu]'."
         ) from None
 
 
 def topology_devices(target: Target) -> list[Any]:
-    """The devices of a topology, none of which need exist.
+    """The devices of a topology, which need not exist on this machine.
 
     Raises:
-      ValueError: libtpu is not installed, or knows no such topology.
+      ValueError: libtpu is not installed, or the topology does not exist.
     """
     if target.slices < 1:
-        raise ValueError(f"--slices={target.slices} is too small; use at least 1.")
+        raise ValueError(f"--slices={target.slices} is too small; use 1 or more.")
     libtpu_version()
-    # Without these libtpu looks for a TPU for minutes, and refuses a second process.
+    # Otherwise libtpu looks for a TPU for minutes, and refuses a second process.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     compiler_flags.set_flags()

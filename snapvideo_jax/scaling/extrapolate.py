@@ -1,5 +1,6 @@
-"""What a law says of a sweep and of larger budgets, in samples, loss and chip-hours."""
+"""A sweep's law extrapolated to larger budgets: size, samples, loss, chip-hours."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +8,57 @@ from typing import Any
 
 import numpy as np
 
+from snapvideo_jax.io.files import write_json
 from snapvideo_jax.planning.target import Target
 from snapvideo_jax.scaling import law as laws
 from snapvideo_jax.scaling.law import Law
+from snapvideo_jax.scaling.runs import results
 from snapvideo_jax.scaling.sweep import SweepRun
 
 FinishedRuns = Sequence[tuple[SweepRun, dict[str, Any]]]
+LAW = "law.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a sweep's law is fitted and extrapolated.
+
+    Attributes:
+      out: folder of the sweep.
+      flops: further budgets of training FLOPs to forecast the best size for.
+      plan: a file of docs/plans, whose MFU converts FLOPs to chip-hours.
+      draws: resamples of the bootstrap; 20 or more.
+      seed: of the bootstrap.
+    """
+
+    out: Path
+    flops: tuple[float, ...] = ()
+    plan: Path | None = None
+    draws: int = 200
+    seed: int = 0
+
+
+def fit(options: FitOptions) -> dict[str, Any]:
+    """Fits the law to a sweep's finished runs and writes law.json.
+
+    Returns:
+      As `fit_runs`, with the rows of `extrapolate` as ``ahead`` and the ``plan``.
+
+    Raises:
+      ValueError: as `sweep.read`, `fit_runs` and `extrapolate`.
+    """
+    found = fit_runs(results(options.out), options.draws, options.seed)
+    rows = extrapolate(found, options.flops, options.plan)
+    found |= {"ahead": rows, "plan": options.plan and str(options.plan)}
+    write_json(options.out / LAW, found)
+    return found
 
 
 def fit_runs(found: FinishedRuns, draws: int, seed: int) -> dict[str, Any]:
-    """The law of finished runs, with intervals, and what each budget's best size is.
+    """The law of finished runs with confidence intervals, and each budget's best size.
 
     Args:
-      found: runs and their results.
+      found: finished runs and their results.
       draws, seed: of the bootstrap.
 
     Raises:
@@ -58,7 +97,7 @@ def fit_runs(found: FinishedRuns, draws: int, seed: int) -> dict[str, Any]:
 
 
 def columns(found: FinishedRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """FLOPs a sample, samples, and losses of runs."""
+    """FLOPs a sample, samples, and losses of the runs."""
     rows = [(run.flops, run.samples, result["loss"]) for run, result in found]
     flops, samples, losses = np.array(rows, float).reshape(-1, 3).T
     return flops, samples, losses
@@ -67,15 +106,15 @@ def columns(found: FinishedRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def extrapolate(
     fit: dict[str, Any], budgets: Sequence[float], plan: Path | None
 ) -> list[dict[str, Any]]:
-    """The best size at budgets that were not run, and what it costs.
+    """The best size at further budgets, and its cost.
 
     Args:
       fit: as from `fit_runs`.
       budgets: of training FLOPs.
-      plan: a file of docs/plans, whose MFU is taken; None leaves chip-hours out.
+      plan: a file of docs/plans, whose MFU converts FLOPs; None omits chip-hours.
 
     Raises:
-      ValueError: the plan cannot be read, or is none of a train step.
+      ValueError: the file is not a plan of a train step.
     """
     law = law_from_json(fit["law"])
     drawn = [law_from_json(each) for each in fit["drawn"]]
@@ -96,24 +135,24 @@ def extrapolate(
 
 
 def flops_per_chip_hour(plan: Path) -> float:
-    """Model FLOPs of a chip in an hour, as a plan forecasts them.
+    """Model FLOPs of a chip in an hour by the forecast of a plan.
 
     Raises:
       ValueError: as `extrapolate`.
     """
     try:
-        kept = json.loads(plan.read_text())["plan"]
-        mfu = kept["mfu"].get("calibrated", kept["mfu"]["step"])
-        chip = Target(kept["topology"]).chip
+        planned = json.loads(plan.read_text())["plan"]
+        mfu = planned["mfu"].get("calibrated", planned["mfu"]["step"])
+        chip = Target(planned["topology"]).chip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--plan={plan} is no plan of a train step ({error!r}); use one of "
+            f"--plan={plan} is not a plan of a train step ({error!r}); use one of "
             "docs/plans, as docs/plans/fit-500m-v5p-4x4x8.json."
         ) from error
     return 3600 * chip.peak_tflops * 1e12 * mfu
 
 
-def describe(fit: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+def describe(fit: dict[str, Any]) -> str:
     """The law and its forecasts as lines of text."""
     law, within = fit["law"], fit["intervals"]
     lines = [
@@ -131,12 +170,12 @@ def describe(fit: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     for row in fit["budgets"]:
         best, parabola = row["law"], row["parabola"]
         low, high = (1e-9 * each for each in best["flops_interval"])
-        beside = f"{parabola['flops'] / 1e9:.4g}" if parabola else "outside"
+        minimum = f"{parabola['flops'] / 1e9:.4g}" if parabola else "outside"
         lines.append(
             f"{row['budget']:>12.3g}{best['flops'] / 1e9:>22.4g}"
-            f"{f'{low:.3g} to {high:.3g}':>24}{beside:>12}"
+            f"{f'{low:.3g} to {high:.3g}':>24}{minimum:>12}"
         )
-    for row in rows:
+    for row in fit["ahead"]:
         low, high = (1e-9 * each for each in row["flops_interval"])
         line = (
             f"at {row['budget']:.3g} FLOPs: {row['flops'] / 1e9:.4g} GFLOP a sample "
@@ -167,12 +206,12 @@ def _best(law: Law, drawn: Sequence[Law], budget: float) -> dict[str, Any]:
 
 
 def law_from_json(numbers: dict[str, float]) -> Law:
-    """A law as `fit_runs` keeps it."""
+    """The `Law` of the numbers that `fit_runs` returns."""
     return Law(**{name: v for name, v in numbers.items() if name != "exponent"})
 
 
 def _parameters(found: FinishedRuns) -> tuple[float, float]:
-    """Scale and power of the parameters by FLOPs, as widths vary; or zeros."""
+    """Scale and power of parameters by FLOPs over the widths; zeros for one width."""
     sizes = {(r.flops, r.parameters) for r, _ in found if r.axis in ("width", "base")}
     if len(sizes) < 2:
         return 0.0, 0.0

@@ -1,18 +1,36 @@
-"""A sweep as a table with commas and as a picture."""
+"""A fitted sweep as a CSV file and as a figure."""
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from snapvideo_jax.io.files import write_atomically
-from snapvideo_jax.scaling.extrapolate import FinishedRuns, law_from_json
+from snapvideo_jax.scaling.extrapolate import LAW, FinishedRuns, law_from_json
+from snapvideo_jax.scaling.runs import results
 from snapvideo_jax.scaling.sweep import AXES
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKS = dict(zip(("base", *AXES), "os^Dv", strict=True))
+
+
+def plot(out: Path) -> tuple[Path, Path]:
+    """Writes a sweep's runs.csv and law.png, and returns their paths.
+
+    Raises:
+      ValueError: the folder has no sweep, the law is not fitted yet, or Matplotlib is
+        not installed.
+    """
+    finished, law = results(out), out / LAW
+    if not law.is_file():
+        raise ValueError(f"{law} does not exist; run snapvideo scaling fit first.")
+    table, figure = out / "runs.csv", out / "law.png"
+    write_table(finished, table)
+    draw(finished, json.loads(law.read_text()), figure)
+    return table, figure
 
 
 def write_table(found: FinishedRuns, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The runs of a sweep, one after the other; what is finished is not run again."""
+"""Trains the runs of a sweep one after the other, and skips finished ones."""
 
 import json
 import logging
@@ -19,19 +19,20 @@ from snapvideo_jax.train import train
 logger = logging.getLogger(__name__)
 
 
-def run_all(out: Path, part: int, parts: int, samples: int) -> None:
-    """Trains and validates what is missing of a part of a sweep.
+def run_all(out: Path, part: tuple[int, int] = (0, 1), samples: int = 512) -> None:
+    """Trains and validates the unfinished runs of a part of a sweep.
 
     Args:
       out: folder of the sweep.
-      part, parts: every ``parts``-th run from this one on.
-      samples: of the validation.
+      part: index and number of the parts: ``(1, 4)`` is every fourth run from the
+        second.
+      samples: of the validation; 2 or more.
 
     Raises:
       ValueError: as `sweep.read` and `train`.
     """
     planned, validation = sweep.read(out)
-    for run in planned[part::parts]:
+    for run in planned[part[0] :: part[1]]:
         path = _result(out, run)
         if path.is_file():
             logger.info("%s is finished.", run.name)
@@ -48,7 +49,7 @@ def run_all(out: Path, part: int, parts: int, samples: int) -> None:
 
 
 def results(out: Path) -> list[tuple[SweepRun, dict[str, Any]]]:
-    """Runs that are finished, with what came out."""
+    """The finished runs with their results, as from `validate`."""
     planned, _ = sweep.read(out)
     return [
         (run, json.loads(path.read_text()))

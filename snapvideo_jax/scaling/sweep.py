@@ -1,4 +1,4 @@
-"""What a sweep trains: a config with other sizes, at several budgets of FLOPs."""
+"""The runs of a sweep: a config at other sizes and at several budgets of FLOPs."""
 
 import dataclasses
 import json
@@ -13,13 +13,37 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.models.flops import flops_per_sample
+from snapvideo_jax.scaling.validate import held_out_shapes, validation_data
 from snapvideo_jax.state import abstract_state
 
 FILE = "sweep.json"
 MIN_STEPS = 20
-"""Fewer teach nothing."""
+"""Steps of the shortest run."""
 WIDTHS = ("patch_width", "latent_width", "context_width")
 AXES = ("width", "blocks", "latents", "patch")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The sizes and budgets of a sweep.
+
+    Attributes:
+      out: folder of the sweep.
+      budgets: training FLOPs of a run.
+      width: factors of all widths.
+      blocks, latents: numbers of blocks, and of latents.
+      patch: sides of patches in pixels.
+      validation: folder of clips that no run trains on; None, for the shapes data set
+        only, generates scenes of another seed.
+    """
+
+    out: Path
+    budgets: tuple[float, ...]
+    width: tuple[float, ...] = ()
+    blocks: tuple[float, ...] = ()
+    latents: tuple[float, ...] = ()
+    patch: tuple[float, ...] = ()
+    validation: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +52,14 @@ class SweepRun:
 
     Attributes:
       name: of its folder.
-      axis, value: what differs from the base; "base" differs in nothing.
-      budget: training FLOPs that were asked for.
-      steps: that come nearest to them.
+      axis, value: the field that differs from the base, and its value; axis "base"
+        differs in none.
+      budget: requested training FLOPs.
+      steps: training steps, which come closest to the budget.
       samples: in those steps.
       flops: of the model for training on one sample.
       parameters: of the network.
-      config: resolved, as JSON holds it.
+      config: resolved, as in JSON.
     """
 
     name: str
@@ -48,10 +73,32 @@ class SweepRun:
     config: dict[str, Any]
 
 
+def generate(config: ConfigDict, options: SweepOptions) -> list[SweepRun]:
+    """Generates a sweep and writes it to its folder.
+
+    Raises:
+      ValueError: as `plan_sweep`, `validation_data` and `write`, or the validation
+        folder is missing.
+    """
+    axes = {axis: getattr(options, axis) for axis in AXES}
+    runs = plan_sweep(config, axes, sorted(options.budgets))
+    if options.validation:
+        folder = options.validation
+        validation_data(configs.build(config).data, folder)
+    elif config.data.source == "shapes":
+        folder = held_out_shapes(options.out / "validation")
+    else:
+        raise ValueError(
+            "--validation is missing: a folder of clips that no run trains on."
+        )
+    write(options.out, runs, str(folder))
+    return runs
+
+
 def plan_sweep(
     base: ConfigDict, axes: Mapping[str, Sequence[float]], budgets: Sequence[float]
 ) -> list[SweepRun]:
-    """All runs of a sweep, each axis varied alone, every size at every budget.
+    """All runs of a sweep: each axis varied alone, every size at every budget.
 
     Args:
       base: config of a FIT.
@@ -60,16 +107,18 @@ def plan_sweep(
       budgets: of training FLOPs.
 
     Raises:
-      ValueError: the network is no FIT, a size makes no sense, or a budget is too small
-        for one.
+      ValueError: the network is not a FIT, a size is invalid, or a budget is too small
+        for a size.
     """
     if base.model.name != "fit":
         raise ValueError(
-            f"model.name={base.model.name!r}: sweeps vary what a FIT has; use a config "
-            "of 'fit'."
+            f"model.name={base.model.name!r}: sweeps vary the sizes of a FIT; use a "
+            "config of 'fit'."
         )
     if not base.diffusion.images_as_videos:
-        raise ValueError("diffusion.images_as_videos=False is not swept; use True.")
+        raise ValueError(
+            "Sweeps do not support diffusion.images_as_videos=False; use True."
+        )
     runs = []
     for axis, value, config in _variants(base, axes):
         experiment = configs.build(config)
@@ -96,10 +145,10 @@ def plan_sweep(
 
 
 def write(out: Path, runs: Sequence[SweepRun], validation: str) -> None:
-    """Keeps a sweep in its folder.
+    """Writes a sweep to its folder.
 
     Raises:
-      ValueError: the folder has another one.
+      ValueError: the folder has another sweep.
     """
     path = out / FILE
     sweep = {"validation": validation, "runs": [dataclasses.asdict(r) for r in runs]}
@@ -141,7 +190,7 @@ def describe(runs: Sequence[SweepRun]) -> str:
 def _variants(
     base: ConfigDict, axes: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, float, ConfigDict]]:
-    """Configs with one thing changed, the base first, none twice."""
+    """Configs with one axis changed, without duplicates; the base is the first."""
     yield "base", 1, base.copy_and_resolve_references()
     seen = {configs.to_json(base)}
     for axis in AXES:
@@ -155,15 +204,15 @@ def _variants(
 def _changed(config: ConfigDict, axis: str, value: float) -> ConfigDict:
     model = config.model
     if axis == "width":
-        # Heads keep their width; there are more or fewer of them.
+        # Heads keep their width; their number changes.
         for name in WIDTHS:
             head = model.get(name.replace("_width", "_head_width"), 8)
             model[name] = max(1, round(value * model[name] / head)) * head
         return config
     if value != int(value) or value < 1:
-        raise ValueError(f"--{axis}={value:g} is no whole number from 1 on.")
+        raise ValueError(f"--{axis}={value:g} is not a whole number of 1 or more.")
     if axis == "patch":
-        # Groups keep their pixels, where they can.
+        # Groups keep their pixels where the patch divides them.
         sides = zip(model.group, model.patch[1:], strict=True)
         model.group = tuple(max(1, n * side // int(value)) for n, side in sides)
         model.patch = (model.patch[0], int(value), int(value))
@@ -175,7 +224,7 @@ def _changed(config: ConfigDict, axis: str, value: float) -> ConfigDict:
 
 
 def _timed(config: ConfigDict, steps: int) -> ConfigDict:
-    """A config that trains for so many steps; what goes with the length follows it."""
+    """A config that trains for ``steps``, with warm-up, EMA and saving scaled to it."""
     config = config.copy_and_resolve_references()
     optimizer, run = config.optimizer, config.run
     optimizer.steps, optimizer.warmup_steps = steps, max(steps // 50, 1)

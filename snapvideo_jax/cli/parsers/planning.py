@@ -1,12 +1,13 @@
 """Options of the verbs `plan` and `bench`."""
 
 from snapvideo_jax.cli.parsers.common import CONFIG_HELP, add, add_processes
+from snapvideo_jax.cli.parsers.types import integer, number, path, several
 
 PLAN_HELP = """\
-A plan that does not fit says by how much and what would fit. Every compilation is kept
-in ~/.cache/snapvideo/plans, so the same question is answered at once, and a search that
-was stopped goes on. A search leaves fields alone that --config. sets. Steps, solver and
-guidance of the sampler are those of the config:
+A plan that does not fit reports by how much, and a change with which it would fit.
+Compiled plans are cached in ~/.cache/snapvideo/plans: the same plan is then printed at
+once, and a search that was interrupted resumes. A search does not change fields that
+--config. sets. The sampler's steps, solver and guidance are those of the config:
 
   --config configs/fit.py --topology v6e:2x2 --sampler --batch 16 \\
       --config.sampler.steps=64 --config.sheets.guidance=2
@@ -28,14 +29,23 @@ def _add_plan(verbs) -> None:
         PLAN_HELP + CONFIG_HELP,
         takes_overrides=True,
     )
-    verb.add_argument("--config", metavar="FILE[:ARG]", help="what is planned")
-    verb.add_argument("--topology", metavar="CHIP:SHAPE", help="as v5p:4x4x8")
-    verb.add_argument("--slices", type=int, default=1, help="of it (default: 1)")
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="the config to plan")
+    verb.add_argument("--topology", metavar="CHIP:SHAPE", help="for example v5p:4x4x8")
+    verb.add_argument(
+        "--slices",
+        type=integer(least=1),
+        default=1,
+        metavar="N",
+        help="number of such slices (default: 1)",
+    )
     verb.add_argument(
         "--sampler", action="store_true", help="plan the sampler, not the train step"
     )
     verb.add_argument(
-        "--batch", type=int, help="clips that it makes at once (default: 64)"
+        "--batch",
+        type=integer(least=1),
+        metavar="N",
+        help="clips that the sampler generates at once (default: 64)",
     )
     verb.add_argument(
         "--search",
@@ -44,25 +54,26 @@ def _add_plan(verbs) -> None:
     )
     verb.add_argument(
         "--search_limit",
-        type=int,
+        type=integer(least=1),
         metavar="N",
         help="compilations of the search, minutes each (default: 12)",
     )
     verb.add_argument(
         "--layout",
         action="store_true",
-        help="print how parameters are divided over the topology; compiles nothing",
+        help="print how parameters are sharded over the topology; compiles nothing",
     )
     verb.add_argument(
         "--flags",
+        type=path,
         metavar="FILE",
-        help="write the compiler's flags that a run should use, to be sourced",
+        help="write a shell script that exports the compiler flags for a run",
     )
     verb.add_argument(
         "--golden",
         metavar="NAME",
-        help="write docs/plans/NAME.json and docs/plans.md of a checkout anew; names "
-        "with commas between, small, or all",
+        help="regenerate docs/plans/NAME.json and docs/plans.md of a checkout: names "
+        "separated by commas, small, or all",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
 
@@ -71,7 +82,7 @@ def _add_bench(verbs) -> None:
     verb = add(
         verbs,
         "bench",
-        "Measure a config on the devices that are here: time, rates, memory.",
+        "Measure a config on the devices of this machine: time, rates, memory.",
         CONFIG_HELP,
         takes_overrides=True,
     )
@@ -81,31 +92,45 @@ def _add_bench(verbs) -> None:
         choices=("step", "data", "models"),
         default="step",
         help="the train step (default), the reading of data on the host's cores, or "
-        "FIT, the U-Nets and DiTs beside each other",
+        "a comparison of FIT, the U-Nets and DiTs",
     )
     verb.add_argument(
         "--step_seconds",
-        type=float,
+        type=number(above=0),
         metavar="S",
-        help="of data: a step of the pod, where no --plan tells it",
+        help="data: seconds of a train step on the pod, in place of --plan",
     )
-    verb.add_argument("--config", metavar="FILE[:ARG]", help="of step and data")
-    verb.add_argument("--only", metavar="NAME,NAME", help="of models: some of them")
+    verb.add_argument("--config", metavar="FILE[:ARG]", help="step and data: config")
+    verb.add_argument(
+        "--only",
+        type=several(),
+        metavar="NAME,NAME",
+        help="models: networks to compare (default: all)",
+    )
     verb.add_argument(
         "--divide",
-        type=int,
+        type=integer(least=1),
         metavar="N",
-        help="of models: make widths smaller (default: 8 on a CPU, else 1)",
+        help="models: divide widths by N (default: 8 on a CPU, else 1)",
     )
-    verb.add_argument("--batch", type=int, help="of models: clips at once")
+    verb.add_argument(
+        "--batch",
+        type=integer(least=1),
+        metavar="N",
+        help="models: clips at once (default: 2 on a CPU, else 32 a device)",
+    )
     verb.add_argument(
         "--by_part",
         action="store_true",
-        help="of models: measure nothing, and print where the work lies, by part of "
-        "the network; with --plan that of the compiled programs too",
+        help="models: measure nothing, and print FLOPs by part of the network; with "
+        "--plan also the costs of the compiled programs",
     )
     verb.add_argument(
-        "--steps", type=int, default=20, help="runs that are timed (default: 20)"
+        "--steps",
+        type=integer(least=1),
+        default=20,
+        metavar="N",
+        help="timed runs (default: 20)",
     )
     verb.add_argument(
         "--forward",
@@ -119,11 +144,14 @@ def _add_bench(verbs) -> None:
     )
     verb.add_argument(
         "--profile",
+        type=path,
         metavar="DIR",
-        help="trace a few more runs there, and print where their time goes",
+        help="write a trace of a few more runs, and print where their time goes",
     )
     verb.add_argument(
-        "--plan", metavar="CHIP:SHAPE", help="show the forecast for a TPU topology too"
+        "--plan",
+        metavar="CHIP:SHAPE",
+        help="also print the forecast for a TPU topology",
     )
     verb.add_argument("--json", action="store_true", help="print JSON")
     add_processes(verb)

@@ -1,7 +1,7 @@
 """Options of the verb `scaling`."""
 
 from snapvideo_jax.cli.parsers.common import CONFIG_HELP, add, add_processes
-from snapvideo_jax.io.options import numbers
+from snapvideo_jax.cli.parsers.types import integer, part, path, several
 
 GENERATE_HELP = """\
 Each axis is varied alone, and every size is trained at every budget:
@@ -17,47 +17,63 @@ def add_verbs(verbs) -> None:
     scaling = add(
         verbs,
         "scaling",
-        "Scaling laws of a FIT: sweeps generated, run, fitted and plotted.",
-        takes_overrides=True,
+        "Scaling laws of FIT: generate, run, fit and plot a sweep.",
     )
     actions = scaling.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_generate(actions)
     _add_run(actions)
-    fit = _add(actions, "fit", "Fit the law to the runs that are finished.")
+    fit = _add(actions, "fit", "Fit the law to the finished runs.")
     fit.add_argument(
         "--flops",
-        type=numbers,
+        type=several(float),
         default=(),
         metavar="C,C",
-        help="further budgets to forecast the best size for",
+        help="further budgets of training FLOPs to forecast the best size for",
     )
     fit.add_argument(
         "--plan",
+        type=path,
         metavar="FILE",
-        help="of docs/plans, whose MFU makes chip-hours of FLOPs",
+        help="a plan in docs/plans, whose MFU converts FLOPs to chip-hours",
     )
     fit.add_argument(
-        "--draws", type=int, default=200, help="of the bootstrap (default: 200)"
+        "--draws",
+        type=integer(least=20),
+        default=200,
+        metavar="N",
+        help="resamples of the bootstrap (default: 200)",
     )
-    fit.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    fit.add_argument(
+        "--seed",
+        type=integer(least=0),
+        default=0,
+        metavar="N",
+        help="seed of the bootstrap (default: 0)",
+    )
     fit.add_argument("--json", action="store_true", help="print JSON")
-    _add(actions, "plot", "Write runs.csv and law.png of what was fitted.")
+    _add(actions, "plot", "Write runs.csv and law.png of a fitted sweep.")
 
 
-def _add(actions, name: str, help: str, epilog: str = ""):
-    action = add(actions, name, help, epilog, takes_overrides=True)
-    action.add_argument("--out", required=True, metavar="DIR", help="of the sweep")
+def _add(actions, name: str, help: str, epilog: str = "", **options):
+    action = add(actions, name, help, epilog, **options)
+    action.add_argument(
+        "--out", type=path, required=True, metavar="DIR", help="folder of the sweep"
+    )
     return action
 
 
 def _add_generate(actions) -> None:
     action = _add(
-        actions, "generate", "Plan the runs of a sweep.", GENERATE_HELP + CONFIG_HELP
+        actions,
+        "generate",
+        "Generate the configs of a sweep's runs.",
+        GENERATE_HELP + CONFIG_HELP,
+        takes_overrides=True,
     )
     action.add_argument("--config", required=True, metavar="FILE[:ARG]")
     action.add_argument(
         "--budgets",
-        type=numbers,
+        type=several(float),
         required=True,
         metavar="C,C",
         help="training FLOPs of a run",
@@ -69,13 +85,14 @@ def _add_generate(actions) -> None:
         "patch": "sides of patches in pixels",
     }.items():
         action.add_argument(
-            f"--{axis}", type=numbers, default=(), metavar="N,N", help=what
+            f"--{axis}", type=several(float), default=(), metavar="N,N", help=what
         )
     action.add_argument(
         "--validation",
+        type=path,
         metavar="DIR",
         help="clips that no run trains on: captions.jsonl, or .array_record files "
-        "(default, of shapes: scenes of another seed)",
+        "(default for the shapes: scenes of another seed)",
     )
 
 
@@ -83,13 +100,21 @@ def _add_run(actions) -> None:
     action = _add(
         actions,
         "run",
-        "Train and validate the runs; the same command goes on.",
-        "A run is trained as by snapvideo train, in DIR/runs/NAME.",
+        "Train and validate the runs; run the same command to resume.",
+        "Each run is trained as by snapvideo train, in DIR/runs/NAME.",
     )
     action.add_argument(
-        "--part", default="0/1", metavar="I/N", help="of the runs (default: 0/1, all)"
+        "--part",
+        type=part,
+        default=(0, 1),
+        metavar="I/N",
+        help="part of the runs (default: 0/1, all)",
     )
     action.add_argument(
-        "--samples", type=int, default=512, help="of the validation (default: 512)"
+        "--samples",
+        type=integer(least=2),
+        default=512,
+        metavar="N",
+        help="samples of the validation (default: 512)",
     )
     add_processes(action)

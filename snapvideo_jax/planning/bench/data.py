@@ -1,21 +1,19 @@
-"""How fast clips are read, what limits it, and how many cores feed a pod.
+"""How fast clips are read, the stage that limits it, and the cores that a pod needs.
 
-The samples are those that a run begins with. They pass through ever more of the
-pipeline, in one thread: read, then read and decoded, then made into elements, then
-into batches; a stage costs what a pass takes beyond the one before. Pictures are made
-small as they are decoded, and texts are embedded with the batch. Processor seconds are
-counted, which depend little on what else the machine does. Threads and worker
-processes are then timed by the clock, with as many as there are cores.
+The samples are the first of a run. Four passes run ever more stages of the pipeline in
+one thread: reading; reading and decoding; resized elements; batches. The cost of a
+stage is the time of its pass minus that of the pass before. Images are downscaled while
+they are decoded, and captions are embedded with the batch. The passes are timed in
+processor seconds, which other load on the machine hardly changes. Threads and worker
+processes, one for each core, are then timed by the wall clock.
 """
 
 import dataclasses
 import itertools
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,45 +25,52 @@ from snapvideo_jax.data.pipeline import make_joint_source
 from snapvideo_jax.data.sequence import JointSource
 from snapvideo_jax.data.transforms import frame_times
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.io.options import check_step_seconds
 from snapvideo_jax.planning import PlanRequest, Target, cached_plan
 from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS
 
 BATCH = 16
-"""Samples of a batch that are read, if it has more; a stage costs the same a clip."""
+"""Most samples read of each batch; the cost of a clip does not depend on it."""
 TURNS = 3
 
 
-def run(arguments) -> None:
-    """`snapvideo bench data`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchDataOptions:
+    """What `bench_data` measures.
 
-    Raises:
-      ValueError: an option or the data cannot be used.
+    Attributes:
+      steps: batches to read; 1 or more.
+      plan: TPU topology, for example "v6e:16x16", whose demand for clips is added.
+      step_seconds: seconds of a train step on the pod, in place of ``plan``; above 0.
     """
-    check_step_seconds(arguments)
-    config = configs.load(arguments.config, arguments.overrides)
-    result = bench_data(config, arguments.steps)
-    needed = clips_needed(arguments, config)
-    if needed:
-        result["pod"] = cores_needed(result, *needed)
-    print(json.dumps(result) if arguments.json else describe(result))
+
+    steps: int = 20
+    plan: str | None = None
+    step_seconds: float | None = None
+
+    def __post_init__(self):
+        if self.step_seconds is not None and not self.step_seconds > 0:
+            raise ValueError(
+                f"--step_seconds={self.step_seconds} is out of range; use more than 0."
+            )
 
 
-def bench_data(config: ConfigDict, steps: int) -> dict[str, Any]:
-    """Measures how a config's data are read.
+def bench_data(config: ConfigDict, options: BenchDataOptions) -> dict[str, Any]:
+    """Measures how fast a config's data are read.
 
     Args:
       config: of the experiment.
-      steps: batches of which samples are read.
+      options: what is measured.
 
     Returns:
       ``stages``: processor seconds a clip in each, in order. ``seconds_per_clip``:
-      their sum. ``clips_per_second``: on a core, with threads, with workers.
+      their sum. ``clips_per_second``: on a core, with threads, with workers. ``pod``:
+      as from `cores_needed`, where a plan or a step time is given.
 
     Raises:
-      ValueError: the data cannot be used.
+      ValueError: the data cannot be used, the topology is unknown, or the config does
+        not fit there.
     """
-    experiment = configs.build(config)
+    experiment, steps = configs.build(config), options.steps
     data = dataclasses.replace(
         experiment.data, num_threads=0, num_workers=0, cache_decoded_mb=0
     )
@@ -85,7 +90,7 @@ def bench_data(config: ConfigDict, steps: int) -> dict[str, Any]:
             call()
             taken[name].append((time.process_time() - began) / len(samples))
     sums = [0.0, *(statistics.median(seconds) for seconds in taken.values())]
-    # A stage that costs next to nothing can come out below it.
+    # Noise can make the difference of a stage that costs next to nothing negative.
     stages = {
         name: max(0.0, after - before)
         for name, (before, after) in zip(passes, itertools.pairwise(sums), strict=True)
@@ -97,53 +102,55 @@ def bench_data(config: ConfigDict, steps: int) -> dict[str, Any]:
             dataclasses.replace(data, **{field: cores}), experiment.seed
         )
         rates[f"{cores} {name}"] = _rate(both, experiment.text, steps)
-    return {
+    result = {
         "clips": len(samples),
         "stages": stages,
         "seconds_per_clip": sums[-1],
         "clips_per_second": rates,
         "cores": cores,
     }
+    if needed := clips_needed(config, options):
+        result["pod"] = cores_needed(result, *needed)
+    return result
 
 
-def clips_needed(arguments, config: ConfigDict) -> tuple[str, float, int | None] | None:
-    """What a pod takes: by which source, clips a second, and its devices.
+def clips_needed(
+    config: ConfigDict, options: BenchDataOptions
+) -> tuple[str, float, int | None] | None:
+    """The demand of a pod: its source, clips a second, and the number of devices.
 
     Raises:
       ValueError: the topology is unknown, or the config does not fit there.
     """
-    if arguments.step_seconds is not None:
+    if options.step_seconds is not None:
         batch = configs.build(config).data.batch
-        return "--step_seconds", batch / arguments.step_seconds, None
-    if not arguments.plan:
+        return "--step_seconds", batch / options.step_seconds, None
+    if not options.plan:
         return None
-    plan = _golden_plan(arguments, config)
-    if plan:
-        return plan
-    plan = cached_plan(PlanRequest(config, Target(arguments.plan)))
+    if golden := _golden_plan(config, options.plan):
+        return golden
+    plan = cached_plan(PlanRequest(config, Target(options.plan)))
     if not plan["fits"]:
-        raise ValueError(f"the config does not fit --plan={arguments.plan}.")
-    return arguments.plan, plan["clips_per_second"], plan["devices"]
+        raise ValueError(f"The config does not fit --plan={options.plan}.")
+    return options.plan, plan["clips_per_second"], plan["devices"]
 
 
-def _golden_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None:
-    """What `clips_needed` gives, from docs/plans; None where it has no such plan."""
+def _golden_plan(config: ConfigDict, topology: str) -> tuple[str, float, int] | None:
+    """The demand from the golden plan of this config in docs/plans, if there is one."""
 
-    def asked(settings: ConfigDict) -> dict[str, Any]:
-        """All but where the data come from and how they are read."""
+    def compared(settings: ConfigDict) -> dict[str, Any]:
+        """All settings except those of the data source and its reading."""
         data = settings.data
         sizes = ("frames", "height", "width", "buckets", "bucket_weights")
         sizes += ("videos_per_batch", "images_per_batch")
         return settings.to_dict() | {"data": [data[name] for name in sizes]}
 
     for golden in GOLDEN_PLANS.values():
-        same_name = golden.config == Path(arguments.config).name
-        if not same_name or golden.topology != arguments.plan or golden.clips:
+        if golden.topology != topology or golden.clips:
             continue
-        overrides = [f"--config.{item}" for item in golden.overrides]
-        if asked(config) != asked(configs.load(arguments.config, overrides)):
-            continue
-        if found := golden.read():
+        if compared(config) == compared(golden.request().config) and (
+            found := golden.read()
+        ):
             plan = found["plan"]
             return golden.name, plan["clips_per_second"], plan["devices"]
     return None
@@ -152,7 +159,12 @@ def _golden_plan(arguments, config: ConfigDict) -> tuple[str, float, int] | None
 def cores_needed(
     result: dict[str, Any], source: str, clips: float, devices: int | None
 ) -> dict[str, Any]:
-    """Cores like these that read as many clips a second."""
+    """Cores of this machine's kind that read ``clips`` a second.
+
+    Args:
+      result: as from `bench_data`.
+      source, clips, devices: as from `clips_needed`.
+    """
     cores = clips * result["seconds_per_clip"]
     return {
         "source": source,
@@ -163,7 +175,7 @@ def cores_needed(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """What was measured as lines of text."""
+    """The measurements as lines of text."""
     total, stages = result["seconds_per_clip"], result["stages"]
     lines = [
         f"{name:<14}{1e3 * seconds:.3f} ms a clip, {seconds / total:.1%}"
@@ -189,11 +201,11 @@ def _each(call: Callable[[int], Any], samples: Sequence[int]) -> None:
         try:
             call(sample)
         except UnusableClip:
-            continue  # what takes its place is read by the later passes
+            continue  # the later passes read its substitute
 
 
 def _decode(joint: JointSource, sample: int) -> None:
-    """Decodes the frames of a sample, without making anything of them."""
+    """Decodes the frames of a sample and discards them."""
     file, location = joint.read(sample), joint.location(sample)
     frames, height, width = joint.config.sizes[location.bucket]
     if location.kind == "image":
@@ -207,7 +219,7 @@ def _decode(joint: JointSource, sample: int) -> None:
 
 
 def _dataset(joint: JointSource, encoder):
-    """Batches of `BATCH` samples from the beginning of the global sequence."""
+    """Batches of up to `BATCH` samples from the start of the global sequence."""
     rows = range(min(BATCH, joint.config.batch))
     return split_dataset(joint, 0, 1, encoder, rows)
 
@@ -222,7 +234,7 @@ def _batches(joint: JointSource, encoder, steps: int) -> None:
 
 
 def _rate(joint: JointSource, encoder, steps: int) -> float:
-    """Clips a second by the clock, once all readers are at work."""
+    """Clips a second by the wall clock, after the first batch."""
     iterator = iter(_dataset(joint, encoder))
     try:
         clips = len(next(iterator).moved)

@@ -1,4 +1,4 @@
-"""Times, rates and memory of programs on the devices that are here."""
+"""Times, rates and memory of programs on the devices of this machine."""
 
 import dataclasses
 import logging
@@ -16,23 +16,64 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.parallel.chips import peak_tflops
 from snapvideo_jax.parallel.sharding import make_mesh
+from snapvideo_jax.planning import PlanRequest, Target, cached_plan
 from snapvideo_jax.planning.bench import traces
 from snapvideo_jax.planning.bench.programs import PROGRAMS, Program
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = 2
-"""Runs that are not counted: the first also allocates."""
+"""Untimed runs: the first also allocates."""
 TRACED = 3
-"""Runs in a trace of the profiler, which grows by many MB with each."""
+"""Runs in a profiler trace, which grows by many MB with each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What `bench` measures.
+
+    Attributes:
+      steps: timed runs of each program; 1 or more.
+      forward, sampler: measure the network's forward pass, the sampler, or both, in
+        place of the train step.
+      profile: folder for a trace of each program; the traced runs follow the timed
+        ones.
+      plan: TPU topology, for example "v5p:4x4x8", whose forecast of the train step is
+        added.
+
+    Raises:
+      ValueError: an option cannot be used, or the topology is unknown.
+    """
+
+    steps: int = 20
+    forward: bool = False
+    sampler: bool = False
+    profile: Path | None = None
+    plan: str | None = None
+
+    def __post_init__(self):
+        if self.profile and self.profile.is_file():
+            raise ValueError(f"--profile={self.profile} is a file; name a folder.")
+        if self.plan and (self.forward or self.sampler):
+            raise ValueError(
+                "--plan forecasts the train step; leave out --forward and --sampler."
+            )
+        if self.plan:
+            _ = Target(self.plan).chip
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Names of `PROGRAMS`."""
+        chosen = {"forward pass": self.forward, "sampler": self.sampler}
+        return tuple(name for name in chosen if chosen[name]) or ("train step",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of every run, in order, and what this process used of its processors.
+    """Wall-clock seconds and processor seconds of each run, in order.
 
-    The second is no measure of speed, but it hardly depends on what else the machine
-    does.
+    Processor seconds, summed over the process's threads, do not measure speed, but
+    other load on the machine hardly changes them.
     """
 
     seconds: tuple[float, ...]
@@ -43,7 +84,7 @@ class Times:
         return statistics.median(self.seconds)
 
     def quartiles(self) -> tuple[float, float]:
-        """Seconds that a quarter of the runs, and three quarters, stayed below."""
+        """The lower and the upper quartile of the seconds."""
         low, high = np.quantile(self.seconds, [0.25, 0.75])
         return float(low), float(high)
 
@@ -54,15 +95,15 @@ def interleaved(
     warm_up: int = WARM_UP,
     before: int = 0,
 ) -> dict[Hashable, Times]:
-    """Times of several calls that take turns, so that all see the same machine.
+    """Times of several calls that take turns, so that load on the machine hits all.
 
     Args:
-      calls: by name; their results are waited for.
-      repeats: counted turns.
-      warm_up: turns before those.
-      before: runs in each turn that are not counted, before the one that is. Memory
-        that a program frees may go back to the machine while others have their turns,
-        and the first run would also be timed getting it again.
+      calls: by name; each result is waited for.
+      repeats: timed turns.
+      warm_up: untimed turns before those.
+      before: untimed runs in each turn, before the timed one. Memory that a program
+        frees may return to the operating system during the turns of the others, and
+        the first run would include the time to allocate it.
     """
     clocks = time.perf_counter, time.process_time
     found: dict[Hashable, list[tuple[float, ...]]] = {name: [] for name in calls}
@@ -80,25 +121,22 @@ def interleaved(
     return {name: Times(*zip(*runs, strict=True)) for name, runs in found.items()}
 
 
-def bench(
-    config: ConfigDict, what: tuple[str, ...], steps: int, profile: Path | None = None
-) -> dict[str, Any]:
+def bench(config: ConfigDict, options: BenchOptions) -> dict[str, Any]:
     """Measures a config on all devices.
 
     Args:
       config: of the experiment.
-      what: names of `PROGRAMS`.
-      steps: runs of each that are timed.
-      profile: folder for a trace of each; None for no trace. The traced runs come after
-        the timed ones.
+      options: what is measured.
 
     Returns:
       Plain numbers, lists and dicts. FLOPs are of the model and of all devices, bytes
-      of one device.
+      of one device; ``plan`` is as from `cached_plan`, or None.
 
     Raises:
       ValueError: the config cannot be used here, or does not fit in memory.
     """
+    # Planning first reports errors of the plan before minutes of measuring.
+    plan = options.plan and cached_plan(PlanRequest(config, Target(options.plan)))
     experiment = configs.build(config)
     mesh = make_mesh(experiment.mesh, experiment.data.batch)
     device = mesh.devices.flat[0]
@@ -114,11 +152,12 @@ def bench(
         "remat": experiment.model.remat,
         "peak_tflops": peak or None,
         "programs": {},
+        "plan": plan,
     }
-    for name in what:
-        folder = profile and profile / name.replace(" ", "_")
+    for name in options.programs:
+        folder = options.profile and options.profile / name.replace(" ", "_")
         try:
-            row = _row(name, experiment, mesh, steps, peak * mesh.size, folder)
+            row = _row(name, experiment, mesh, options.steps, peak * mesh.size, folder)
         except jax.errors.JaxRuntimeError as error:
             raise ValueError(_out_of_memory(error, name, experiment)) from error
         result["programs"][name] = row
@@ -126,7 +165,7 @@ def bench(
 
 
 def _row(name, experiment, mesh, steps, peak, folder) -> dict[str, Any]:
-    """What is measured of one program, whose memory is free again afterwards."""
+    """Measurements of one program; returning releases its memory."""
     logger.info("Compiling the %s.", name)
     program = PROGRAMS[name](experiment, mesh)
     row = _measured(program, steps, peak)
@@ -161,9 +200,9 @@ def _measured(program: Program, steps: int, peak: float) -> dict[str, Any]:
             "arguments": memory.argument_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
         }
-        if jax.default_backend() != "cpu":  # there it leaves temporaries out
+        if jax.default_backend() != "cpu":  # on a CPU it omits temporaries
             row["bytes"]["compiled peak"] = memory.peak_memory_in_bytes
-    # Of a CPU there are none; of others, since the process began.
+    # None on a CPU; elsewhere the peak since the process started.
     stats = jax.local_devices()[0].memory_stats() or {}
     for key in ("bytes_in_use", "peak_bytes_in_use", "bytes_limit"):
         if key in stats:
@@ -172,7 +211,7 @@ def _measured(program: Program, steps: int, peak: float) -> dict[str, Any]:
 
 
 def _profiled(program: Program, folder: Path, steps: int) -> dict[str, Any] | None:
-    """Tables of a few more runs; None where this program has no text to read."""
+    """Tables of a few traced runs; None for a program without HLO text."""
     runs = min(steps, TRACED)
     with jax.profiler.trace(str(folder)):
         for _ in range(runs):
@@ -187,7 +226,7 @@ def _profiled(program: Program, folder: Path, steps: int) -> dict[str, Any] | No
 
 
 def _out_of_memory(error: Exception, name: str, experiment) -> str:
-    """What to do about a program that does not fit; anything else is raised again."""
+    """The message about a program that does not fit; re-raises other errors."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     reason = first_line(error)

@@ -5,9 +5,9 @@ machine. What does not fit beside the others says so. On a CPU they are twins: e
 width is divided, heads stay as many, and so do tokens.
 """
 
-import json
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from snapvideo_jax import config as configs
 from snapvideo_jax.io import shipped
 from snapvideo_jax.io.errors import first_line
-from snapvideo_jax.io.options import check_least
+from snapvideo_jax.io.messages import did_you_mean
 from snapvideo_jax.parallel.sharding import make_mesh
 from snapvideo_jax.planning import PlanRequest, Target, cached_plan
 from snapvideo_jax.planning.bench import networks
@@ -38,46 +38,71 @@ GOLDEN_TOPOLOGY = "v5p-4x4x8"
 """Topology of the plans in docs/plans that are shown where none is asked for."""
 
 
-def run(arguments) -> None:
-    """`snapvideo bench models`."""
-    names = _names(arguments)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchModelsOptions:
+    """Which networks are compared, and how.
+
+    Attributes:
+      only: names of `NETWORKS`; None stands for all.
+      divide: divisor of all widths; None stands for 8 on a CPU, else 1.
+      batch: clips at once; None stands for 2 on a CPU, else 32 a device.
+      steps: timed runs of each program; 1 or more.
+      plan: TPU topology, for example "v5p:4x4x8", to compile each network for; None
+        stands for the golden plans.
+
+    Raises:
+      ValueError: a network or the topology is unknown.
+    """
+
+    only: tuple[str, ...] | None = None
+    divide: int | None = None
+    batch: int | None = None
+    steps: int = 20
+    plan: str | None = None
+
+    def __post_init__(self):
+        for name in self.names:
+            if name not in NETWORKS:
+                hint = did_you_mean(name, NETWORKS)
+                raise ValueError(f"--only={name} is unknown; {hint}")
+        if self.plan:
+            _ = Target(self.plan).chip
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.only or tuple(NETWORKS)
+
+    def planned(self) -> dict[str, dict[str, Any] | None]:
+        """The costs of each network by its plan."""
+        if not self.plan:
+            return {name: golden_plan_costs(name) for name in self.names}
+        target = Target(self.plan)
+        return {name: planned_costs(name, target) for name in self.names}
+
+
+def bench_models(options: BenchModelsOptions) -> dict[str, Any]:
+    """Measures networks in turns.
+
+    Returns:
+      As `measure`, with each network's ``plan``, and the ``ratios`` of all.
+
+    Raises:
+      ValueError: a width does not divide, or the compiler refuses a plan.
+    """
     on_cpu = jax.default_backend() == "cpu"
-    divide = arguments.divide or (CPU_DIVIDE if on_cpu else 1)
-    batch = arguments.batch or (2 if on_cpu else BATCH * jax.device_count())
-    target = arguments.plan and Target(arguments.plan)
-    if target:
-        _ = target.chip  # refuses an unknown one
-    planned = {
-        n: planned_costs(n, target) if target else golden_plan_costs(n) for n in names
-    }
-    if arguments.by_part:
-        found = {name: networks.by_part(name, planned[name]) for name in names}
-        print(json.dumps(found) if arguments.json else networks.describe(found))
-        return
-    result = measure(names, divide, batch, arguments.steps)
+    divide = options.divide or (CPU_DIVIDE if on_cpu else 1)
+    batch = options.batch or (2 if on_cpu else BATCH * jax.device_count())
+    planned = options.planned()
+    result = measure(options.names, divide, batch, options.steps)
     for name, row in result["models"].items():
         row["plan"] = planned[name]
     result["ratios"] = ratios(result["models"])
-    print(json.dumps(result) if arguments.json else describe(result))
+    return result
 
 
-def _names(arguments) -> list[str]:
-    """The networks that are asked for.
-
-    Raises:
-      ValueError: one is unknown, or another option cannot be used.
-    """
-    check_least(arguments, {"steps": 1, "batch": 1, "divide": 1})
-    if arguments.config or arguments.overrides:
-        raise ValueError(
-            "bench models has configs of its own; leave out --config, or leave out "
-            "models."
-        )
-    names = arguments.only.split(",") if arguments.only else list(NETWORKS)
-    for name in names:
-        if name not in NETWORKS:
-            raise ValueError(f"--only={name} is unknown; use some of {list(NETWORKS)}.")
-    return names
+def by_part(options: BenchModelsOptions) -> dict[str, Any]:
+    """The work of each network by part, as `networks.by_part`; measures nothing."""
+    return {name: networks.by_part(name, p) for name, p in options.planned().items()}
 
 
 def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
@@ -115,7 +140,9 @@ def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> Confi
     return config
 
 
-def measure(names: list[str], divide: int, batch: int, steps: int) -> dict[str, Any]:
+def measure(
+    names: Sequence[str], divide: int, batch: int, steps: int
+) -> dict[str, Any]:
     """Times of all networks in turns, for training and for one evaluation.
 
     Returns:
