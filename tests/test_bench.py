@@ -136,7 +136,7 @@ def test_a_trace_of_another_program_has_no_table(tmp_path):
     other += "  ROOT %other = f32[] constant(0)\n}\n"
     with pytest.raises(ValueError, match="names no instruction of the program"):
         traces.tables(tmp_path, other, 1)
-    with pytest.raises(ValueError, match="left no trace there"):
+    with pytest.raises(ValueError, match="wrote no trace there"):
         traces.tables(tmp_path / "empty", ran.as_text(), 1)
 
 

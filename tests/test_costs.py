@@ -285,7 +285,7 @@ CALL = [
 
 
 def test_a_kernel_without_a_cost_is_refused_until_it_is_given():
-    with pytest.raises(ValueError, match="The Pallas kernel mine .* tells no cost"):
+    with pytest.raises(ValueError, match="The Pallas kernel mine .* has no cost"):
         of(program(CALL))
     given = of(program(CALL), kernels={"mine": lambda operands: operands[0].size})
     assert (given.flops, given.hbm_bytes) == (10_000, 40_000)

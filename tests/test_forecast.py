@@ -248,7 +248,7 @@ def test_links_and_slices_reach_the_collectives():
 
 
 def test_a_chip_without_memory_and_links_is_refused():
-    with pytest.raises(ValueError, match="chip=H100 is no TPU"):
+    with pytest.raises(ValueError, match="chip=H100 is not a TPU"):
         forecast(reference("scan"), CHIPS["H100"])
 
 
@@ -272,7 +272,9 @@ def test_a_calibrated_time_is_as_much_longer_as_the_published_one(name, scan):
 
 
 def test_a_chip_without_a_published_step_is_refused(scan):
-    with pytest.raises(ValueError, match="No measurement calibrates chip=v5e, only"):
+    with pytest.raises(
+        ValueError, match="There is no calibration for chip=v5e, only for"
+    ):
         calibrated(V5E, scan)
 
 

@@ -82,7 +82,7 @@ def test_a_parabola_has_its_least_within_the_sizes_or_none():
     "data, line",
     [
         ([x[:5] for x in runs_of(KNOWN)], "5 runs are too few"),
-        ((*runs_of(KNOWN)[:2], np.full(15, np.nan)), "no positive number"),
+        ((*runs_of(KNOWN)[:2], np.full(15, np.nan)), "not a positive number"),
         ((np.ones(6), np.arange(1.0, 7), np.ones(6)), "nearly the same size"),
     ],
 )

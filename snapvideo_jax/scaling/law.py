@@ -1,12 +1,12 @@
-"""The loss of a network as a law of its size and of the samples it saw.
+"""The loss of a network as a function of its size and its number of training samples.
 
     L(f, d) = E + A (f / f0)^-alpha + B (d / d0)^-beta
 
-``f`` are the model's FLOPs of training on one sample, ``d`` samples; ``f0`` and ``d0``
-are their geometric means over the runs, so that ``A`` and ``B`` are losses. ``f`` takes
-the place of the number of parameters of arXiv 2203.15556 (its approach 3), because
-latents and patches of a FIT cost operations without having parameters. A budget is then
-exactly ``f d``, and the best size at one is known in closed form.
+``f`` is the model's FLOPs of training on one sample, ``d`` the number of samples;
+``f0`` and ``d0`` are their geometric means over the runs, so that ``A`` and ``B`` are
+losses. ``f`` replaces the number of parameters of arXiv 2203.15556 (its approach 3),
+because latents and patches of a FIT cost FLOPs without having parameters. A budget is
+then exactly ``f d``, and its best size has a closed form.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from scipy.optimize import least_squares
 
 Runs = Float[np.ndarray, "n"]
 MIN_RUNS = 6
-"""One more than the law has numbers."""
+"""One more than the law has parameters."""
 HUBER = 0.01
-"""Relative error of a loss from which on it counts less than by its square."""
+"""Threshold of the Huber loss, as relative error of a loss."""
 BOUNDS = ([-12, -12, -12, 0.02, 0.02], [8, 8, 8, 2.5, 2.5])
 """Of ln E, ln A, ln B, alpha and beta."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """The five numbers, and the size and samples that ``a`` and ``b`` are at.
+    """The five parameters of the law, and its reference size and samples.
 
     Attributes:
-      floor: ``E``, that no size and no data take away.
+      floor: ``E``, the irreducible loss.
       a, alpha: of the size.
       b, beta: of the samples.
-      flops0, samples0: where those terms are ``a`` and ``b``.
+      flops0, samples0: ``f0`` and ``d0``, where those terms are ``a`` and ``b``.
     """
 
     floor: float
@@ -45,17 +45,17 @@ class Law:
     samples0: float
 
     def loss(self, flops, samples):
-        """Of networks of so many FLOPs a sample, after so many samples."""
+        """The loss at ``flops`` FLOPs a sample after ``samples`` samples."""
         size = self.a * (flops / self.flops0) ** -self.alpha
         return self.floor + size + self.b * (samples / self.samples0) ** -self.beta
 
     @property
     def exponent(self) -> float:
-        """The power of the budget that the best size grows with."""
+        """The exponent of the budget in the best size."""
         return self.beta / (self.alpha + self.beta)
 
     def best_flops(self, budget):
-        """FLOPs a sample of the network that is best at a budget of FLOPs."""
+        """FLOPs a sample of the best network at a budget of FLOPs."""
         ratio = (self.alpha * self.a) / (self.beta * self.b)
         samples = budget / (self.flops0 * self.samples0)
         power = 1 / (self.alpha + self.beta)
@@ -63,15 +63,16 @@ class Law:
 
 
 def fit(flops: Runs, samples: Runs, losses: Runs) -> Law:
-    """The law of some runs, least squares of logarithms, robust to outliers (Huber).
+    """Fits the law to runs: least squares of log losses, robust to outliers (Huber).
 
     Args:
       flops: of training on a sample.
-      samples: seen.
-      losses: afterwards.
+      samples: of the training.
+      losses: after the training.
 
     Raises:
-      ValueError: there are too few runs, or they vary in nothing.
+      ValueError: there are too few runs, their sizes or numbers of samples are nearly
+        equal, or a loss is not positive.
     """
     _check(flops, samples, losses)
     low, high = losses.min(), losses.max() - losses.min()
@@ -87,15 +88,15 @@ def fit(flops: Runs, samples: Runs, losses: Runs) -> Law:
 def bootstrap(
     law: Law, flops: Runs, samples: Runs, losses: Runs, draws: int, seed: int
 ) -> list[Law]:
-    """Laws of runs that are drawn anew: the law's losses with errors of other runs.
+    """Laws fitted to resampled losses: those of ``law`` with residuals of other runs.
 
-    Errors and not runs are drawn, since few runs without some of them tell no law.
-    They are enlarged by what fitting five numbers took from them.
+    Residuals and not runs are resampled, since a subset of few runs does not determine
+    a law. They are scaled for the five degrees of freedom of the fit.
 
     Args:
-      law: fitted to them.
-      draws: laws to make.
-      seed: of the drawing.
+      law: fitted to the runs.
+      draws: number of resamples.
+      seed: of the resampling.
     """
     predicted = law.loss(flops, samples)
     errors = np.log(losses) - np.log(predicted)
@@ -110,17 +111,17 @@ def bootstrap(
 
 
 def interval(values, level: float = 0.95) -> tuple[float, float]:
-    """What holds the middle share of some numbers."""
+    """The central interval that contains the share ``level`` of the values."""
     low, high = np.quantile(list(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def parabola_minimum(flops: Runs, losses: Runs) -> tuple[float, float] | None:
-    """The least of a parabola in ln FLOPs through runs of one budget (approach 2).
+    """The minimum of a parabola in ln FLOPs through runs of one budget (approach 2).
 
     Returns:
-      FLOPs a sample and loss; None where there are fewer than three sizes, or the
-      parabola has its least outside of them.
+      FLOPs a sample and loss; None for fewer than three sizes, or where the minimum is
+      outside of them.
     """
     if len(np.unique(flops)) < 3:
         return None
@@ -173,7 +174,9 @@ def _check(flops, samples, losses) -> None:
             f"{MIN_RUNS} or more."
         )
     if not (np.isfinite(losses).all() and (losses > 0).all()):
-        raise ValueError("A run has a loss that is no positive number; leave it out.")
+        raise ValueError(
+            "A run has a loss that is not a positive number; leave it out."
+        )
     for name, values in (("size", flops), ("number of samples", samples)):
         if np.ptp(np.log(values)) < 0.1:
             raise ValueError(

@@ -1,7 +1,8 @@
-"""The loss on clips that no run trains on, by noise level.
+"""The loss on held-out clips, by noise level.
 
-Noise levels are not drawn but spread over those of training, so that the mean is the
-expectation of the training loss and two runs see the same levels and the same noise.
+Noise levels are not sampled but spread evenly over the training distribution. The mean
+is then the expectation of the training loss, and all runs use the same levels and the
+same noise.
 """
 
 import dataclasses
@@ -33,16 +34,16 @@ from snapvideo_jax.step import BIN_EDGES, NOISE, first_pass
 from snapvideo_jax.types import context_of, embedded, pixels
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-"""Multiples of it lie evenly between whole numbers, however many there are."""
+"""Fractional parts of its multiples are spread evenly, for any number of them."""
 
 
 def held_out_shapes(root: Path) -> Path:
-    """Scenes of the shapes data set that no training set has: of another seed."""
+    """Generates scenes of the shapes data set with another seed than for training."""
     return dataset.build(root, seed=1, videos=256, images=128)
 
 
 def validation_data(data: DataConfig, folder: Path) -> DataConfig:
-    """The data section of a run, of the clips in a folder.
+    """The data section of a run, with the clips of a folder.
 
     Raises:
       ValueError: it holds neither ArrayRecord files nor captions.jsonl.
@@ -61,12 +62,12 @@ def validation_data(data: DataConfig, folder: Path) -> DataConfig:
 
 
 def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
-    """Losses of a run's averaged weights.
+    """Validation losses of a run's EMA weights.
 
     Args:
       workdir: of the run.
       folder: of the clips.
-      samples: at least so many are looked at, in whole batches.
+      samples: minimum number, rounded up to whole batches.
 
     Returns:
       ``loss``, its standard error ``error``, the number of ``samples``, and the mean
@@ -109,14 +110,14 @@ def validate(workdir: Path, folder: Path, samples: int) -> dict[str, Any]:
 
 
 def noise_levels(edm, places: np.ndarray) -> np.ndarray:
-    """Noise levels at places of an even spread over those of training."""
+    """Noise levels ``[b]`` at ``places`` of an even spread over those of training."""
     spread = statistics.NormalDist(edm.p_mean, edm.p_std)
     shares = (0.5 + GOLDEN_RATIO * np.asarray(places)) % 1
     return np.exp([spread.inv_cdf(share) for share in np.clip(shares, 1e-6, 1 - 1e-6)])
 
 
 def losses_by_noise_bin(losses, sigma, is_image) -> dict[str, float]:
-    """Mean loss by kind and noise bin; bins without a sample are left out."""
+    """Mean loss by kind and noise bin; bins without samples are omitted."""
     edges = ("0", *map(str, BIN_EDGES), "inf")
     names = [f"sigma_{low}_to_{high}" for low, high in itertools.pairwise(edges)]
     where = np.searchsorted(BIN_EDGES, sigma)
@@ -130,7 +131,7 @@ def losses_by_noise_bin(losses, sigma, is_image) -> dict[str, float]:
 
 
 def _losses(experiment, params, batch, sigma, key):
-    """Loss of every sample at its noise level, without dropout."""
+    """Loss ``[b]`` of each sample at its noise level, without dropout."""
     model, edm = experiment.model, experiment.diffusion
     clip = pixels(batch["video"])
     eps = normal(fold_in(sample_keys(key, batch["sample"]), NOISE), clip.shape[1:])

@@ -1,10 +1,13 @@
-"""How fast a config runs on the devices that are here: `snapvideo bench`.
+"""Measurements on the devices of this machine: `snapvideo bench`.
 
-What is measured is what a run does: the jitted train step of `step`, on the mesh of the
-config, with a batch that is on the devices already; or the network's forward pass, or
-the sampler. A run adds the loading of data, which its own metrics tell
-(``data_wait_share``). `programs` makes what is measured, `measure` times it, `traces`
-reads where the time went, `command` is the verb.
+The jitted train step of `step`, the network's forward pass or the sampler runs on the
+mesh of the config with a batch that is already on the devices. The time that a run
+waits for data is in its own metrics (``data_wait_share``).
+
+- `programs`: the programs that are measured; `measure`: times and memory
+- `traces`: the time of each part of the network, from a profiler trace
+- `report`: text; `data`: the rate at which clips are read
+- `models`, `networks`: FIT compared with the U-Nets and DiTs
 """
 
 from snapvideo_jax.planning.bench.measure import Times, bench, interleaved

@@ -1,8 +1,8 @@
-"""`snapvideo bench models`: FIT beside the U-Nets and DiTs, as ratios (Tab. 2).
+"""`snapvideo bench models`: FIT compared with the U-Nets and DiTs, as ratios (Tab. 2).
 
-All networks are compiled first and then take turns, so that every one sees the same
-machine. What does not fit beside the others says so. On a CPU they are twins: every
-width is divided, heads stay as many, and so do tokens.
+All networks are compiled first and then run in turns, so that load on the machine hits
+all. A program that does not fit in memory with the others is reported as such. On a CPU
+the networks are scaled down: widths are divided, the numbers of heads and tokens stay.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from snapvideo_jax.planning.golden_plans import GOLDEN_PLANS
 logger = logging.getLogger(__name__)
 
 CPU_DIVIDE = 8
-"""What widths are divided by on a CPU."""
+"""Divisor of widths on a CPU."""
 BATCH = 32
-"""Clips of a device at once; on a CPU, 2 of them all."""
+"""Clips at once on a device; on CPUs, 2 on all devices."""
 PROGRAM_NAMES = {"training": "train step", "inference": "forward pass"}
 BASELINE = "unet-284m"
-"""What ratios are over."""
+"""The network that ratios are relative to."""
 GOLDEN_TOPOLOGY = "v5p-4x4x8"
-"""Topology of the plans in docs/plans that are shown where none is asked for."""
+"""Topology of the golden plans that are shown by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,10 +106,15 @@ def by_part(options: BenchModelsOptions) -> dict[str, Any]:
 
 
 def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> ConfigDict:
-    """The config of a rival, narrower by ``divide``, with a batch of its own.
+    """The config of a network with widths divided by ``divide``.
 
-    Heads stay as many and tokens too, so products with weights shrink by the square of
-    ``divide`` and attention's products by ``divide``.
+    The numbers of heads and tokens stay, so products with weights shrink by the square
+    of ``divide``, and those of attention by ``divide``.
+
+    Args:
+      name: in `NETWORKS`.
+      divide: divisor of all widths.
+      batch: clips of the batch; None stands for that of the config.
 
     Raises:
       ValueError: a width does not divide.
@@ -133,7 +138,7 @@ def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> Confi
         else:
             config.training.self_conditioning_period = 1
     if jax.default_backend() == "cpu":
-        # All is kept, and loops are unrolled, whose body the compiler counts once.
+        # No remat, and unrolled loops, as the compiler counts the body of a loop once.
         model.update(dtype="float32", remat="none")
         if "unroll" in model:
             model.unroll = model.blocks
@@ -162,18 +167,16 @@ def measure(
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                reason = f"does not fit beside the others ({first_line(error)})"
+                reason = f"does not fit with the others ({first_line(error)})"
                 rows[name][use] = {"refusal": reason}
                 continue
             calls[name, use] = program.call
             costs = program.compiled.cost_analysis() or {}
+            flops, size = costs.get("flops", 0.0), costs.get("bytes accessed", 0.0)
             rows[name][use] = {
                 "model_gflops": program.flops / batch / 1e9,
-                "compiler_gflops": costs.get("flops", 0.0) * mesh.size / batch / 1e9,
-                "compiler_gbytes": costs.get("bytes accessed", 0.0)
-                * mesh.size
-                / batch
-                / 1e9,
+                "compiler_gflops": flops * mesh.size / batch / 1e9,
+                "compiler_gbytes": size * mesh.size / batch / 1e9,
                 "compile_seconds": program.compile_seconds,
             }
     for (name, use), times in interleaved(calls, steps, warm_up=1).items():
@@ -198,7 +201,7 @@ def measure(
 
 
 def forecast(name: str, target: Target) -> dict[str, Any]:
-    """What plans of the true size tell: chip-milliseconds of a clip, FLOPs, bytes.
+    """Costs of a clip by plans of the full size: chip-milliseconds, FLOPs, bytes.
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
     """
@@ -218,14 +221,14 @@ def forecast(name: str, target: Target) -> dict[str, Any]:
 
 
 def golden_plan_costs(name: str) -> dict[str, Any] | None:
-    """What a plan in docs/plans tells of training, as `forecast`; None without one."""
+    """The costs of training by a golden plan, as `planned_costs`; None without one."""
     golden = GOLDEN_PLANS.get(f"{name}-{GOLDEN_TOPOLOGY}")
     plan = golden and golden.read()
     return plan and {"training": _per_clip(plan["plan"], plan["plan"]["batch"])}
 
 
 def _per_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
-    """A plan's numbers of a clip, on one chip; plans of old tell no traffic."""
+    """The costs of a clip on one chip; older plans have no traffic."""
     share, seconds = plan["devices"] / clips, plan["seconds"]
     unit = "step" if "step" in seconds else "batch"
     return {
@@ -241,9 +244,9 @@ def _per_clip(plan: Mapping[str, Any], clips: int) -> dict[str, Any]:
 
 
 def ratios(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How many times as fast as the U-Net 284M every network is, by what is known.
+    """Costs of the U-Net 284M over those of each other network.
 
-    Over 1 is faster, or less of it.
+    Above 1 the other network is faster, or costs less.
     """
     found = {}
     kinds = {
@@ -278,7 +281,7 @@ def _planned(row, use: str, what: str) -> float | None:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The table as lines of text."""
+    """What `bench_models` returns as lines of text."""
     widths = f"widths divided by {result['divide']}"
     lines = [
         f"{result['devices']} x {result['device']}, {result['batch']} clips at once, "

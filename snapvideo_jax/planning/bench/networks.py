@@ -1,8 +1,8 @@
-"""Where the work of FIT, the U-Nets and DiTs lies, by part of the network.
+"""The networks of `bench models`, and their costs by part of the network.
 
-Operations are counted from the shapes of the true sizes, without compiling. Of a plan
-for a TPU topology there are also what the compiled program does: operations and bytes
-of its instructions, and the forecast of their time.
+FLOPs are counted from the shapes of the full sizes, without compiling. A plan for a TPU
+topology adds the costs of the compiled program: FLOPs and bytes of its instructions,
+and the forecast of their time.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from snapvideo_jax.models.flops import train_factor
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network of the table.
+    """A network to compare.
 
     Attributes:
       config: in configs/, without a topology.
@@ -38,7 +38,7 @@ NETWORKS = {
 
 
 def by_part(name: str, planned: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The work of one clip: of a forward pass, and of what was planned.
+    """The costs of one clip: of a forward pass, and of the planned programs.
 
     Args:
       name: of `NETWORKS`.
@@ -57,7 +57,7 @@ def by_part(name: str, planned: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def describe(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables as lines of text."""
+    """What `models.by_part` returns as lines of text."""
     lines = []
     for name, row in found.items():
         forward = row["forward_gflops"]
@@ -75,12 +75,14 @@ def describe(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _planned(use: str, plan: Mapping[str, Any]) -> list[str]:
-    """What the compiled program of a use does in each part."""
+    """The costs of a compiled program by part."""
     if "refusal" in plan:
         return [f" {use}: {plan['refusal']}"]
     parts = plan["parts"]
     if not parts:
-        return [f" {use}: {plan['milliseconds']:.3g} ms by a plan that tells no parts"]
+        return [
+            f" {use}: {plan['milliseconds']:.3g} ms by a plan without costs by part"
+        ]
     seconds = sum(part["seconds"] for part in parts.values())
     lines = [
         f" {use}, compiled, of one clip:",

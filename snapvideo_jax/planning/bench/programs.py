@@ -1,6 +1,6 @@
-"""What can be measured: the train step, the forward pass and the sampler, ready to run.
+"""The programs that can be measured: train step, forward pass and sampler.
 
-They are the programs of a run, with parameters as it begins with and a batch of noise.
+They are those of a run, with initial parameters and a batch of noise.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ from snapvideo_jax.types import context_of, pixels
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Something compiled, on its devices with all it needs.
+    """A compiled program with its inputs on the devices.
 
     Attributes:
       call: runs it once.
-      compiled: tells memory, and the text for a profile.
-      compile_seconds: that making it took, or reading it from a cache.
-      clips: that one run handles, on all devices.
+      compiled: has its memory analysis and its text; None for the sampler.
+      compile_seconds: of compilation, or of loading it from the cache.
+      clips: of one run, on all devices.
       flops: of the model in one run, on all devices.
     """
 
@@ -55,7 +55,7 @@ class Program:
 
 
 def train_program(experiment: configs.Experiment, mesh) -> Program:
-    """The train step; every run takes the state that the one before gave."""
+    """The train step; each run takes the state that the previous one returned."""
     boxed = abstract_state(experiment)
     places = checked_shardings(boxed, mesh)
     batch, key = synthetic_batch(experiment, mesh), put_key(experiment.seed, mesh)
@@ -96,7 +96,7 @@ def forward_program(experiment: configs.Experiment, mesh) -> Program:
 
 
 def sampler_program(experiment: configs.Experiment, mesh) -> Program:
-    """The sampler of the config, guided as its sheets are; results reach the host."""
+    """The sampler with the guidance of the sample sheets; results reach the host."""
     boxed = abstract_state(experiment)
     params = _initial(experiment, checked_shardings(boxed, mesh), "params")
     generator = Generator(experiment, experiment.sampler, mesh)
@@ -129,7 +129,7 @@ PROGRAMS = {
 
 
 def synthetic_batch(experiment: configs.Experiment, mesh) -> dict[str, jax.Array]:
-    """A batch as the data pipeline would give it, of noise, on its devices."""
+    """A batch of noise, in the form of the data pipeline's, on the devices."""
     data, text = experiment.data, experiment.text
     place = batch_sharding(mesh)
     numbers = local_rows(place, data.batch)
@@ -147,7 +147,7 @@ def synthetic_batch(experiment: configs.Experiment, mesh) -> dict[str, jax.Array
 
 
 def _initial(experiment, places, part: str | None = None):
-    """A fresh state, or a part of one, where it belongs."""
+    """An initial state, or a part of one, with its shardings."""
 
     def init():
         state = nn.unbox(fresh_state(experiment))
@@ -158,11 +158,11 @@ def _initial(experiment, places, part: str | None = None):
 
 
 def _compile(jitted, *arguments):
-    """A program for these arguments, and the seconds that compiling it took.
+    """The program compiled for these arguments, and the seconds of compilation.
 
     Raises:
-      JaxRuntimeError: the host has less memory left than the program needs; a CPU does
-        not tell so, its process is killed.
+      JaxRuntimeError: the program needs more memory than the host has available; on a
+        CPU the process would be killed without an error.
     """
     began = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()

@@ -1,4 +1,4 @@
-"""The verb `snapvideo bench`, and what it prints."""
+"""The results of `measure.bench` as text."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from snapvideo_jax.planning.bench import traces
 
 
 def describe(result: dict[str, Any]) -> str:
-    """What was measured as lines of text."""
+    """What `measure.bench` returns as lines of text."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
     lines = [
         f"devices       {result['devices']} x {result['device']}: {mesh or 'no mesh'}",
@@ -18,7 +18,7 @@ def describe(result: dict[str, Any]) -> str:
         lines += _lines(name, row)
     if result["peak_tflops"] is None:
         lines.append(
-            "no MFU        the peak of this device is not known; give it as "
+            "no MFU        the peak of this device is unknown; give it as "
             "--config.run.peak_tflops"
         )
     if planned := result.get("plan"):
@@ -45,7 +45,7 @@ def _lines(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def _plan_lines(planned: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """The forecast, in the terms of what was measured."""
+    """The forecast, for comparison with the measurement."""
     if not planned["fits"]:
         return [f"plan          {planned['topology']}: the step does not fit there"]
     seconds = planned["seconds"]["step"]

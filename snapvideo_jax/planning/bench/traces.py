@@ -1,8 +1,7 @@
-"""Where the time of a program goes: a trace of JAX's profiler as a table.
+"""The time of a program by part, pass and kind of operation, from a profiler trace.
 
-The trace says how long each instruction ran. The compiled program says what each is,
-and which line of the network it comes from, which together make two tables: by part of
-the network and by kind of operation.
+The trace has the time of each instruction; the compiled program has its opcode and its
+``op_name``.
 """
 
 import collections
@@ -28,15 +27,15 @@ _MOVING = frozenset(
     "dynamic-update-slice concatenate broadcast gather scatter".split()
 )
 _CONTAINERS = frozenset("while call conditional async-start async-done".split())
-"""What only runs other instructions, whose time is counted already."""
+"""They only run other instructions, whose time is counted already."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InstructionKind:
-    """What a compiled program tells of one of its instructions.
+    """What one instruction of a compiled program computes.
 
     Attributes:
-      part: of the network that it belongs to.
+      part: of the network, as from `part_of`.
       pass_: of a step, as from `pass_of`.
       category: kind of operation.
     """
@@ -47,13 +46,13 @@ class InstructionKind:
 
 
 def instructions(text: str) -> dict[str, InstructionKind]:
-    """What the instructions of a program are, by name; without those that only call.
+    """The instructions of a program by name, without those that only call others.
 
     Args:
-      text: of the compiled program, ``compiled.as_text()``.
+      text: ``compiled.as_text()``.
 
     Raises:
-      ValueError: the text is not that of a scheduled program.
+      ValueError: the text is not a scheduled program.
     """
     program = hlo.parse(text)
     found = {}
@@ -81,8 +80,8 @@ def category(
 
     Args:
       opcode, op_name: of the instruction.
-      inside: opcodes of what it fuses.
-      rest: its attributes, of which a custom call's target matters.
+      inside: opcodes of its fused instructions.
+      rest: its attributes, with the target of a custom call.
     """
     inside, primitive = set(inside), op_name.rsplit("/", 1)[-1]
     if _COLLECTIVES.match(opcode):
@@ -99,9 +98,9 @@ def category(
 
 
 def events(folder: Path) -> Iterator[tuple[str, float]]:
-    """Name and nanoseconds of every instruction that ran while a trace was written.
+    """Name and nanoseconds of each instruction in a trace.
 
-    A device has a plane of its own; of a CPU the instructions are among its threads'.
+    A device has a separate plane; instructions of a CPU are in those of its threads.
 
     Raises:
       ValueError: the trace cannot be read.
@@ -114,7 +113,7 @@ def events(folder: Path) -> Iterator[tuple[str, float]]:
         ) from error
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
-        raise ValueError(f"--profile={folder}: the profiler left no trace there.")
+        raise ValueError(f"--profile={folder}: the profiler wrote no trace there.")
     newest = max(file.parent for file in files)  # folders are named by date and time
     for file in newest.glob("*.xplane.pb"):
         planes = list(ProfileData.from_file(str(file)).planes)
@@ -137,16 +136,16 @@ def _events_of(line) -> Iterator[tuple[str, float]]:
 def tables(folder: Path, text: str, runs: int) -> dict[str, Any]:
     """Milliseconds of one run by part, by pass and by kind of operation.
 
-    They add up to the time that instructions ran, on all devices or threads at once:
-    more than the run took where they ran side by side, less where devices waited.
+    They add up to the time of instructions on all devices or threads: more than the
+    wall-clock time where they ran in parallel, less where devices waited.
 
     Args:
-      folder: where the trace was written.
-      text: of the program that ran.
-      runs: of it, while the trace was written.
+      folder: of the trace.
+      text: ``compiled.as_text()`` of the program.
+      runs: of the program in the trace.
 
     Raises:
-      ValueError: the trace cannot be read, or nothing of the program is in it.
+      ValueError: the trace cannot be read, or does not contain the program.
     """
     known = instructions(text)
     by = {name: collections.Counter() for name in ("part", "pass", "category")}

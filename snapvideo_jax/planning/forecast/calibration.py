@@ -1,4 +1,4 @@
-"""What was measured on TPUs, beside what is forecast for the same step."""
+"""Published step times on TPUs compared with the forecasts for the same steps."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ class Calibration:
     """A published measurement of a training step, and this package's forecast of it.
 
     Attributes:
-      model: what was trained, and how.
-      published: its MFU, by the count of FLOPs that its source uses.
-      forecast: the MFU that is forecast for the same step by the same count.
-      source: where it was published.
+      model: the network and the number of chips.
+      published: its MFU, by the source's count of FLOPs.
+      forecast: the forecast MFU of the same step by the same count.
+      source: of the measurement.
     """
 
     model: str
@@ -24,7 +24,7 @@ class Calibration:
 
     @property
     def ratio(self) -> float:
-        """Published speed over forecast speed."""
+        """Published over forecast speed."""
         return self.published / self.forecast
 
 
@@ -34,20 +34,20 @@ CALIBRATIONS = {
     "v5p": Calibration("Llama 2 70B, 512 chips", 0.654, 0.702, _SOURCE),
     "v6e": Calibration("Llama 3.1 70B, 256 chips", 0.5033, 0.718, _SOURCE),
 }
-"""By the name of the chip. ``benchmarks/llama_step.py`` makes the forecasts; these are
-of jax 0.10.2 with libtpu 0.0.42. By tokens per second, which the source rounds and
-which do not depend on how operations are counted, v5p's ratio is 0.92, not 0.93."""
+"""By chip. The forecasts are those of ``benchmarks/llama_step.py`` with jax 0.10.2 and
+libtpu 0.0.42. By tokens per second, which the source rounds and which do not depend on
+the count of FLOPs, v5p's ratio is 0.92, not 0.93."""
 
 
 def calibrated(chip: Chip, forecast: Forecast) -> float:
-    """Seconds of a step, if it keeps as far from its forecast as the published one.
+    """Seconds of a step at the published ratio of measured to forecast speed.
 
     Raises:
-      ValueError: nothing is published for the chip.
+      ValueError: there is no published measurement for the chip.
     """
     if chip.name not in CALIBRATIONS:
         raise ValueError(
-            f"No measurement calibrates chip={chip.name}, only {list(CALIBRATIONS)}; "
-            "give the forecast as it is."
+            f"There is no calibration for chip={chip.name}, only for "
+            f"{list(CALIBRATIONS)}; use the forecast without calibration."
         )
     return forecast.seconds / CALIBRATIONS[chip.name].ratio

@@ -1,7 +1,7 @@
-"""What chips send one another: who takes part, how much, and for how long.
+"""Collectives of a program: device groups, bytes, and times on the chips' links.
 
-Times are those of the links alone, at their full rate: a ring or torus algorithm that
-keeps every link busy. Latency, which only matters for small arrays, is not counted.
+Times assume a ring or torus algorithm that uses every link at its full rate. Latency,
+which matters for small arrays only, is not counted.
 """
 
 import dataclasses
@@ -23,29 +23,29 @@ OPS = {
     "ragged-all-to-all": 1,
     "reduce-scatter": 1,
 }
-"""Names of collectives, and how often each sends its bytes."""
+"""Names of collectives, and the number of times that each sends its bytes."""
 
 Groups = tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of a program, with all its runs in a step.
+    """One collective of a program over all its runs in a step.
 
     Attributes:
       op: one of `OPS`.
-      dtype: of what is sent.
+      dtype: of the elements.
       bytes: of the whole array in one run: the result of an all-gather, the operand of
         all others.
-      group: devices that take part together.
-      axis: the mesh axes that they differ in, as ``"data+fsdp"``; empty where no mesh
-        was given.
-      slices: slices that a group reaches across.
+      group: number of devices that participate together.
+      axis: the mesh axes in which they differ, for example ``"data+fsdp"``; empty
+        without a mesh.
+      slices: slices that a group spans.
       count: runs in a step.
-      overlapped: whether computation goes on meanwhile.
+      overlapped: whether it runs during computation.
       seconds: of all its runs.
-      name, op_name: the instruction, and the JAX operation it comes from.
-      channel: what all fusions that carry on one transfer share; None for others.
+      name, op_name: of the instruction, and of the JAX operation it comes from.
+      channel: shared by all fusions of one transfer; None for other collectives.
     """
 
     op: str
@@ -64,17 +64,17 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The links between chips, and how a program's devices lie on them.
+    """The links between chips, and the placement of a program's devices on them.
 
     Attributes:
       mesh: sizes of the mesh axes by name, outermost first, to name the axis of a
         group; their product is the number of devices.
-      links: links that a group uses at once, by the name of its axis; a group whose
-        axis is not named uses both directions of all dimensions of the torus.
-      slices: equal blocks of consecutive devices that only DCN connects, as where the
-        outermost mesh axis goes across slices.
-      programs: slices that run a program each, and exchange what they send to the host;
-        ``devices``, ``mesh`` and ``slices`` are then of one.
+      links: links that a group uses at once, by the name of its axis; by default both
+        directions of all dimensions of the torus.
+      slices: equal blocks of consecutive devices that are connected by DCN only, as
+        where the outermost mesh axis spans slices.
+      programs: number of slices that run one program each and exchange data through the
+        host; ``devices``, ``mesh`` and ``slices`` are then those of one.
       outer: the mesh axis across them.
     """
 
@@ -88,10 +88,10 @@ class Network:
 
     @classmethod
     def of(cls, chip: Chip, devices: int, mesh, links, slices: int) -> "Network":
-        """That of a program for ``devices``, which may be those of one of the slices.
+        """The network of a program for ``devices``, all or those of one slice.
 
         Raises:
-          ValueError: mesh and slices fit neither all devices nor those of a slice.
+          ValueError: mesh and slices match neither all devices nor those of a slice.
         """
         if slices == 1 or math.prod(mesh.values()) != devices * slices:
             return cls(chip, devices, mesh, links, slices)
@@ -112,7 +112,7 @@ class Network:
             )
 
     def axis(self, groups: Groups) -> str:
-        """The mesh axes along which the devices of a group differ."""
+        """The mesh axes in which the devices of a group differ."""
         if not self.mesh:
             return ""
         places = np.unravel_index(np.array(groups[0]), tuple(self.mesh.values()))
@@ -120,7 +120,7 @@ class Network:
         return "+".join(itertools.compress(self.mesh, differ))
 
     def reach(self, groups: Groups) -> int:
-        """Slices that a group has devices in."""
+        """Number of slices that a group spans."""
         block = self.devices // self.slices
         return max(len({device // block for device in group}) for group in groups)
 
@@ -130,12 +130,12 @@ class Network:
         Args:
           op: one of `OPS`.
           size: bytes, as in `Collective`.
-          groups: who takes part.
+          groups: of devices that participate together.
         """
         group, slices = len(groups[0]), self.reach(groups)
         inside = group // slices
         chip, times = self.chip, OPS[op]
-        if op == "collective-permute":  # Everyone sends to one other.
+        if op == "collective-permute":  # Each device sends to one other.
             rate = chip.dcn_gbps if slices > 1 else chip.ici_gbps
             return size / (rate * 1e9) if group > 1 else 0.0
         links = self.links.get(self.axis(groups), 2 * chip.torus_dims)
@@ -146,25 +146,25 @@ class Network:
             side = inside ** (2 / links)
             near = max(near, size * side / (8 * chip.ici_gbps * 1e9) * (inside > 1))
             return near + far
-        # All chips of a slice share what it sends to the others.
+        # All chips of a slice share the transfer to the other slices.
         return near + far / inside
 
     def far_seconds(self, op: str, size: float, slices: int) -> float:
-        """Time in which every chip sends ``size`` bytes to those in its place in the
-        other slices, through its share of the host's network cards."""
+        """Time in which every chip sends ``size`` bytes to its counterparts in other
+        slices, through its share of the host's network cards."""
         share = (slices - 1) / slices
         return OPS[op] * size * share / (self.chip.dcn_gbps * 1e9)
 
 
 def groups_of(rest: str, devices: int) -> Groups:
-    """Who takes part with whom, from the attributes of a collective.
+    """The groups of devices of a collective, from its attributes.
 
     Args:
       rest: text with ``replica_groups`` or ``source_target_pairs``.
-      devices: that the program is for; together where no groups are written.
+      devices: of the program; one group where none is written.
 
     Raises:
-      ValueError: a form that is not known.
+      ValueError: the groups are in an unknown form.
     """
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", rest)
     if pairs:
@@ -182,16 +182,15 @@ def groups_of(rest: str, devices: int) -> Groups:
     if re.match(r"\[[\d,]+\]<=\[", text):
         return _rows(_iota(text))
     raise ValueError(
-        f"replica_groups={text} is in a form that is not known; teach groups_of "
-        "to read it."
+        f"replica_groups={text} is in an unknown form; extend groups_of to parse it."
     )
 
 
 def _cycles(pairs: str) -> Groups:
-    """Devices that pass their arrays on to one another."""
+    """Chains and rings of devices that send to the next."""
     target = dict((int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs))
     groups = []
-    # Chains first, from their ends; what is left are rings.
+    # Chains first, from their starts; the remaining pairs form rings.
     for start in [*sorted(set(target) - set(target.values())), *sorted(target)]:
         group = []
         while start in target:
@@ -203,7 +202,7 @@ def _cycles(pairs: str) -> Groups:
 
 
 def _iota(text: str) -> np.ndarray:
-    """The array that ``[2,4]<=[4,2]T(1,0)`` stands for: shape, source, transpose."""
+    """The array of ``[2,4]<=[4,2]T(1,0)``: shape, source, transpose."""
     shape, source, order = re.match(
         r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
     ).groups()
@@ -221,10 +220,11 @@ def _along_mesh(text: str) -> Groups:
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", sizes)}
     ids = re.search(r"\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?", order)
     numbers = _iota(ids.group()) if ids else np.arange(math.prod(sizes.values()))
-    # ``device_ids=([2,64]T(1,0))``: devices counted in another order of the axes.
-    turned = re.search(r"\(\[([\d,]+)\]T\(([\d,]+)\)\)", order)
-    if turned:
-        numbers = numbers.reshape(_ints(turned[1])).transpose(_ints(turned[2]))
+    # ``device_ids=([2,64]T(1,0))``: devices numbered in another order of the axes.
+    transposed = re.search(r"\(\[([\d,]+)\]T\(([\d,]+)\)\)", order)
+    if transposed:
+        shape, axes = _ints(transposed[1]), _ints(transposed[2])
+        numbers = numbers.reshape(shape).transpose(axes)
     parts = {name: (1, size, 1) for name, size in sizes.items()}
     for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen):
         if size:

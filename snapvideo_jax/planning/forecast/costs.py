@@ -1,8 +1,8 @@
-"""What one instruction does: operations of its matrix products, bytes of main memory.
+"""The cost of one instruction: FLOPs of its matrix products, and bytes of HBM.
 
-Bytes are those of logical shapes: the padding of tiles, which a width that is no
-multiple of 128 makes large, is not counted. Buffers in other memories than HBM (on the
-chip, or the host's) are free, and so are scalars.
+Bytes are those of logical shapes: the padding of tiles, which is large for widths that
+are not multiples of 128, is not counted. Buffers in other memories than HBM (on-chip or
+host memory) are free, and so are scalars.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from snapvideo_jax.planning.forecast.hlo import (
 Kernels = Mapping[str, Callable[[tuple[Array, ...]], float]]
 """FLOPs of Pallas kernels from their operands, by the start of the kernel's name."""
 
-# As bits pass the matrix unit in bf16: three or six passes make a float32 product.
+# The matrix unit multiplies bf16: a float32 product takes three or six passes.
 _PASSES = {"high": 3, "highest": 6}
 _SAME_ELEMENTS = ("bitcast", "convert", "copy", "reshape", "transpose")
 _WINDOW_KEYS = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
@@ -33,11 +33,11 @@ _WINDOW_KEYS = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What an instruction asks of a chip.
+    """The cost of one run of an instruction.
 
     Attributes:
       flops: of matrix products; one multiplication and one addition are two.
-      passes: as ``flops``, a product counted as often as it passes the matrix unit.
+      passes: ``flops`` times the passes of each product through the matrix unit.
       bytes: read from and written to HBM.
     """
 
@@ -47,13 +47,12 @@ class Cost:
 
 
 def splash_kernels(density: float = 1.0, fused_backward: bool = False) -> Kernels:
-    """FLOPs of JAX's splash attention kernels, which do not tell them themselves.
+    """FLOPs of JAX's splash attention kernels, which have no cost estimate.
 
     Args:
-      density: share of the scores that the mask leaves: 1 without one, about 1/2 of a
-        causal one.
-      fused_backward: whether the kernel of the gradient of k and v makes that of q too
-        (``use_fused_bwd_kernel``).
+      density: share of unmasked scores: 1 without a mask, about 1/2 for a causal one.
+      fused_backward: whether the kernel of the gradients of k and v also computes that
+        of q (``use_fused_bwd_kernel``).
     """
 
     def kernel(products):
@@ -65,7 +64,8 @@ def splash_kernels(density: float = 1.0, fused_backward: bool = False) -> Kernel
         return flops
 
     names = [f"splash_{kind}_{{}}" for kind in ("mha", "mqa")]
-    # Scores and values; scores again, their gradient, and those of q or of k and v.
+    # Forward: scores, values. Backward: scores, their gradient, and those of q, or of
+    # k and v.
     products = {"fwd": 2, "dq": 3, "dkv": 5 if fused_backward else 4}
     return {name.format(at): kernel(n) for name in names for at, n in products.items()}
 
@@ -73,16 +73,15 @@ def splash_kernels(density: float = 1.0, fused_backward: bool = False) -> Kernel
 def instruction_cost(
     program: Program, computation: Computation, item: Instruction, kernels: Kernels
 ) -> Cost:
-    """What one run of an instruction asks of a chip.
+    """The cost of one run of an instruction.
 
     Args:
-      program: that it is part of.
-      computation: that it stands in.
-      item: any instruction that calls no other computations but a fusion's.
+      program, computation: that contain it.
+      item: an instruction that calls no computation, or a fusion.
       kernels: FLOPs of Pallas kernels that have no cost estimate.
 
     Raises:
-      ValueError: a Pallas kernel without estimate that is not in ``kernels``.
+      ValueError: a Pallas kernel has no cost estimate and is not in ``kernels``.
     """
     flops = passes = 0.0
     for inner, product in _products(program, computation, item):
@@ -110,8 +109,8 @@ def _kernel_flops(
     if item.number("estimated_cycles") is not None:
         return 0.0
     raise ValueError(
-        f"The Pallas kernel {item.name} ({item.op_name}) tells no cost. Give its "
-        "pallas_call a cost_estimate, or pass kernels={name: FLOPs from operands}."
+        f"The Pallas kernel {item.name} ({item.op_name}) has no cost estimate. Give "
+        "its pallas_call a cost_estimate, or pass kernels={name: FLOPs from operands}."
     )
 
 
@@ -121,7 +120,7 @@ def _kernel_flops(
 def _products(
     program: Program, computation: Computation, item: Instruction
 ) -> Iterator[tuple[Computation, Instruction]]:
-    """All products that an instruction makes, with the computation of each."""
+    """All products of an instruction, with the computation of each."""
     if item.opcode in ("convolution", "dot"):
         yield computation, item
     elif item.opcode == "fusion":
@@ -152,7 +151,7 @@ def _product_flops(computation: Computation, item: Instruction) -> float:
 
 
 def _window(rest: str) -> list[tuple[int, int, int, int, int]]:
-    """Size, stride, padding before, dilation of left and right, by spatial axis."""
+    """Size, stride, low padding, left and right dilation of each spatial axis."""
     found = re.search(r"(?:^|, )window=\{([^}]*)\}", rest)
     if not found:
         return []
@@ -167,10 +166,10 @@ def _window(rest: str) -> list[tuple[int, int, int, int, int]]:
 
 
 def _pairs(source, result, size, stride, before, left_dilation, right_dilation) -> int:
-    """Pairs of an output and a tap of the window that meet an element of the input.
+    """Pairs of an output and a tap of the window that fall on an input element.
 
-    The TPU compiler writes batches of products as windows over a dilated input, where
-    most taps meet nothing; XLA counts the others as operations, and so does this.
+    The TPU compiler expresses batches of products as windows over a dilated input,
+    where most taps fall on no element; like XLA, this counts the other taps only.
     """
     ends = (source - 1) * left_dilation
     longer, shorter = np.arange(max(size, result)), range(min(size, result))
@@ -226,12 +225,12 @@ def _elements_read(
     if position == 0 and opcode in ("dynamic-slice", "slice", "gather"):
         return min(sum(array.size for array in arrays(_result(item))), size)
     if position == 0 and opcode in ("dynamic-update-slice", "scatter"):
-        return 0  # Changed in place.
+        return 0  # Updated in place.
     return size
 
 
 def _result(item: Instruction) -> Shape:
-    """What an instruction makes; its start also hands on its operands."""
+    """The result of an instruction; that of a start also contains its operands."""
     if not item.opcode.endswith("-start"):
         return item.shape
     first, *others = item.shape
@@ -241,7 +240,7 @@ def _result(item: Instruction) -> Shape:
 def _elements_used(
     program: Program, called: Computation, value: Instruction, size: int
 ) -> float:
-    """Elements of a value of a fusion that those who take it read."""
+    """Elements of a value in a fusion that its users read."""
     if value is called.root:
         return size
     total = 0.0
@@ -280,14 +279,14 @@ def _elements_written(
             return total + _elements_written(program, called, root, 0)
         updated = _updated(called, root)
         if not updated and root.opcode != "bitcast":
-            return whole  # Made here, not a buffer that was there before.
+            return whole  # A new buffer.
         total += updated
         root = called[root.operands[0]]
     return total or whole
 
 
 def _updated(computation: Computation, item: Instruction) -> int:
-    """Elements that an instruction changes in place of its first operand; 0 if none."""
+    """Elements that an instruction updates in place in its first operand; or 0."""
     if item.opcode == "dynamic-update-slice":
         return computation[item.operands[1]].shape.size
     if item.opcode == "scatter":

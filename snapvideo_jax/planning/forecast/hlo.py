@@ -1,7 +1,7 @@
-"""A program that XLA has scheduled for a TPU, read back from its text.
+"""A parser for the text of a program that XLA has scheduled for a TPU.
 
-The text, ``compiled.as_text()``, is a list of computations, one of them the entry; each
-is a list of instructions in the order they are scheduled, and one of them its root.
+The text, ``compiled.as_text()``, is a list of computations, one of which is the entry.
+Each is a list of instructions in scheduled order, one of which is its root.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 HBM = 0
-"""The memory space of main memory; others (1: on-chip) are written ``S(n)``."""
+"""Memory space of HBM; others (1: on-chip) are written ``S(n)``."""
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](\{[^}]*\})?")
@@ -23,7 +23,7 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Type of an array and the memory it lies in."""
+    """The type of an array and its memory space."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -60,9 +60,9 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      literal: what stands between the parentheses where these are no operands: the
-        value of a constant, the number of a parameter.
-      rest: everything after the parentheses.
+      literal: the text in the parentheses where it is not operands: the value of a
+        constant, the number of a parameter.
+      rest: the text after the parentheses.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Instruction:
     rest: str = ""
 
     def attribute(self, name: str) -> str | None:
-        """The value of ``name=value``, as written, up to the next comma."""
+        """The text of ``value`` in ``name=value``, up to the next comma."""
         found = re.search(rf"(?:^|, ){name}=([^,]*)", self.rest)
         return found and found.group(1)
 
     def called(self, *names: str) -> tuple[str, ...]:
-        """The computations that attributes of these names call."""
+        """The computations that the attribute of the first of these names calls."""
         for name in names:
             found = re.search(rf"(?:^|, ){name}=(\{{[^}}]*\}}|%[\w.\-]+)", self.rest)
             if found:
@@ -99,7 +99,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """Instructions in the order they are scheduled, and the one that is its value."""
+    """Instructions in scheduled order, and the root, which is the result."""
 
     name: str
     instructions: Mapping[str, Instruction]
@@ -117,7 +117,7 @@ class Computation:
 
     @functools.cached_property
     def users(self) -> dict[str, list[tuple[Instruction, int]]]:
-        """By name: who takes it as an operand, and as which."""
+        """By name: the instructions that use it, and the position of the operand."""
         found = {name: [] for name in self.instructions}
         for instruction in self:
             for position, name in enumerate(instruction.operands):
@@ -127,7 +127,7 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """All computations of a module, and the devices that one run of it is for."""
+    """All computations of a module, and the number of devices of one run."""
 
     computations: Mapping[str, Computation]
     entry: Computation
@@ -135,7 +135,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """The program that ``compiled.as_text()`` shows.
+    """Parses ``compiled.as_text()``.
 
     Raises:
       ValueError: the text is not that of a scheduled program.
@@ -197,7 +197,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _shape(text: str, at: int) -> tuple[Shape, int]:
-    """The shape that starts at a place of the text, and the place where it ends."""
+    """The shape at a position of the text, and the position after it."""
     if text[at] != "(":
         found = _ARRAY.match(text, at)
         return _array(found.group()), found.end()

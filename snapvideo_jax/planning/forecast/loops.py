@@ -1,7 +1,7 @@
-"""How often a loop runs, which the text of a TPU program does not always say.
+"""Trip counts of loops, which the text of a TPU program does not always contain.
 
-`Scope` tells the value of scalars that are known before the program runs; `trip_count`
-needs no more.
+`Scope` evaluates scalars that are known before the program runs; `trip_count` evaluates
+the condition of a loop with them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _LONGEST_LOOP = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a loop carries at the start of a path, before its body changes it."""
+    """The value at a path of a loop's carry before the body updates it."""
 
     start: tuple[int, ...]
 
@@ -50,7 +50,7 @@ _COMPARE: dict[str, Callable] = {
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """A computation where it is called, and what its parameters hold there.
+    """A computation at its call, with the values of its parameters.
 
     Attributes:
       argument: the value of a part of a parameter, from its number and the path to the
@@ -74,12 +74,12 @@ class Scope:
         )
 
     def body(self, loop: Instruction) -> "Scope":
-        """The body of a loop at any of its runs: it knows only what no run changes."""
+        """The body of a loop in any iteration: only loop-invariant values are known."""
         body = self.program.computations[loop.called("body")[0]]
         return Scope(self.program, body, lambda number, path: self.after(loop, path))
 
     def after(self, loop: Instruction, path: tuple[int, ...]) -> Value:
-        """The value of a part of what a loop carries, if no run of it changes that."""
+        """The value of a part of a loop's carry, if it is loop-invariant."""
         body = self.program.computations[loop.called("body")[0]]
         start = Scope(self.program, body, lambda number, path: Carried(path[:1]))
         if start.value(body.root.name, path[:1]) != Carried(path[:1]):
@@ -117,14 +117,14 @@ class Scope:
 
 
 def trip_count(loop: Instruction, scope: Scope) -> int:
-    """How often a loop runs, from what the compiler says or its condition.
+    """The trip count of a loop, from the compiler's annotation or its condition.
 
-    The condition is evaluated with the counters it reads, from their start values until
-    it fails; these and their steps must be known before the program runs.
+    The condition is evaluated with the counters it reads, from their initial values
+    until it is false; these and their updates must be known before the program runs.
 
     Args:
       loop: a while instruction.
-      scope: the computation that it stands in.
+      scope: the computation that contains it.
 
     Raises:
       ValueError: the count depends on data, or the loop does not end.
@@ -141,27 +141,27 @@ def trip_count(loop: Instruction, scope: Scope) -> int:
         read.add(path[:1])
         return now.get(path[:1])
 
-    going_on = Scope(scope.program, condition, argument)
-    one_run = Scope(scope.program, body, argument)
-    # What the condition reads, then what it takes to step that.
-    going_on.value(condition.root.name)
+    condition_scope = Scope(scope.program, condition, argument)
+    body_scope = Scope(scope.program, body, argument)
+    # The counters that the condition reads, then those that update these.
+    condition_scope.value(condition.root.name)
     while set(now) != read:
         now.update(dict.fromkeys(read))
         for start in tuple(read):
-            one_run.value(body.root.name, start)
+            body_scope.value(body.root.name, start)
     now.update({start: scope.value(loop.operands[0], start) for start in read})
 
     for count in range(_LONGEST_LOOP):
-        goes_on = going_on.value(condition.root.name)
-        if goes_on is None:
+        holds = condition_scope.value(condition.root.name)
+        if holds is None:
             raise ValueError(
-                f"The trip count of {loop.name} ({loop.op_name}) cannot be found: its "
+                f"The trip count of {loop.name} ({loop.op_name}) is unknown: its "
                 "condition depends on more than counters with constant starts and "
                 f"steps. Pass trips={{{loop.name!r}: count}}."
             )
-        if not goes_on:
+        if not holds:
             return count
-        now.update({start: one_run.value(body.root.name, start) for start in read})
+        now.update({start: body_scope.value(body.root.name, start) for start in read})
     raise ValueError(
         f"{loop.name} ({loop.op_name}) runs {_LONGEST_LOOP:,} times or more."
     )

@@ -1,12 +1,12 @@
-"""The time of one step, from the program that is compiled for it.
+"""A roofline forecast of the time of one step from its compiled program.
 
-Every instruction takes as long as its matrix products at 95 % of the peak, or its bytes
-at 92 % of the memory's rate, whichever is longer; loops count as often as they run.
-Collectives that nothing overlaps are added. What is not counted: vector work that the
-memory does not hide, tiles that a product fills only in part, latency, waiting for one
-another or the input. So the time is a lower end; `calibrated` says what published
-measurements make of it. The compiler's own estimates, which are pessimistic about
-vector work, make the upper end.
+The time of an instruction is that of its matrix products at 95% of the peak, or of its
+bytes at 92% of the memory bandwidth, whichever is longer, times the trip counts of the
+loops around it. Collectives that are not overlapped are added. Not counted are vector
+work that memory traffic does not hide, partly filled tiles of a product, latency, and
+waiting for other devices or for the input. The time is therefore a lower bound;
+`calibrated` scales it by published measurements. The compiler's own estimates, which
+are pessimistic about vector work, are an upper bound.
 """
 
 import dataclasses
@@ -30,47 +30,34 @@ from snapvideo_jax.planning.forecast.hlo import Instruction, Program, arrays, pa
 from snapvideo_jax.planning.forecast.loops import Scope, trip_count
 
 MATMUL_SHARE = 0.95
-"""Share of the peak that large matrix products are taken to reach."""
+"""Assumed share of the peak that large matrix products reach."""
 
 HBM_SHARE = 0.92
-"""Share of its rate that memory is taken to reach."""
+"""Assumed share of its peak that the memory bandwidth reaches."""
 
-_FREE = {
-    "add-dependency",
-    "after-all",
-    "async-done",
-    "async-update",
-    "bitcast",
-    "call-done",
-    "constant",
-    "get-tuple-element",
-    "optimization-barrier",
-    "parameter",
-    "recv",
-    "tuple",
-}
+_FREE = frozenset(
+    "add-dependency after-all async-done async-update bitcast call-done constant "
+    "get-tuple-element optimization-barrier parameter recv tuple".split()
+)
 _COMPUTES = {"convolution", "custom-call", "dot", "fusion", "while"}
-_FREE_CALLS = {
-    "AllocateBuffer",
-    "AssumeGatherIndicesInBound",
-    "ConcatBitcast",
-    "PrepareAsyncCallDone",
-    "PrepareAsyncCallStart",
-}
+_FREE_CALLS = frozenset(
+    "AllocateBuffer AssumeGatherIndicesInBound ConcatBitcast PrepareAsyncCallDone "
+    "PrepareAsyncCallStart".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class TimedInstruction:
-    """One instruction of a program, with all its runs in a step.
+    """The cost of one instruction of a program over all its runs in a step.
 
     Attributes:
-      name, op_name: the instruction, and the JAX operation it comes from.
+      name, op_name: of the instruction, and of the JAX operation it comes from.
       trips: runs in a step.
       seconds: of computation.
-      cycle_seconds: as the compiler estimates it, where it does.
+      cycle_seconds: the compiler's estimate; ``seconds`` where it has none.
       flops: of matrix products.
       hbm_bytes: read and written.
-      collective: what it sends, if it does; its time is not in ``seconds``.
+      collective: its communication; the time of that is not in ``seconds``.
     """
 
     name: str
@@ -83,7 +70,7 @@ class TimedInstruction:
     collective: Collective | None = None
 
     def times(self, trips: int) -> "TimedInstruction":
-        """This part of a loop that runs ``trips`` times."""
+        """The cost in a loop that runs ``trips`` times."""
         sent = self.collective
         return dataclasses.replace(
             self,
@@ -101,17 +88,17 @@ class TimedInstruction:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The time of one run of a program on one device, and what it is made of.
+    """The forecast time of one run of a program on one device, and its components.
 
     Attributes:
       compute_seconds: of all computation.
-      exposed_seconds: of collectives that nothing overlaps.
-      hidden_seconds: of all others, taken to be hidden.
+      exposed_seconds: of collectives that are not overlapped.
+      hidden_seconds: of all other collectives, assumed to be hidden.
       cycle_seconds: as ``seconds``, with the compiler's cycles for computation.
-      flops: of matrix products, as often as the program makes them.
+      flops: of matrix products, including recomputation.
       hbm_bytes: read and written.
-      collectives: those that take longest first.
-      instructions: those that compute, those that take longest first.
+      collectives: all of them, the longest first.
+      instructions: those that compute, the longest first.
     """
 
     compute_seconds: float
@@ -125,11 +112,11 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """The forecast time of a step, before calibration."""
+        """The forecast time of a step before calibration."""
         return self.compute_seconds + self.exposed_seconds
 
     def mfu(self, model_flops: float, peak_tflops: float) -> float:
-        """Share of the peak that the model's operations make of a step.
+        """Model FLOPs utilization: model FLOPs over those of the peak in the time.
 
         Args:
           model_flops: of one step on one device, without recomputation.
@@ -148,26 +135,25 @@ def forecast(
     kernels: Kernels | None = None,
     trips: Mapping[str, int] | None = None,
 ) -> Forecast:
-    """The time of one run of a program that was compiled for a TPU.
+    """Forecasts one run of a program that is compiled for a TPU.
 
     Args:
       text: ``compiled.as_text()``.
-      chip: what it was compiled for.
-      mesh: sizes of its mesh axes, outermost first, to name those of collectives.
-      links: links between chips that a collective uses, by the name of its axis; both
-        directions of all dimensions of the torus if not given.
-      slices: that the devices lie in; the outermost mesh axis goes across them.
-      kernels: FLOPs of Pallas kernels; those of splash attention without a mask if not
-        given.
-      trips: runs of loops whose count depends on data, by name.
+      chip: that the program is compiled for.
+      mesh: sizes of its mesh axes, outermost first, to name the axes of collectives.
+      links: links between chips that a collective uses, by the name of its axis; by
+        default both directions of all dimensions of the torus.
+      slices: of the devices; the outermost mesh axis spans them.
+      kernels: FLOPs of Pallas kernels; by default those of unmasked splash attention.
+      trips: trip counts of loops that depend on data, by the loop's name.
 
     Raises:
-      ValueError: the text is not a scheduled program, it holds something that cannot be
-        counted, or the chip, mesh or slices do not fit it.
+      ValueError: the text is not a scheduled program, an instruction cannot be counted,
+        or the chip, mesh or slices do not match the program.
     """
     if chip.hbm_gbps is None:
         raise ValueError(
-            f"chip={chip.name} is no TPU; its memory and links are unknown."
+            f"chip={chip.name} is not a TPU; its memory and links are unknown."
         )
     program = parse(text)
     network = Network.of(chip, program.devices, mesh or {}, links or {}, slices)
@@ -194,7 +180,7 @@ def forecast(
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """All instructions of a program, those of loops as often as they run."""
+    """Visits all instructions of a program and multiplies those of loops."""
 
     program: Program
     chip: Chip
@@ -203,22 +189,22 @@ class _Walk:
     trips: Mapping[str, int]
 
     def computation(self, scope: Scope) -> list[TimedInstruction]:
-        """All parts of one run of a computation."""
+        """The costs of one run of a computation."""
         parts = _whole(
             part for item in scope.computation for part in self.parts(item, scope)
         )
-        # Copies that run beside the rest still share the memory with it.
+        # Overlapped copies still share the memory bandwidth with the computation.
         rate = HBM_SHARE * self.chip.hbm_gbps * 1e9
         late = sum(part.hbm_bytes for part in parts) / rate - _compute(parts)
         if late > 1e-9 * _compute(parts):
-            name = f"copies beside {scope.computation.name}"
+            name = f"overlapped copies of {scope.computation.name}"
             cycles = sum(part.cycle_seconds for part in parts)
             behind = max(0.0, late + _compute(parts) - cycles)
             parts.append(TimedInstruction(name, "", seconds=late, cycle_seconds=behind))
         return parts
 
     def parts(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
-        """The parts that one run of an instruction is made of."""
+        """The costs of one run of an instruction."""
         opcode, base = item.opcode, item.opcode.removesuffix("-start")
         if base in OPS:
             return [self.collective(item, item, scope, overlapped=opcode != base)]
@@ -250,7 +236,8 @@ class _Walk:
         return self.compute(item, scope)
 
     def compute(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
-        """An instruction that computes or copies, with a collective fused into it."""
+        """The costs of an instruction that computes or copies, and of a collective that
+        is fused into it."""
         done = instruction_cost(self.program, scope.computation, item, self.kernels)
         seconds = max(
             done.passes / (MATMUL_SHARE * self.chip.peak_tflops * 1e12),
@@ -275,7 +262,7 @@ class _Walk:
     def fused(
         self, item: Instruction, scope: Scope
     ) -> tuple[Instruction, Scope] | None:
-        """The collective in a fusion, and where it stands."""
+        """The collective in a fusion, and its scope."""
         if item.opcode != "fusion":
             return None
         inside = scope.inside(item, item.called("calls")[0])
@@ -290,7 +277,7 @@ class _Walk:
     def collective(
         self, item: Instruction, sender: Instruction, scope: Scope, overlapped: bool
     ) -> TimedInstruction:
-        """A collective; ``sender`` is ``item`` or what is fused into it."""
+        """The cost of a collective; ``sender`` is ``item`` or is fused into it."""
         op = sender.opcode.removesuffix("-start")
         sizes = [
             array
@@ -303,8 +290,8 @@ class _Walk:
             size *= len(groups[0])
         slices_it = any(inner.opcode == "dynamic-slice" for inner in scope.computation)
         if op == "all-reduce" and sender is not item and slices_it:
-            op = "reduce-scatter"  # Written as an all-reduce and a slice of it.
-        # Whole instructions may share one number, as those of a shard_map all do.
+            op = "reduce-scatter"  # Expressed as an all-reduce and a slice of it.
+        # Unfused collectives may share a channel, as all those of a shard_map do.
         fused = sender is not item
         channel = sender.attribute("channel_id") if fused else None
         sent = Collective(
@@ -324,10 +311,10 @@ class _Walk:
         return TimedInstruction(item.name, item.op_name, collective=sent)
 
     def between_slices(self, item: Instruction, scope: Scope) -> list[TimedInstruction]:
-        """What the host sends to the other slices, in a program that is for one slice.
+        """The cost of a transfer to other slices, in a program for a single slice.
 
         Raises:
-          ValueError: it is sent elsewhere, or as no collective that is known.
+          ValueError: its destination or its collective is unknown.
         """
         kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', item.rest)
         op = kind[1].lower().replace("_", "-") if kind else ""
@@ -338,9 +325,9 @@ class _Walk:
             )
         (sent,) = arrays(scope.computation[item.operands[0]].shape)
         later = itertools.dropwhile(lambda other: other is not item, scope.computation)
-        beside = itertools.takewhile(
+        meanwhile = itertools.takewhile(
             lambda other: (
-                not (other.opcode == "send-done" and item.name in other.operands)
+                other.opcode != "send-done" or item.name not in other.operands
             ),
             later,
         )
@@ -352,7 +339,7 @@ class _Walk:
             axis=self.network.outer,
             slices=self.network.programs,
             count=1,
-            overlapped=any(other.opcode in _COMPUTES for other in beside),
+            overlapped=any(other.opcode in _COMPUTES for other in meanwhile),
             seconds=self.network.far_seconds(op, sent.bytes, self.network.programs),
             name=item.name,
             op_name=item.op_name,
@@ -361,27 +348,27 @@ class _Walk:
 
 
 def _whole(parts: Iterable[TimedInstruction]) -> list[TimedInstruction]:
-    """The parts of a computation, fusions that carry on one transfer taken together.
+    """The costs of a computation, with the fusions of one transfer merged.
 
-    An asynchronous collective fusion writes a transfer as a start, computations that it
-    goes on beside, and an end; each holds the collective, all with its channel.
+    An asynchronous collective fusion expresses a transfer as a start, computations that
+    overlap it, and an end. Each contains the collective, all with the same channel.
     """
-    kept: list[TimedInstruction] = []
+    merged: list[TimedInstruction] = []
     places: dict[tuple[int | None, str], int] = {}
     for part in parts:
         sent = part.collective
         if sent is None or sent.channel is None:
-            kept.append(part)
+            merged.append(part)
         elif (key := (sent.channel, sent.op)) in places:
-            kept[places[key]] = _overlapped(kept[places[key]])
+            merged[places[key]] = _overlapped(merged[places[key]])
         else:
-            places[key] = len(kept)
-            kept.append(part)
-    return kept
+            places[key] = len(merged)
+            merged.append(part)
+    return merged
 
 
 def _overlapped(part: TimedInstruction) -> TimedInstruction:
-    """A part that runs beside others: its traffic stays, its time is theirs."""
+    """An overlapped instruction: its memory traffic counts, its time does not."""
     sent = part.collective and dataclasses.replace(part.collective, overlapped=True)
     return dataclasses.replace(part, seconds=0.0, cycle_seconds=0.0, collective=sent)
 

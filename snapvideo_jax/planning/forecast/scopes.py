@@ -1,6 +1,6 @@
-"""Which part of a network, and which pass of a step, an instruction belongs to.
+"""The part of the network and the pass of a step that an instruction belongs to.
 
-Compilers keep the path of scopes that an operation was traced in, its ``op_name``.
+Both follow from its ``op_name``, the path of scopes in which JAX traced the operation.
 """
 
 import re
@@ -8,9 +8,9 @@ import re
 from snapvideo_jax.models import MODELS
 
 NETWORKS = "(?:" + "|".join(kind.__name__ for kind in MODELS.values()) + ")"
-"""As scopes name them."""
+"""Names of networks in scopes."""
 
-# Names of submodules of networks' blocks, and what of the rest has a name of its own.
+# Parts by the names of submodules and scopes; the first match counts.
 _PARTS = (
     ("spatial attention", r"\w+_space"),
     ("temporal attention", r"\w+_time"),
@@ -43,7 +43,7 @@ UNNAMED = "unnamed by the compiler"
 
 
 def part_of(op_name: str) -> str:
-    """The part of the network in an instruction's ``op_name``, a path of scopes."""
+    """The part of the network that an ``op_name`` belongs to."""
     if not op_name:
         return UNNAMED
     for part, pattern in _PATTERNS:
@@ -53,7 +53,7 @@ def part_of(op_name: str) -> str:
 
 
 def pass_of(op_name: str) -> str:
-    """Which of a step's passes through the network an ``op_name`` belongs to."""
+    """The pass of a step that an ``op_name`` belongs to."""
     if "first_pass" in op_name:
         return "self-conditioning"
     if "transpose(" in op_name:
