@@ -15,7 +15,7 @@ def _installed_or(installed: Path, in_checkout: Path) -> Path:
 
 
 CONFIGS = _installed_or(PACKAGE / "configs", CHECKOUT / "configs")
-PLANS = _installed_or(PACKAGE / "planning" / "kept", CHECKOUT / "docs" / "plans")
+PLANS = _installed_or(PACKAGE / "planning" / "golden", CHECKOUT / "docs" / "plans")
 
 
 def names() -> list[str]:
