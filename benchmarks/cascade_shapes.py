@@ -7,10 +7,10 @@
     python benchmarks/cascade_shapes.py --workdir runs/demo \\
       --cascade runs/demo-upsampler --out OUT
 
-Held-out scenes are drawn at 64x64 px, shrunk and enlarged again (`snapvideo
-search_noise`), and held-out prompts are sampled by both stages (`snapvideo sample
---cascade`) and judged at 64x64. Bars: PSNR at least 2 dB over bilinear, and at least
-80% of the prompts obeyed.
+Held-out scenes are rendered at 64x64 px, downsampled and upsampled (`snapvideo
+search_noise`). Held-out prompts are sampled by both stages (`snapvideo sample
+--cascade`) and judged at 64x64. Requirements: PSNR at least 2 dB above bilinear
+upsampling, and at least 80% of the prompts obeyed.
 """
 
 import argparse
@@ -38,7 +38,7 @@ DECIBELS, SHARE = 2.0, 0.8
 
 
 def held_out_clips(folder: Path, count: int, size: int) -> Path:
-    """A folder of scenes that no training set has, as `--clips` wants it."""
+    """Writes held-out scenes to a folder for `--clips`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
@@ -52,13 +52,13 @@ def held_out_clips(folder: Path, count: int, size: int) -> Path:
 
 
 def snapvideo(*arguments) -> None:
-    """Runs a verb, and ends where it does not come to a good end."""
+    """Runs a verb; raises CalledProcessError where it fails."""
     command = [sys.executable, "-m", "snapvideo_jax", *map(str, arguments)]
     subprocess.run(command, check=True)
 
 
 def obeyed(out: Path, shape, asked) -> dict[str, float]:
-    """Shares of clips that show what was asked, by field, and in all of them."""
+    """Shares of clips that follow the prompt, by field and in all fields."""
     rows = []
     for number, (_, wanted) in enumerate(asked):
         seen = judge(read_clip(out / f"{number:05d}", shape))
@@ -111,11 +111,11 @@ def main() -> None:
     over = found["levels"][f"{found['best']:g}"]["mean"] - found["bilinear"]
     print(
         f"{'HOLDS' if over >= DECIBELS else 'FAILS'}: {over:+.2f} dB over bilinear at "
-        f"--small_noise {found['best']:g}; wanted {DECIBELS:g} or more."
+        f"--small_noise {found['best']:g}; required {DECIBELS:g} or more."
     )
     print(
         f"{'HOLDS' if shares['all'] >= SHARE else 'FAILS'}: {shares['all']:.1%} of "
-        f"{len(asked)} prompts obeyed; wanted {SHARE:.0%} or more."
+        f"{len(asked)} prompts obeyed; required {SHARE:.0%} or more."
     )
 
 

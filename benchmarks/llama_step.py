@@ -1,13 +1,12 @@
-"""Calibrates the forecast of a step: Llama 70B, whose speed on TPUs is published.
+"""Calibrates the forecast of a step with Llama 70B, whose speed on TPUs is published.
 
     python benchmarks/llama_step.py v5p
     python benchmarks/llama_step.py v6e
 
-Schedules a training step of the published shape, batch and chips for the TPU it was
-measured on, forecasts its time, and prints that beside the published one. No TPU is
-needed, only libtpu. A second process compiles, and is stopped as soon as the compiler
-has written the scheduled program down: the code that it would make of that, for hours
-where products are this large, has nothing to say to a forecast.
+Schedules a training step of the published shape, batch and number of chips, and prints
+the forecast and the published time. It needs libtpu, but no TPU. A second process
+compiles, and is stopped as soon as the compiler has dumped the scheduled program: the
+forecast does not need the code, whose generation takes hours for products of this size.
 """
 
 import argparse
@@ -41,22 +40,22 @@ from snapvideo_jax.planning.forecast import CALIBRATIONS, forecast, splash_kerne
 
 @dataclasses.dataclass(frozen=True)
 class Llama:
-    """A training run that was published, as in MaxText's benchmark configs.
+    """A published training run, as in MaxText's benchmark configs.
 
     Attributes:
-      topology: the slice of chips; parameters and batch are divided over all.
-      vocabulary, length: of tokens.
+      topology: of the slice; parameters and batch are sharded over all chips.
+      vocabulary, length: number of tokens in the vocabulary and in a sequence.
       batch: sequences per chip.
-      saved: names of activations that the backward pass does not make again.
-      on_host: whether these wait on the host.
+      saved: names of activations that are saved for the backward pass.
+      on_host: whether they are offloaded to the host.
       block: of queries and keys in attention.
-      fused_backward: one attention kernel for all gradients.
-      counted: share of the scores that the published MFU counts: it is the share that
-        makes its MFU and its tokens per second agree.
+      fused_backward: one attention kernel computes all gradients.
+      counted: share of the scores that the published MFU counts: the value at which its
+        MFU and its tokens per second agree.
       tokens_per_second: per chip, as published.
       options: of the compiler.
-      loss_parts: of the batch, whose logits are made one after the other and again for
-        their gradient, as 21 GB of them have no room.
+      loss_parts: parts of the batch whose logits are computed in sequence, and
+        recomputed for the gradient, as all 21 GB of them do not fit.
     """
 
     topology: str
@@ -83,7 +82,7 @@ class Llama:
         return math.prod(int(side) for side in self.topology.split(":")[1].split("x"))
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
-        """Shape and layout of every parameter; those of layers are stacked."""
+        """Shape and partition spec of each parameter; those of layers are stacked."""
         by_width, by_rest = (
             PartitionSpec(None, "fsdp"),
             PartitionSpec(None, None, "fsdp"),
@@ -109,7 +108,7 @@ class Llama:
         return stacked | ends
 
     def flops_per_token(self) -> float:
-        """Of a training step, without recomputation, as the published MFU counts it."""
+        """FLOPs of a training step without recomputation, as in the published MFU."""
         matrices = sum(
             shape[-2] * shape[-1] * (self.layers if len(shape) == 3 else 1)
             for name, (shape, _) in self.shapes().items()
@@ -128,7 +127,7 @@ OVERLAP = (
     "xla_tpu_overlap_compute_collective_tc=true",
     "xla_enable_async_all_gather=true",
 )
-"""What MaxText's runs set: DATA_PARALLEL_OVERLAP and CF_FOR_ALL_GATHER."""
+"""MaxText's DATA_PARALLEL_OVERLAP and CF_FOR_ALL_GATHER."""
 
 DENSE = (
     "xla_tpu_scoped_vmem_limit_kib=98304",
@@ -136,7 +135,7 @@ DENSE = (
     "xla_tpu_relayout_group_size_threshold_for_reduce_scatter=1",
     "xla_tpu_assign_all_reduce_scatter_layout=true",
 )
-"""Those of its Trillium runs: DENSE_VMEM_LIMIT_FLAG, LAYOUT_FOR_ALL_REDUCE_SCATTER."""
+"""MaxText's DENSE_VMEM_LIMIT_FLAG and LAYOUT_FOR_ALL_REDUCE_SCATTER, for Trillium."""
 
 RUNS = {
     # llama2_70b_v5p_128 of benchmarks/maxtext_v5p_model_configs.py, on 512 chips.
@@ -171,7 +170,7 @@ RUNS = {
 
 
 def attention(model: Llama, mesh: Mesh):
-    """Causal attention of a batch, on every chip its own sequences."""
+    """Causal attention of a batch that is sharded over the chips."""
     mask = splash_attention_mask.CausalMask((model.length, model.length))
     block, fused = model.block, model.fused_backward
     sizes = splash_attention_kernel.BlockSizes(
@@ -191,12 +190,12 @@ def attention(model: Llama, mesh: Mesh):
         head_shards=1,
         q_seq_shards=1,
     )
-    divided = PartitionSpec("fsdp")
+    sharded = PartitionSpec("fsdp")
     return jax.shard_map(
         jax.vmap(kernel),
         mesh=mesh,
-        in_specs=(divided,) * 3,
-        out_specs=divided,
+        in_specs=(sharded,) * 3,
+        out_specs=sharded,
         check_vma=False,
     )
 
@@ -262,7 +261,7 @@ def loss(params, tokens, model: Llama, mesh: Mesh):
         return jax.nn.logsumexp(logits, -1) - jnp.sum(logits * chosen, -1)
 
     def parts(y):
-        # Of every sequence some tokens, so that all chips have their share of a part.
+        # Each part has some tokens of each sequence, so that all chips share it.
         split = y.reshape(len(y), model.loss_parts, -1, *y.shape[2:])
         return jnp.moveaxis(split, 1, 0)
 
@@ -319,13 +318,13 @@ def compile_step(model: Llama) -> None:
 
 
 def scheduled(model: Llama) -> tuple[str, int]:
-    """The scheduled program of a step, and the bytes of memory that it has on a chip.
+    """The scheduled program of a step, and its bytes of memory on a chip.
 
     Raises:
-      RuntimeError: compiling ended before that; its own error is printed above.
+      RuntimeError: the compilation failed; its error is printed above.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # Read as the process that is started loads JAX.
+        # The new process reads it when it imports JAX.
         os.environ["XLA_FLAGS"] = (
             f"--xla_dump_to={folder} --xla_dump_hlo_as_text "
             "--xla_dump_hlo_module_re=jit_step"
@@ -335,7 +334,7 @@ def scheduled(model: Llama) -> tuple[str, int]:
         )
         compiling.start()
         try:
-            # What is written after the files that are read here.
+            # This file is written after those that are read here.
             while not _found(folder, "after_buffer_assignment.txt"):
                 if not compiling.is_alive():
                     raise RuntimeError("The step did not compile.")

@@ -1,19 +1,19 @@
-"""Videos of 64 frames in two levels of the hierarchy, made by the demo model.
+"""Videos of 64 frames by the demo model, in two levels of windows.
 
     python benchmarks/long_video.py --workdir runs/demo-long --out OUT
 
-16 held-out prompts, all of slow motion, are extended as `snapvideo extend --rates 8,24
---overlap 3` does, and judged by arithmetic. The demo learns rates of 3.6 to 6 frames a
-second, at which a clip is as long as its motion and nothing goes on from its end;
-`configs/demo_long.py` learns those that are asked for here. 64 frames at 24 take 2.7
-seconds: slow shapes, which cross 0.3 sides in the 2 seconds that clips show of them,
-have room to go on, fast ones have none.
+16 held-out prompts of slow motion are extended as by `snapvideo extend --rates 8,24
+--overlap 3`, and judged by arithmetic. The demo trains at 3.6 to 6 frames a second, at
+which a clip lasts as long as its motion and has no continuation; `configs/demo_long.py`
+trains at the rates used here. 64 frames at 24 frames a second last 2.7 seconds: slow
+shapes, which cross 0.3 sides in the 2 seconds of a clip, have room to continue, fast
+ones do not.
 
-Bars, each in at least 80% of the videos: colour and shape are the same in every 8
-frames; the track of the object's centre is continuous, its largest jump under twice the
-median one, over an eighth of a second, as at 24 frames a second and 16 px a step is
-smaller than what the judge can tell. And 64 frames cost at most 4.5 times what 16 do,
-the program being compiled.
+Requirements, each in at least 80% of the videos: colour and shape are the same in every
+8 frames; the track of the object's centre is continuous, with a largest jump below
+twice the median. Jumps are over an eighth of a second, because at 24 frames a second
+and 16 px the motion in one frame is below the judge's resolution. And 64 frames cost at
+most 4.5 times as much as 16, without compilation.
 """
 
 import argparse
@@ -41,11 +41,11 @@ SHARE, TIMES, JUMP = 0.8, 4.5, 2.0
 PART = 8
 """Frames that are judged together."""
 SHORT = 4
-"""How many times fewer frames the cost is compared with."""
+"""Factor between the numbers of frames whose costs are compared."""
 
 
-def made(generator, params, request: Request, plan, model) -> np.ndarray:
-    """Videos, clip by clip."""
+def generate(generator, params, request: Request, plan, model) -> np.ndarray:
+    """Videos ``[b t h w c]``, window by window."""
     video = long_video.with_known(model, plan, {}, len(request.numbers))
     for _ in long_video.in_windows(generator, params, request, plan, video):
         pass
@@ -53,7 +53,7 @@ def made(generator, params, request: Request, plan, model) -> np.ndarray:
 
 
 def jump(frames: np.ndarray, fps: float) -> float:
-    """The largest step of the centre by the median one, over an eighth of a second."""
+    """The largest over the median motion of the centre in an eighth of a second."""
     centres = track(frames)
     if centres is None:
         return float("inf")
@@ -63,14 +63,14 @@ def jump(frames: np.ndarray, fps: float) -> float:
 
 
 def looks(frames: np.ndarray) -> set[tuple[str | None, str | None]]:
-    """Colours and shapes in its parts."""
+    """The colours and shapes in the parts of a video."""
     parts = [frames[at : at + PART] for at in range(0, len(frames), PART)]
     verdicts = [judge(part) for part in parts if len(part) == PART]
     return {(verdict.colour, verdict.shape) for verdict in verdicts}
 
 
 def is_constant(frames: np.ndarray) -> bool:
-    """Whether colour and shape are told, and the same in all parts."""
+    """Whether colour and shape are recognized, and the same in all parts."""
     found = looks(frames)
     return len(found) == 1 and None not in next(iter(found))
 
@@ -108,7 +108,7 @@ def main() -> None:
         for frames in (arguments.frames // SHORT, arguments.frames)
     }
     calls = {
-        frames: functools.partial(made, generator, params, request, plan, model)
+        frames: functools.partial(generate, generator, params, request, plan, model)
         for frames, plan in plans.items()
     }
     times = interleaved(calls, arguments.repeats, warm_up=1)
@@ -117,14 +117,14 @@ def main() -> None:
     scenes = [scene for scene in scenes if scene.speed == "slowly"]
     most = min(arguments.frames, int(DURATION * rates[-1]) + 1)
     real = [render(scene, most, rates[-1], model.width) for scene in scenes]
-    print("| prompt | colour and shape | largest jump by the median |")
+    print("| prompt | colour and shape | largest over median jump |")
     print("|---|---|---|")
     jumps = [jump(frames, rates[-1]) for frames in video]
     for prompt, frames, found in zip(prompts, video, jumps, strict=True):
         seen = "; ".join(sorted(f"{c or '?'} {s or '?'}" for c, s in looks(frames)))
         print(f"| {prompt} | {seen} | {found:.2f} |")
     of_data = np.median([jump(frames, rates[-1]) for frames in real])
-    print(f"Of the data itself the jump is {of_data:.2f} by the median.")
+    print(f"In the data the largest over the median jump is {of_data:.2f}.")
     sheet = media.contact_sheet(video, 4, prompts, scale=experiment.sheets.scale)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
     media.write_gif(Path(arguments.out) / "sheet.gif", sheet, rates[-1])
@@ -140,7 +140,7 @@ def main() -> None:
         f"{'HOLDS' if many <= TIMES * few else 'FAILS'}: {many / few:.2f} times the "
         f"time for {SHORT} times the frames ({few:.1f} s for "
         f"{arguments.frames // SHORT}, {many:.1f} s for {arguments.frames}; "
-        f"{used[1] / used[0]:.2f} times by processor time); wanted {TIMES} at most."
+        f"{used[1] / used[0]:.2f} times by processor time); required at most {TIMES}."
     )
 
 
