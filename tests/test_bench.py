@@ -1,4 +1,4 @@
-"""`snapvideo bench` times what a run does, and tells where the time goes."""
+"""`snapvideo bench`: measurements, and the time of each part of the network."""
 
 import functools
 import itertools
@@ -97,7 +97,7 @@ def test_an_instruction_belongs_to_the_part_that_its_scopes_name(op_name, part):
     assert scopes.part_of(op_name) == part
 
 
-def test_passes_of_a_step_are_told_apart():
+def test_passes_of_a_step_are_distinguished():
     passes = [
         scopes.pass_of(f"jit(train_step)/{scope}/mul")
         for scope in ("jvp(first_pass)/FIT", "jvp(FIT)", "transpose(jvp(FIT))", "x")
@@ -182,7 +182,7 @@ def test_the_forward_pass_and_the_sampler_are_measured_for_people(bench):
 
 
 def test_the_forecast_stands_beside_what_was_measured(bench, monkeypatch):
-    """A run takes 2 seconds, by a clock that goes on by 2 whenever it is read."""
+    """A run takes 2 seconds by a clock that advances by 2 at each reading."""
     fake = Program(lambda: 0, None, compile_seconds=1.0, clips=8, flops=4e12)
     monkeypatch.setitem(measure.PROGRAMS, "train step", lambda *_: fake)
     monkeypatch.setattr(measure.time, "perf_counter", itertools.count(0, 2).__next__)

@@ -1,4 +1,4 @@
-"""`snapvideo bench data` tells where the time of reading goes, and what a pod needs."""
+"""`snapvideo bench data`: the time of each stage of reading, and the cores of a pod."""
 
 import json
 

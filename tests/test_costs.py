@@ -247,9 +247,9 @@ def test_a_copy_beside_the_rest_takes_time_only_where_memory_is_the_limit():
     assert alone.hbm_bytes == 4e6
     assert alone.seconds == alone.cycle_seconds == pytest.approx(4e6 / RATE)
     product = "ROOT %y = f32[1000,1000]{1,0:S(1)} convolution(%done, %done)"
-    beside = of(program([*copy, f"{product}, dim_labels=bf_io->bf"]))
-    assert beside.hbm_bytes == 4e6
-    assert beside.seconds == pytest.approx(2e9 / PEAK)
+    overlapped = of(program([*copy, f"{product}, dim_labels=bf_io->bf"]))
+    assert overlapped.hbm_bytes == 4e6
+    assert overlapped.seconds == pytest.approx(2e9 / PEAK)
 
 
 # Kernels.

@@ -1,4 +1,4 @@
-"""Plans that are kept: they still hold, and docs/plans.md shows them."""
+"""Golden plans: recompiled plans equal them, and docs/plans.md shows them."""
 
 import copy
 import datetime

@@ -1,4 +1,4 @@
-"""Plans: the real step, compiled for TPUs that are not here, and what it tells."""
+"""Plans: the train step and the sampler, compiled ahead of time for TPUs."""
 
 import functools
 import json
@@ -33,14 +33,14 @@ def small_sampler():
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
+def plan_cache(tmp_path, monkeypatch):
     """An empty folder of plans."""
     monkeypatch.setattr(cache, "CACHE", tmp_path / "plans")
     return tmp_path / "plans"
 
 
 @pytest.mark.parametrize("name", ["demo-v5e-2x2", "sample-demo-v5e-2x2"])
-def test_small_plans_that_are_kept_still_hold(name):
+def test_small_golden_plans_are_reproduced(name):
     found = drift(golden_plan(name), compiled(name))
     assert not found, f"{found}; if it is meant: snapvideo plan --golden {name}"
 
@@ -134,7 +134,7 @@ def test_a_step_that_does_not_fit_says_by_how_much():
     assert "does NOT fit  by 1.5 GB a device" in planning.describe(result)
 
 
-def test_the_compilers_refusal_tells_the_memory():
+def test_the_memory_is_read_from_the_compilers_refusal():
     refusal = RuntimeError("Ran out of memory. Used 33.27G of 30.75G hbm. Exceeded ...")
     assert compile._exhausted(refusal) == 33.27 * 2**30
     refusal = RuntimeError(
@@ -146,7 +146,7 @@ def test_the_compilers_refusal_tells_the_memory():
         compile._exhausted(RuntimeError("something else"))
 
 
-def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
+def test_a_second_plan_comes_from_the_cache(plan_cache, monkeypatch):
     calls = []
     monkeypatch.setattr(
         cache, "compile_plan", lambda asked: calls.append(asked) or {"n": 1}
@@ -155,7 +155,7 @@ def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
     assert not cache.is_cached(request)
     assert planning.cached_plan(request) == planning.cached_plan(request) == {"n": 1}
     assert cache.is_cached(request)
-    assert len(calls) == 1 and len(list(kept.iterdir())) == 1
+    assert len(calls) == 1 and len(list(plan_cache.iterdir())) == 1
     planning.cached_plan(
         PlanRequest(tiny_config("nowhere", "model.dropout=0.2"), SMALL)
     )
@@ -166,7 +166,7 @@ def test_a_second_plan_comes_from_the_cache(kept, monkeypatch):
     assert len(calls) == 4
 
 
-def test_a_refusal_of_the_compiler_is_kept_too(kept, monkeypatch):
+def test_a_refusal_of_the_compiler_is_cached_too(plan_cache, monkeypatch):
     calls = []
 
     def compile_plan(request):
@@ -228,14 +228,16 @@ OF_V5E = (*CONFIG, "--topology", "v5e:2x2")
         ),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(line, message, kept, monkeypatch, capsys):
+def test_what_cannot_be_planned_is_one_line(
+    line, message, plan_cache, monkeypatch, capsys
+):
     monkeypatch.setattr(sys, "argv", ["snapvideo", "plan", *line])
     with pytest.raises(SystemExit, match="2"):
         __main__.main()
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, error), error
     assert error.startswith("snapvideo: error: ")
-    assert not kept.exists()
+    assert not plan_cache.exists()
 
 
 def test_an_upsampler_has_no_sampler_to_plan():
@@ -245,7 +247,7 @@ def test_an_upsampler_has_no_sampler_to_plan():
         planning.compile_plan(PlanRequest(config, SMALL, clips=4))
 
 
-def test_a_layout_needs_no_compilation(kept, monkeypatch, capsys):
+def test_a_layout_needs_no_compilation(plan_cache, monkeypatch, capsys):
     line = ["snapvideo", "plan", *OF_V5E, "--config.mesh.fsdp=4", "--layout"]
     monkeypatch.setattr(sys, "argv", line)
     __main__.main()
@@ -253,8 +255,10 @@ def test_a_layout_needs_no_compilation(kept, monkeypatch, capsys):
     assert "hidden/kernel[blocks, embed_fsdp, mlp]  2 x 16 x 64  " in out
 
 
-def test_what_does_not_fit_tells_what_would(kept, monkeypatch, capsys):
-    """Through the command line; compilations are played."""
+def test_a_plan_that_does_not_fit_reports_a_change_that_does(
+    plan_cache, monkeypatch, capsys
+):
+    """Through the command line, with simulated compilations."""
     asked = []
 
     def compile_plan(request):

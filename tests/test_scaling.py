@@ -86,7 +86,7 @@ def test_a_parabola_has_its_least_within_the_sizes_or_none():
         ((np.ones(6), np.arange(1.0, 7), np.ones(6)), "nearly the same size"),
     ],
 )
-def test_runs_that_tell_no_law_are_refused(data, line):
+def test_runs_that_do_not_determine_a_law_are_refused(data, line):
     with pytest.raises(ValueError, match=line):
         law.fit(*data)
 
@@ -153,7 +153,7 @@ def test_noise_levels_of_the_validation_are_those_of_training():
     )
 
 
-def test_losses_are_told_by_noise_bin():
+def test_losses_are_averaged_by_noise_bin():
     losses, sigma = np.array([1.0, 2.0, 3.0, 5.0]), np.array([0.01, 0.3, 0.4, 9.0])
     found = losses_by_noise_bin(losses, sigma, np.array([False, False, False, True]))
     assert found == {
@@ -166,7 +166,7 @@ def test_losses_are_told_by_noise_bin():
 # --- From runs to forecasts -----------------------------------------------------------
 
 
-def test_a_sweep_is_trained_validated_and_goes_on(run, shapes_root, tmp_path):
+def test_a_sweep_is_trained_validated_and_resumed(run, shapes_root, tmp_path):
     out = tmp_path / "sweep"
     unit = flops_per_sample(configs.build(base(shapes_root))) * 8
     generate = [
@@ -227,9 +227,9 @@ def test_fits_forecasts_and_plots_by_the_command_line(run, finished):
     fit = ("scaling", "fit", "--out", finished, "--flops", "1e18", "--plan", plan)
     code, printed, err = run(*fit, "--draws", 20)
     assert code == 0, err
-    kept = json.loads((finished / "law.json").read_text())
-    assert kept["law"]["exponent"] == pytest.approx(0.4, abs=0.01)
-    (row,) = kept["ahead"]
+    saved = json.loads((finished / "law.json").read_text())
+    assert saved["law"]["exponent"] == pytest.approx(0.4, abs=0.01)
+    (row,) = saved["ahead"]
     assert row["flops"] == pytest.approx(KNOWN.best_flops(1e18), rel=0.05)
     assert row["parameters"] == pytest.approx(row["flops"] / 1e3, rel=1e-3)
     hours = 1e18 / extrapolate.flops_per_chip_hour(plan)

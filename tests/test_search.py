@@ -1,5 +1,5 @@
 """What is worth compiling: estimates, the search, and what fits in place of what
-does not. Compilations are played by tables here."""
+does not. Compilations are simulated."""
 
 import functools
 import logging
@@ -39,33 +39,33 @@ def few_choices(monkeypatch):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Plays compilations: a step takes as long, and as much, as a function of its
-    choice says. Holds the questions that were asked for the first time."""
-    asked, kept = [], {}
+    """Simulates compilations: functions of the choice give a step's time and memory.
+    Returns the list of requests that were compiled."""
+    asked, plans = [], {}
 
-    def play(seconds=lambda chosen: 1.0, gigabytes=lambda chosen: 1.0):
+    def simulate(seconds=lambda chosen: 1.0, gigabytes=lambda chosen: 1.0):
         def key_of(request):
             return Choice.of(request.config), request.target, request.clips
 
         def cached_plan(request):
             key = key_of(request)
-            if key not in kept:
+            if key not in plans:
                 asked.append(request)
                 chosen = Choice.of(request.config)
                 peak = 1e9 * gigabytes(chosen)
-                kept[key] = {
+                plans[key] = {
                     "bytes": {"peak": peak, "limit": LIMIT},
                     "fits": peak <= LIMIT,
                     "seconds": {"step": seconds(chosen)},
                     "mfu": {"step": 0.5},
                 }
-            return kept[key]
+            return plans[key]
 
         monkeypatch.setattr(cache, "cached_plan", cached_plan)
-        monkeypatch.setattr(cache, "is_cached", lambda q: key_of(q) in kept)
+        monkeypatch.setattr(cache, "is_cached", lambda q: key_of(q) in plans)
         return asked
 
-    return play
+    return simulate
 
 
 # --- Estimates -----------------------------------------------------------------------
@@ -77,8 +77,8 @@ def test_every_policy_of_the_model_is_searched():
 
 def test_estimates_fall_with_what_saves_memory():
     assert estimate(fsdp=4).state < estimate(fsdp=2).state < estimate().state / 1.5
-    kept = [estimate(remat=remat).activations for remat in ("none", "dots", "layer")]
-    assert kept == sorted(kept, reverse=True)
+    saved = [estimate(remat=remat).activations for remat in ("none", "dots", "layer")]
+    assert saved == sorted(saved, reverse=True)
     half, whole = estimate(microbatches=2), estimate()
     assert half.activations == whole.activations / 2 and half.samples == 4
 

@@ -1,10 +1,10 @@
-"""Makes the compiled programs beside it, which tests of the forecast read.
+"""Writes the compiled programs in this folder, which tests of the forecast read.
 
     python tests/references/make_hlo.py [name ...]
 
 Needs libtpu, no TPU. What no test reads is cut out of the texts: tables of source lines
 and the machine code of Pallas kernels. Another version of the compiler makes other
-programs, whose hand counts in the tests then have to be made anew.
+programs, and requires new hand counts in the tests.
 """
 
 import os
@@ -207,7 +207,7 @@ def attention():
 
 
 def kernel():
-    """A Pallas kernel that tells its cost."""
+    """A Pallas kernel with a cost estimate."""
     mesh = mesh_of("v5e:2x2", 1)
 
     def double(x, result):
