@@ -243,7 +243,7 @@ def test_what_cannot_be_planned_is_one_line(
 def test_an_upsampler_has_no_sampler_to_plan():
     changes = ("model.in_channels=6", "training.low_resolution=(7,8)")
     config = tiny_config("nowhere", *changes)
-    with pytest.raises(ValueError, match="enlarges clips and makes none"):
+    with pytest.raises(ValueError, match="enlarges clips and samples none"):
         planning.compile_plan(PlanRequest(config, SMALL, clips=4))
 
 

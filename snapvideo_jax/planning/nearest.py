@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from snapvideo_jax.io.errors import first_line
+from snapvideo_jax.io.messages import human_bytes
 from snapvideo_jax.planning import cache
 from snapvideo_jax.planning.compile import PlanRequest
 from snapvideo_jax.planning.estimate import Choice, Estimator
@@ -78,8 +79,8 @@ def describe(found: dict[str, Any], limit: float) -> str:
         return f"would fit     no change that is known; {compiled}"
     how = "compiled" if found["verified"] else "estimated, not compiled"
     return (
-        f"would fit     {' '.join(found['changes'])}: {found['peak'] / 1e9:.2f} of "
-        f"{limit / 1e9:.2f} GB a device ({how})"
+        f"would fit     {' '.join(found['changes'])}: "
+        f"{human_bytes(found['peak'], 4)} of {human_bytes(limit, 4)} a device ({how})"
     )
 
 
