@@ -62,7 +62,7 @@ def test_denoised_clips_and_latents_are_ours_to_1e_4(read):
     about = {name: inputs[name] for name in programs.TEXT}
     about["drop_text"] = np.zeros(1, bool)
     latents = np.zeros((1, model.latents, model.latent_width), np.float32)
-    carry = theirs.nothing(1)
+    carry = theirs.no_latents(1)
     for number, sigma in enumerate((20.0, 1.0, 0.05)):  # each told what was before
         noisy = (sigma * rng.normal(size=size)).astype(np.float32)
         level = np.full(1, sigma, np.float32)
@@ -105,5 +105,5 @@ def test_a_bundle_of_another_version_is_refused(read, reader, tmp_path):
     text = (read[0].folder / "config.json").read_text()
     path = tmp_path / "config.json"
     path.write_text(text.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(ValueError, match="is of version 2; this file reads version 1"):
+    with pytest.raises(ValueError, match="has version 2; this file reads version 1"):
         reader.Bundle(tmp_path)

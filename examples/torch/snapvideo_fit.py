@@ -1,11 +1,12 @@
-"""A FIT of a bundle in plain PyTorch: denoiser and sampler in one file to take along.
+"""The FIT of a bundle in plain PyTorch: denoiser and sampler in one file.
 
     python snapvideo_fit.py BUNDLE --out frames.pt
 
-needs torch and safetensors, and nothing of snapvideo_jax. BUNDLE is what `snapvideo
-export` writes; its inputs.safetensors has the embeddings of some captions. A network is
-read by its config: groups of patches that talk through latents, latents that are told
-those of the call before, a denoiser whose signal is scaled for video.
+needs torch and safetensors, and not snapvideo_jax. BUNDLE is a folder of `snapvideo
+export`; its inputs.safetensors has the embeddings of some captions. The config gives the
+network: groups of patches that exchange information through latents, latents that are
+conditioned on those of the previous call, and a denoiser whose signal is scaled for
+video.
 
     bundle = Bundle("BUNDLE")
     clip, latents = bundle.denoise(noisy, sigma, context, latents, known)
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 VERSION = 1
-"""Of the bundles that this file reads."""
+"""Version of the bundles that this file reads."""
 NUMBERS = ("noise_level", "frame_interval", "resolution_height", "resolution_width")
 CONTEXT = ("text", "text_mask", "frame_interval", "resolution")
 
@@ -48,12 +49,12 @@ class Sizes:
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
-    """Of Flax: with a scale, without a bias, and 1e-6 added to the variance."""
+    """As in Flax: with a scale, without a bias, and 1e-6 added to the variance."""
     return nn.LayerNorm(width, eps=1e-6, bias=False)
 
 
 class FeedForward(nn.Module):
-    """``D -> 4D -> D`` with GELU by tanh."""
+    """``D -> 4D -> D`` with the tanh approximation of GELU."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -65,7 +66,7 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """Of ``b q d`` to ``b k f``, where a ``mask`` of ``b k`` is true."""
+    """From ``b q d`` to those of ``b k f`` where a ``mask`` of ``b k`` is true."""
 
     def __init__(self, query_width: int, key_width: int, width: int, heads: int):
         super().__init__()
@@ -79,17 +80,17 @@ class Attention(nn.Module):
         def split(tokens):
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        seen = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             split(self.query(queries)),
             split(self.key(keys)),
             split(self.value(keys)),
             attn_mask=None if mask is None else mask[:, None, None],
         )
-        return self.out(seen.transpose(1, 2).flatten(-2))
+        return self.out(attended.transpose(1, 2).flatten(-2))
 
 
 class Sublayers(nn.Module):
-    """Attention to a source, or to oneself, then feed-forward; both residual."""
+    """Cross- or self-attention, then feed-forward; both residual."""
 
     def __init__(self, width: int, source: int | None, inner: int, heads: int):
         super().__init__()
@@ -108,15 +109,15 @@ class Sublayers(nn.Module):
 
 
 class Block(nn.Module):
-    """Context read, read, global layers, write. Groups are folded into the batch."""
+    """Context read, read, global layers, write. Groups are part of the batch axis."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
         narrow, wide = sizes.patch_width, sizes.latent_width
-        cross, told = min(narrow, wide), sizes.context_width
+        cross, context = min(narrow, wide), sizes.context_width
         heads = narrow // sizes.patch_head_width
         self.groups, self.layers = sizes.groups, sizes.global_layers
-        self.context_read = Sublayers(wide, told, min(told, wide), heads)
+        self.context_read = Sublayers(wide, context, min(context, wide), heads)
         self.read = Sublayers(wide, narrow, cross, heads)
         for layer in range(self.layers):
             own = Sublayers(wide, None, wide, wide // sizes.latent_head_width)
@@ -175,7 +176,7 @@ class ContextTokens(nn.Module):
 
 
 class FIT(nn.Module):
-    """``F`` of the denoiser, and the latents behind it.
+    """``F`` of the denoiser, and its latents.
 
     Names of submodules and parameters are those of the bundle, see `load`.
     """
@@ -198,7 +199,7 @@ class FIT(nn.Module):
         self.pixels = nn.Linear(narrow, sizes.pixels * sizes.out_channels)
 
     def forward(self, noisy, c_noise, context, latents, known):
-        """Arguments as of `Bundle.denoise`, but for the noise level."""
+        """Arguments as of `Bundle.denoise`, with c_noise for the noise level."""
         tokens, mask = self.context(c_noise, context)
         if self.sizes.is_upsampler:
             noisy = torch.cat([noisy, context["low_resolution"]], -1)
@@ -224,7 +225,7 @@ class FIT(nn.Module):
         return cut.flatten(6).flatten(3, 5).flatten(0, 2)
 
     def _joined(self, patches: Tensor) -> Tensor:
-        """The inverse, without the rows that were padded."""
+        """The inverse of `_cut`, without the padded rows."""
         sizes = self.sizes
         (pt, ph, pw), (gh, gw) = sizes.patch, sizes.group
         shape = (-1, sizes.rows, sizes.columns, sizes.depth, gh, gw, pt, ph, pw)
@@ -237,7 +238,7 @@ class FIT(nn.Module):
 
 
 def load(network: FIT, weights: dict[str, Tensor]) -> None:
-    """Copies a bundle's weights; blocks share an array there, kernels are turned."""
+    """Copies a bundle's weights, where blocks are stacked and kernels transposed."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             *path, last = name.split(".")
@@ -250,7 +251,7 @@ def load(network: FIT, weights: dict[str, Tensor]) -> None:
 
 
 class Bundle:
-    """A network with its weights, and the diffusion that it was trained in.
+    """A network with its weights, and the diffusion that it was trained with.
 
     Args:
       folder: of `snapvideo export`.
@@ -264,7 +265,7 @@ class Bundle:
         about = json.loads((folder / "config.json").read_text())
         if about.get("format_version") != VERSION:
             raise ValueError(
-                f"{folder} is of version {about.get('format_version')}; this file "
+                f"{folder} has version {about.get('format_version')}; this file "
                 f"reads version {VERSION}."
             )
         self.config, self.sizes = about["config"], Sizes(about["config"])
@@ -275,8 +276,8 @@ class Bundle:
             weights |= load_file(path)
         load(self.network, weights)
 
-    def nothing(self, count: int) -> tuple[Tensor, Tensor]:
-        """Latents of no call before, and that there was none."""
+    def no_latents(self, count: int) -> tuple[Tensor, Tensor]:
+        """Arguments ``latents`` and ``known`` of the first call."""
         size = (count, self.sizes.latents, self.sizes.latent_width)
         return torch.zeros(size), torch.zeros(count, dtype=torch.bool)
 
@@ -289,7 +290,7 @@ class Bundle:
           sigma: noise level of each sample.
           context: text, text_mask, frame_interval, resolution and drop_text, by name;
             for an upsampler also low_resolution and low_resolution_noise.
-          latents, known: of the call before; see `nothing`.
+          latents, known: of the previous call; `no_latents` for the first.
         """
         level, data, scale = sigma[:, None, None, None, None], *self._scales()
         c_in = (data**2 / scale**2 + level**2) ** -0.5
@@ -297,8 +298,8 @@ class Bundle:
         c_skip = scale * data**2 / shared
         c_out = -scale * level * data * (level**2 + data**2).sqrt() / shared
         c_noise = sigma.log() / 4
-        made, latents = self.network(c_in * noisy, c_noise, context, latents, known)
-        return c_skip * noisy + c_out * made, latents
+        output, latents = self.network(c_in * noisy, c_noise, context, latents, known)
+        return c_skip * noisy + c_out * output, latents
 
     @torch.no_grad()
     def sample(self, noise: Tensor, context: dict, steps: int, guidance: float):
@@ -315,23 +316,24 @@ class Bundle:
         levels = (high + torch.linspace(0, 1, steps) * (low - high)) ** edm["rho"]
         both = {name: torch.cat([value, value]) for name, value in context.items()}
         both["drop_text"] = torch.arange(2 * count) >= count
-        carry = self.nothing(2 * count)
+        carry = self.no_latents(2 * count)
         _, scale = self._scales()
 
         def estimate(x, sigma, carry):
             level = sigma.expand(2 * count)
             clip, latents = self.denoise(torch.cat([x, x]), level, both, *carry)
-            told, untold = clip.chunk(2)
+            conditional, unconditional = clip.chunk(2)
             known = torch.ones(2 * count, dtype=torch.bool)
-            return told + guidance * (told - untold), (latents, known)
+            guided = conditional + guidance * (conditional - unconditional)
+            return guided, (latents, known)
 
         x = edm["sigma_max"] * noise
         for sigma, after in zip(levels[:-1], levels[1:], strict=True):
             clip, carry = estimate(x, sigma, carry)
             slope = (x - clip / scale) / sigma
-            there = x + (after - sigma) * slope
-            clip, carry = estimate(there, after, carry)
-            slope = (slope + (there - clip / scale) / after) / 2
+            euler = x + (after - sigma) * slope
+            clip, carry = estimate(euler, after, carry)
+            slope = (slope + (euler - clip / scale) / after) / 2
             x = x + (after - sigma) * slope
         return estimate(x, levels[-1], carry)[0]
 
