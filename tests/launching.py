@@ -1,4 +1,4 @@
-"""Scripts of launch/ as a user runs them, and a cloud that is played by a script."""
+"""Scripts of launch/ as a user runs them, and a fake cloud."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ RUN = [*CREATE, "--storage", "gs://bucket", "--afterwards", "delete", "--restart
 
 GCLOUD = """\
 #!/usr/bin/env bash
-# Plays gcloud beside one pod with one host, which is the folder $WORLD/host. Lines of
+# A fake gcloud with one pod with one host, which is the folder $WORLD/host. Lines of
 # $WORLD/states are what `list` prints, of $WORLD/ends how a training ends: an exit
 # code, gone (the host is), or nobody (gcloud finds no host, and ends with 0).
 next() { # the first line of a file, and takes it away
@@ -51,7 +51,7 @@ esac
 
 SNAPVIDEO = """\
 #!/usr/bin/env bash
-# Stands where `snapvideo` would, for scripts that only pass on what it is told and how
+# In place of `snapvideo`, for scripts that only pass on its arguments and how
 # it ends. With WAIT it runs until SIGTERM, and ends with 75.
 echo "told: $*"
 if [[ -n ${WAIT:-} ]]; then

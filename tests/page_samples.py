@@ -9,7 +9,7 @@ from snapvideo_jax.io.media import write_mp4
 HOSTILE = (
     "<script>document.title = 'owned'</script> & <b>a</b> \"red\" square </script>"
 )
-"""A prompt that is a page of its own, where it is not shown as text."""
+"""A prompt that is a page itself unless it is shown as text."""
 PROMPTS = ("a red square moves left", HOSTILE, "ein grünes Dreieck, 向右")
 
 

@@ -156,7 +156,7 @@ def test_a_bundle_that_is_not_as_written_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_an_export_writes_over_nothing(run, trained, plain):
+def test_an_export_does_not_overwrite_a_folder(run, trained, plain):
     result = run("export", "--workdir", trained, "--out", plain)
     assert_one_line(result, "is not an empty folder; use another one.")
 
@@ -195,7 +195,7 @@ def test_an_imported_run_begins_with_the_bundle(resumed, plain):
             np.testing.assert_array_equal(found[name], leaf, err_msg=name)
 
 
-def test_train_goes_on_with_an_imported_run(resumed, trained):
+def test_train_resumes_an_imported_run(resumed, trained):
     first, *_, last = read_metrics(resumed[0])
     assert (first["step"], last["step"]) == (1, 12)
     before = read_metrics(trained)
@@ -203,7 +203,7 @@ def test_train_goes_on_with_an_imported_run(resumed, trained):
     assert first["loss"] < before[0]["loss"]
 
 
-def test_what_came_before_an_import_is_not_made_up(run, resumed, tmp_path):
+def test_steps_before_an_import_cannot_be_replayed(run, resumed, tmp_path):
     workdir = shutil.copytree(resumed[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "0", ignore_errors=True)
     result = run("replay", "--workdir", workdir, "--step", 1)
@@ -211,7 +211,7 @@ def test_what_came_before_an_import_is_not_made_up(run, resumed, tmp_path):
     assert "was begun with weights that were imported" in result[2]
 
 
-def test_a_workdir_that_has_something_is_not_imported_to(run, plain, trained):
+def test_an_import_needs_an_empty_workdir(run, plain, trained):
     result = run("import", plain, "--workdir", trained)
     assert_one_line(result, "is not an empty folder; use another one.")
 

@@ -1,4 +1,4 @@
-"""What is known of each chip, and how a device finds its own."""
+"""The data sheet of each chip, and the chip of a device."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from snapvideo_jax.parallel.chips import CHIPS, find_chip, peak_tflops
 TPUS = ("v4", "v5e", "v5p", "v6e")
 
 
-def test_devices_are_known_by_the_longest_name():
+def test_the_longest_matching_name_decides_the_chip():
     assert (peak_tflops("TPU v5"), peak_tflops("TPU v5 lite")) == (459, 197)
     assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
     assert find_chip("TPU v6 lite") is CHIPS["v6e"]

@@ -1,4 +1,4 @@
-"""Several processes do together what one does, and end together when one fails.
+"""Several processes give the results of one, and stop together when one fails.
 
 The processes are real: two with four devices each, or one with eight.
 """
@@ -136,7 +136,7 @@ def test_all_processes_together_load_the_batches_of_one(one, two):
 
 
 @pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
-def test_other_processes_go_on_with_the_next_batch(one, name, request):
+def test_another_number_of_processes_resumes_with_the_next_batch(one, name, request):
     assert request.getfixturevalue(name).samples() == one.samples()[4:]
 
 
@@ -156,7 +156,7 @@ def test_sheets_show_the_clips_of_all_processes(one, two, weights):
 # --- What is written, once -----------------------------------------------------------
 
 
-def test_only_process_0_speaks_on_the_terminal(two):
+def test_only_process_0_logs_to_the_terminal(two):
     (_, out, errors), (_, other_out, other_errors) = two.ends
     assert f"step {STEPS}: loss" in errors
     # Both standard outputs hold only the lines of the library, torn where threads met.
@@ -234,7 +234,7 @@ def test_an_error_of_one_process_ends_all(root, two, tmp_path):
     assert "this batch" in (tmp_path / "run/logs/process_0000.log").read_text()
 
 
-# --- How processes are told of each other --------------------------------------------
+# --- Settings of processes ------------------------------------------------------------
 
 UNSET = ProcessOptions()
 WHOLE = dict(coordinator="host:8476", process_count=4, process_index=3)
@@ -244,12 +244,12 @@ def as_variables(options):
     return {f"SNAPVIDEO_{name.upper()}": str(value) for name, value in options.items()}
 
 
-def test_nothing_is_asked_for_where_nothing_is_set():
+def test_without_settings_there_is_no_configuration():
     assert settings(UNSET, {}) is None
     assert settings(UNSET, {"SNAPVIDEO_COORDINATOR": ""}) is None
 
 
-def test_options_and_variables_say_the_same():
+def test_options_and_variables_are_equivalent():
     wanted = ProcessSettings("host:8476", 4, 3)
     assert settings(ProcessOptions(**WHOLE), {}) == wanted
     assert settings(UNSET, as_variables(WHOLE)) == wanted
@@ -289,12 +289,12 @@ def test_one_process_needs_no_coordinator():
         ({"coordinator": "host:70000"}, "has the port 70000; use 1 to 65535"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         settings(UNSET, as_variables(WHOLE | changes))
 
 
-def test_a_wait_that_is_no_number_is_refused():
+def test_an_invalid_wait_is_refused():
     with pytest.raises(
         ValueError, match="--connect_seconds=0 is not a whole number of"
     ):
@@ -314,7 +314,7 @@ def test_a_launcher_of_one_process_joins_nothing(monkeypatch):
     assert not jax.distributed.is_initialized()
 
 
-def test_a_coordinator_that_is_not_there_is_an_error():
+def test_a_missing_coordinator_is_an_error():
     options = ProcessOptions(
         coordinator=f"localhost:{free_port()}",
         process_count=2,
@@ -341,7 +341,7 @@ def test_a_port_that_is_taken_is_an_error():
             initialize(options)
 
 
-def test_processes_that_do_not_come_end_the_program(monkeypatch, capsys):
+def test_missing_processes_end_the_program(monkeypatch, capsys):
     codes, ended = [], threading.Event()
     monkeypatch.setattr(distributed.os, "_exit", lambda code: end_with(code))
 
@@ -370,7 +370,7 @@ def test_processes_are_not_joined_once_devices_are_in_use(monkeypatch):
         initialize(UNSET)
 
 
-def test_what_jax_finds_wrong_with_a_cluster_comes_out(monkeypatch):
+def test_errors_of_jax_about_a_cluster_are_passed_on(monkeypatch):
     def half_a_cluster(**_):
         raise ValueError("Number of processes must be defined.")
 
@@ -384,7 +384,7 @@ def test_what_jax_finds_wrong_with_a_cluster_comes_out(monkeypatch):
 
 
 class Board(dict):
-    """What processes tell each other through, for tests in one process."""
+    """A coordination service for tests in one process."""
 
     def key_value_set(self, key, value):
         self[key] = value
@@ -393,7 +393,7 @@ class Board(dict):
         return self[key]
 
 
-def test_all_processes_must_have_what_process_0_has(monkeypatch):
+def test_all_processes_must_have_the_value_of_process_0(monkeypatch):
     board = Board()
     monkeypatch.setattr(coordinator, "client", lambda: board)
     monkeypatch.setattr(jax, "process_count", lambda: 3)

@@ -87,9 +87,7 @@ def test_cached_embeddings_are_those_made_online(encode, encoder, captions, tmp_
     assert np.mean(text == expected) > 0.5
 
 
-def test_killed_and_run_again_it_writes_the_same_bytes(
-    encode, encoder, captions, tmp_path
-):
+def test_a_killed_run_resumes_with_the_same_bytes(encode, encoder, captions, tmp_path):
     assert encode(*options(encoder, captions, tmp_path / "whole"))[0] == 0
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "snapvideo_jax", "encode_text"]
@@ -107,7 +105,7 @@ def test_killed_and_run_again_it_writes_the_same_bytes(
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_shard_that_was_deleted_is_made_again(encode, encoder, captions, tmp_path):
+def test_a_deleted_shard_is_written_again(encode, encoder, captions, tmp_path):
     out = tmp_path / "cache"
     assert encode(*options(encoder, captions, out))[0] == 0
     before = contents(out)
@@ -145,7 +143,7 @@ def test_more_captions_are_added_and_those_there_are_left(
         (["--plan", "9"], "--plan needs --config FILE"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_invalid_options_are_one_line(
     encode, encoder, captions, tmp_path, change, words
 ):
     code, _, err = encode(*options(encoder, captions, tmp_path / "out"), *change)
@@ -166,7 +164,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
         ),
     ],
 )
-def test_a_file_of_captions_that_makes_no_sense_is_refused(
+def test_an_invalid_file_of_captions_is_refused(
     encode, encoder, tmp_path, name, data, words
 ):
     (tmp_path / name).write_bytes(data)
@@ -177,7 +175,7 @@ def test_a_file_of_captions_that_makes_no_sense_is_refused(
 # --- Plans ----------------------------------------------------------------------------
 
 
-def test_a_plan_tells_bytes_rates_and_flops(encode):
+def test_a_plan_reports_bytes_rates_and_flops(encode):
     code, out, err = encode(
         *("--encoder", "t5-11b", "--plan", 10_000_000, "--mean_tokens", 25, "--json"),
         *("--config", "configs/fit.py:size=3p9b", "--step_seconds", 0.5),
@@ -266,7 +264,7 @@ def test_samples_are_made_with_the_encoder_of_the_run(encoder):
     ],
     ids=["captions", "prompts of sheets"],
 )
-def test_training_says_what_a_cache_lacks_before_it_begins(
+def test_training_reports_missing_captions_before_it_starts(
     encode, encoder, clips, tmp_path, prompts, words
 ):
     captions = tmp_path / "captions.txt"
@@ -339,7 +337,7 @@ def cached_run(encode, encoder, root, tmp_path, captions):
 def test_a_caption_of_records_that_a_cache_lacks_is_found_before_the_run(
     encode, encoder, shapes_root, tmp_path, listed, capsys
 ):
-    """All are read from the headers beside the records, else from the records."""
+    """Captions come from header files if there are any, else from the records."""
     root = tmp_path / "records"
     root.mkdir()
     for path in shapes_root.iterdir():

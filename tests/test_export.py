@@ -32,7 +32,7 @@ SMALL_GB = 2e-5
 def whole(trained, tmp_path_factory):
     """A bundle in all formats, its weights in several files.
 
-    In a process of its own: the type checks of the tests take a symbolic batch for no
+    In a separate process: the type checks of the tests take a symbolic batch for no
     number.
     """
     out = tmp_path_factory.mktemp("whole") / "bundle"
@@ -45,7 +45,7 @@ def whole(trained, tmp_path_factory):
 
 
 def export_alone(*options):
-    """`snapvideo export` in a process of its own."""
+    """`snapvideo export` in a separate process."""
     command = [sys.executable, "-m", "snapvideo_jax", "export", *options]
     subprocess.run(command, check=True, cwd=ROOT)
 
@@ -106,7 +106,7 @@ def test_verify_finds_the_outputs_of_the_run(run, whole, trained):
         (["--cascade_steps", "4"], "--cascade_steps is for the second stage; give --c"),
     ],
 )
-def test_an_export_that_cannot_be_is_refused(run, trained, tmp_path, options, part):
+def test_invalid_options_are_refused(run, trained, tmp_path, options, part):
     out = tmp_path / "out"
     result = run("export", "--workdir", trained, "--out", out, *options)
     assert_one_line(result, part)
@@ -142,7 +142,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
-def test_the_signature_tells_what_goes_in_and_comes_out(whole):
+def test_the_signature_lists_inputs_and_outputs(whole):
     signature = json.loads((whole / "stablehlo" / "signature.json").read_text())
     assert signature["platforms"] == ["tpu", "cuda", "cpu"]
     assert signature["sampler"] == {"solver": "heun", "steps": 2, "churn": 0.0}
@@ -278,7 +278,7 @@ def test_verify_calls_the_sampler_of_an_upsampler(run, runs, both):
 # --- The card and the docs -----------------------------------------------------------
 
 
-def test_the_card_tells_what_lies_in_the_workdir(trained, whole, tmp_path):
+def test_the_card_lists_data_loss_and_scores(trained, whole, tmp_path):
     about = json.loads((whole / "config.json").read_text())
     found = bundle.read(whole)
     workdir = tmp_path / "my run"
@@ -308,7 +308,7 @@ def test_the_card_tells_what_lies_in_the_workdir(trained, whole, tmp_path):
     assert str(tmp_path) not in card
 
 
-def test_the_card_says_where_nothing_is_known(whole, tmp_path):
+def test_the_card_states_what_is_unknown(whole, tmp_path):
     about = json.loads((whole / "config.json").read_text())
     about["config"]["text"] |= {"name": "t5", "width": 1024}
     experiment = bundle.read(whole).experiment

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, error messages, and comparison of settings."""
 
 import json
 import signal
@@ -7,11 +7,18 @@ import sys
 
 import pytest
 
+from snapvideo_jax.io import resume
 from snapvideo_jax.io.errors import first_line
-from snapvideo_jax.io.files import remove_temporary_files, write_atomically, write_json
+from snapvideo_jax.io.files import (
+    check_empty,
+    remove_temporary_files,
+    write_atomically,
+    write_json,
+)
+from snapvideo_jax.io.messages import did_you_mean, human_bytes
 
 
-def test_a_file_is_replaced_whole(tmp_path):
+def test_a_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "new" / "summary.json"
     write_atomically(path, b"first")
     write_atomically(path, b"second")
@@ -28,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_what_is_no_json_leaves_the_old_file(tmp_path):
+def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
     path = tmp_path / "summary.json"
     write_json(path, {"loss": [0.5, None]})
     with pytest.raises(TypeError):
@@ -43,14 +50,14 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
         (NotImplementedError(), "NotImplementedError()"),
     ],
 )
-def test_an_error_is_told_in_one_line_even_where_it_says_nothing(error, line):
+def test_an_error_is_one_line_even_without_a_message(error, line):
     assert first_line(error) == line
 
 
-def test_what_a_killed_process_left_is_forgotten_and_nothing_else(tmp_path):
+def test_only_temporary_files_of_killed_processes_are_removed(tmp_path):
     program = f"""
 import os, signal
-from snapvideo_jax import files
+from snapvideo_jax.io import files
 files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 files.write_atomically({str(tmp_path / "summary.json")!r}, b"half")
 """
@@ -61,3 +68,48 @@ files.write_atomically({str(tmp_path / "summary.json")!r}, b"half")
     assert len(list(tmp_path.iterdir())) == 3
     remove_temporary_files(tmp_path)
     assert {each.name for each in tmp_path.iterdir()} == {"config.json", ".hidden"}
+
+
+def test_only_new_and_empty_folders_are_empty(tmp_path):
+    check_empty(tmp_path / "new", "--out")
+    check_empty(tmp_path, "--out")
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match=f"--out={path} is not an empty folder"):
+            check_empty(path, "--out")
+
+
+def test_an_unknown_name_is_answered_with_a_close_one_or_with_all():
+    assert did_you_mean("hune", ("heun", "euler")) == "did you mean 'heun'?"
+    assert did_you_mean("x", ("heun", "euler")) == "use one of heun, euler."
+    assert did_you_mean("x", ("heun",), "see --help.") == "see --help."
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [
+        (128, "0.000128 MB"),
+        (12_345_678, "12.3 MB"),
+        (999.9e6, "1 GB"),
+        (-1.5e9, "-1.5 GB"),
+        (1_234e9, "1.23 TB"),
+    ],
+)
+def test_bytes_have_the_unit_of_their_size(size, text):
+    assert human_bytes(size) == text
+
+
+def test_a_run_resumes_with_the_settings_that_it_was_begun_with(tmp_path):
+    path = tmp_path / "settings.json"
+    settings = {"seed": 1, "size": (2, 3), "data": {"root": "a", "fps": 8}}
+    resume.begin(path, settings, "--out=o", is_writer=False)
+    assert not path.exists()
+    resume.begin(path, settings, "--out=o")
+    resume.begin(path, settings, "--out=o")
+    changed = settings | {"seed": 2, "data": {"root": "b"}}
+    with pytest.raises(ValueError) as error:
+        resume.begin(path, changed, "--out=o", lambda name: name == "data.root")
+    assert str(error.value) == (
+        "--out=o was begun with other settings: data.fps=None (was 8), seed=2 (was 1); "
+        "use another folder, or those settings."
+    )

@@ -12,7 +12,7 @@ from snapvideo_jax.evaluation.pages.gallery import GalleryOptions, build_gallery
 from snapvideo_jax.io.json_lines import finite, read_metrics
 
 
-def test_runs_lie_beside_each_other_by_prompt(run, tmp_path):
+def test_runs_are_shown_side_by_side_by_prompt(run, tmp_path):
     write_samples(tmp_path / "run/step_10", [*PROMPTS, PROMPTS[0]])
     write_samples(tmp_path / "run/step_20", PROMPTS[::-1], seed=1)
     (tmp_path / "run/step_20/result.json").write_text(
@@ -38,7 +38,7 @@ def test_runs_lie_beside_each_other_by_prompt(run, tmp_path):
     assert HOSTILE not in (out / "index.html").read_text()
 
 
-def test_what_cannot_be_used_is_named_and_left_out(run, tmp_path):
+def test_unusable_clips_are_named_and_left_out(run, tmp_path):
     folder = write_samples(tmp_path / "samples", PROMPTS * 2)
     good = (folder / "00001.mp4").read_bytes()
     (folder / "00001.mp4").write_bytes(good[: len(good) // 2])
@@ -88,7 +88,7 @@ def test_numbers_that_json_cannot_hold_become_null():
     assert finite(given) == {"a": [1.5, None], "b": {"c": None}, "d": "text", "e": True}
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_of_one_name_are_named_by_their_folders(tmp_path):
     folders = [tmp_path / name / "samples" for name in ("one", "two")]
     for folder in folders:
         write_samples(folder, PROMPTS[:1])

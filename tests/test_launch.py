@@ -54,7 +54,7 @@ def without(arguments, option):
 # --- All scripts ---------------------------------------------------------------------
 
 
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_finds_no_problem():
     places = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     checker = shutil.which("shellcheck", path=places)
     ran = subprocess.run(
@@ -174,7 +174,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_done(
     assert not (tmp_path / "called").exists()
 
 
-def test_commands_of_the_docs_are_understood():
+def test_commands_of_the_docs_are_valid():
     def check(command):
         if command[0] == "docker":
             assert (ROOT / command[command.index("-f") + 1]).is_file()
@@ -202,7 +202,7 @@ def test_commands_of_the_docs_are_understood():
         ("v6e:2x2", "v6e-4", 1, "v2-alpha-tpuv6e"),
     ],
 )
-def test_a_topology_of_a_plan_is_asked_for_by_its_name(
+def test_a_planned_topology_is_requested_by_its_name(
     topology, accelerator, hosts, version
 ):
     ((*gcloud,),), out = dry("create_pod.sh", "a", *CREATE, "--topology", topology)
@@ -257,7 +257,7 @@ def test_a_host_mounts_the_storage_and_installs_the_checkout(storage, words):
 
 @contextlib.contextmanager
 def check_schema():
-    """Fails with what a schema says, which is told by exceptions of its own."""
+    """Fails with the message of a schema, which raises its own exceptions."""
     try:
         yield
     except kubernetes_validate.ValidationError as error:
@@ -305,7 +305,7 @@ def test_the_manifest_has_a_job_for_each_slice_and_a_pod_for_each_host():
     assert container["args"] == TRAIN[2:]
 
 
-def test_the_manifest_restarts_what_was_taken_away_or_told_to_stop():
+def test_the_manifest_restarts_after_preemptions():
     spec = manifest(*TRAIN)["spec"]
     assert spec["failurePolicy"]["maxRestarts"] == 3
     (rule,) = spec["failurePolicy"]["rules"]
@@ -325,7 +325,7 @@ def test_arguments_reach_the_manifest_as_they_are():
     assert pod["containers"][0]["args"] == TRAIN[2:] + words
 
 
-def test_a_name_that_yaml_knows_stays_a_name():
+def test_a_name_that_is_a_yaml_keyword_stays_a_string():
     code, out, _ = call("gke.sh", "yes", *GKE, "--dry-run", *TRAIN)
     assert code == 0 and yaml.safe_load(out)["metadata"]["name"] == "yes"
 
@@ -338,7 +338,7 @@ def test_a_bucket_is_mounted_by_its_driver():
     assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket"
 
 
-def test_xpk_is_told_one_command():
+def test_xpk_gets_one_command():
     more = ["--image", "i", "--cluster", "c", *WHERE, "--restarts", "3"]
     ((*xpk,),), _ = dry("xpk.sh", "a", *SLICE, *more, *TRAIN, "--config.text=a b")
     assert xpk[:3] == ["xpk", "workload", "create"]
@@ -347,7 +347,7 @@ def test_xpk_is_told_one_command():
     assert told == ["exec", "launch/train_pod.sh", *TRAIN[2:], "--config.text=a b"]
 
 
-def test_slices_each_hold_the_whole_state():
+def test_each_slice_has_a_replica_of_the_state():
     commands, _ = dry("multislice.sh", "a", *RUN[2:], "--", "--config.seed=3")
     assert "--node-count=2" in commands[0]
     start = shlex.split(commands[5][-1].removeprefix("--command="))

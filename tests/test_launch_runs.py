@@ -1,4 +1,4 @@
-"""The scripts of launch/ that are run: beside a cloud that is played, and for real.
+"""The scripts of launch/ that are run: with a fake cloud, and for real.
 
 No cloud is here: `gcloud` is played by a script that knows the states of a queued
 resource. Hosts of a pod and processes of this machine are real.
@@ -34,7 +34,7 @@ def world(tmp_path):
 
 
 class World:
-    """The cloud that ``gcloud`` is played beside."""
+    """The state of the fake cloud."""
 
     def __init__(self, root, checkout):
         self.root, self.checkout = root, checkout
@@ -94,7 +94,7 @@ TRAINED = ["scp", "ssh", "ssh"]
         ),
         # ... and else left to the same command.
         (["ACTIVE"], ["gone"], [], 75, ["list", *TRAINED]),
-        # The run was told to stop by the machine, and saved.
+        # The run was preempted, and saved.
         (["ACTIVE", "SUSPENDED"], [75], [], 75, ["list", *TRAINED, "list"]),
         # An error of the pod's end is none of the run.
         (["ACTIVE", "SUSPENDED"], [2], [], 75, ["list", *TRAINED, "list"]),
@@ -107,9 +107,7 @@ TRAINED = ["scp", "ssh", "ssh"]
         (["error"], [], [], 75, ["list"]),
     ],
 )
-def test_a_pod_is_there_for_as_long_as_its_run(
-    world, states, ends, options, code, verbs
-):
+def test_a_pod_exists_as_long_as_its_run(world, states, ends, options, code, verbs):
     ended, said, called = world.play(states, ends, *options)
     assert called == verbs, said
     assert ended == code, said
@@ -119,7 +117,7 @@ def test_a_pod_is_there_for_as_long_as_its_run(
         assert "costs" in said and "delete_pod.sh a" in said
 
 
-def test_a_pod_that_cannot_be_asked_for_ends_the_script(world):
+def test_a_request_that_fails_ends_the_script(world):
     (world.root / "create").write_text("1")
     code, _, verbs = world.play([""], [])
     assert (code, verbs) == (1, ["list", "create"])
@@ -170,7 +168,7 @@ def host(tmp_path):
         process.communicate()
 
 
-def test_a_host_trains_once_however_often_it_is_asked_to(host):
+def test_a_host_starts_a_training_once(host):
     first = host()
     assert first.stdout.readline() == f"told: train {' '.join(TRAIN[2:])}\n"
     pid = int((host.state / "pid").read_text())
@@ -188,7 +186,7 @@ def test_a_host_trains_once_however_often_it_is_asked_to(host):
     assert said.endswith("The training ended with code 75.\n")
 
 
-def test_a_training_that_was_killed_can_go_on(host):
+def test_a_killed_training_can_be_resumed(host):
     first = host()
     first.stdout.readline()
     os.killpg(int((host.state / "pid").read_text()), signal.SIGKILL)
@@ -213,7 +211,7 @@ def test_processes_run_the_entry_of_a_pod_and_end_with_the_code_of_the_first(tmp
     assert out.count("told: judge\n") == 2
 
 
-def test_two_processes_train_until_they_are_told_to_stop(shapes_root, tmp_path):
+def test_two_processes_train_until_they_are_preempted(shapes_root, tmp_path):
     workdir = tmp_path / "run"
     tools = str(pathlib.Path(sys.executable).parent)
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}

@@ -1,4 +1,4 @@
-"""A layout that makes no sense is refused, and one that does can be read."""
+"""Layouts that replicate too much are refused; others are reported."""
 
 import functools
 import re
@@ -68,7 +68,7 @@ def test_a_mesh_axis_that_divides_no_parameter_is_refused():
     check(mesh_of(data=4, replica=2), odd=((7, 5), KERNEL))
 
 
-def test_a_parameter_of_consequence_whose_sizes_do_not_divide_is_refused():
+def test_a_large_parameter_whose_sizes_do_not_divide_is_refused():
     wanted = r"sizes of 1 parameters do not divide.*odd\[.*\] of 1999 .*mesh.fsdp=4"
     with pytest.raises(ValueError, match=wanted):
         check(mesh_of(fsdp=4), large=LARGE, odd=((1999, 1999), KERNEL))
@@ -77,7 +77,7 @@ def test_a_parameter_of_consequence_whose_sizes_do_not_divide_is_refused():
     check(mesh_of(fsdp=4), small=((8, 8), KERNEL), odd=((7, 7), KERNEL))
 
 
-def test_parameters_that_lie_mostly_whole_are_refused():
+def test_parameters_that_are_mostly_replicated_are_refused():
     params = {f"norm_{n}": ((1000, 1000), ("blocks", "norm")) for n in range(7)}
     wanted = r"10.1% of the parameters are replicated.*at most 2%; .* are norm_6"
     with pytest.raises(ValueError, match=wanted) as refused:
@@ -136,7 +136,7 @@ def test_every_rule_is_used_by_a_parameter_or_an_activation(monkeypatch):
 # --- What is reported ----------------------------------------------------------------
 
 
-def test_a_layout_is_written_behind_its_name():
+def test_a_report_appends_the_layout_to_the_name():
     _, boxed = tiny()
     mesh = mesh_of(fsdp=4, tensor=2)
     rows = layout_report.report(boxed.params, checked_shardings(boxed, mesh).params)
@@ -159,7 +159,7 @@ def test_a_report_has_every_byte_and_begins_with_the_largest():
     assert sum(row["count"] for row in rows) == len(jax.tree.leaves(params))
 
 
-def test_parameters_that_differ_in_a_number_are_one_line():
+def test_parameters_whose_names_differ_in_a_number_share_a_line():
     params = {f"layer_{n}": ((8, 8), KERNEL) for n in range(3)} | {
         "last": ((64, 64), KERNEL)
     }

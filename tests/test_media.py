@@ -40,7 +40,7 @@ def test_an_mp4_holds_the_frames(tmp_path, clip):
     assert np.abs(np.stack(frames).astype(int) - clip).mean() < 6
 
 
-def test_an_mp4_grows_odd_sizes_by_their_edge(tmp_path, clip):
+def test_an_mp4_pads_odd_sizes_with_their_edge(tmp_path, clip):
     media.write_mp4(tmp_path / "clip.mp4", clip[:, :23, :31], 12)
     frames, _ = read_mp4(tmp_path / "clip.mp4")
     assert frames[0].shape == (24, 32, 3)
@@ -53,7 +53,7 @@ def test_an_mp4_keeps_a_fractional_rate(tmp_path, clip):
     assert float(read_mp4(tmp_path / "clip.mp4")[1]) == pytest.approx(29.97, abs=1e-3)
 
 
-def test_a_gif_of_few_colours_is_exact_and_repeats(tmp_path, clip):
+def test_a_gif_of_few_colours_is_exact_and_loops(tmp_path, clip):
     media.write_gif(tmp_path / "clip.gif", clip, 10)
     frames, loop = read_gif(tmp_path / "clip.gif")
     np.testing.assert_array_equal(np.stack([f for f, _ in frames]), clip)
@@ -61,7 +61,7 @@ def test_a_gif_of_few_colours_is_exact_and_repeats(tmp_path, clip):
     assert loop == 0
 
 
-def test_a_gif_of_many_colours_is_close_and_still_where_the_clip_is(tmp_path, clip):
+def test_a_gif_of_many_colours_is_close_and_does_not_flicker(tmp_path, clip):
     ramp = np.linspace(0, 255, 24 * 32).reshape(24, 32, 1)
     frames = np.uint8(clip * 0.5 + ramp * [0.5, 0.3, 0.1])
     media.write_gif(tmp_path / "clip.gif", frames, 10)
@@ -87,7 +87,7 @@ def test_a_png_shows_the_frames_side_by_side(tmp_path, clip):
     np.testing.assert_array_equal(rearrange(strip, "h (t w) c -> t h w c", t=8), clip)
 
 
-def test_a_clip_is_written_in_every_format_asked_for(tmp_path, clip):
+def test_a_clip_is_written_in_every_requested_format(tmp_path, clip):
     paths = media.write_clip(tmp_path / "new" / "a.b", clip, 8, media.FORMATS)
     assert [path.name for path in paths] == ["a.b.mp4", "a.b.gif", "a.b.png"]
     assert all(path.stat().st_size > 0 for path in paths)
@@ -117,7 +117,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, clip, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_clip_that_is_none_is_refused(tmp_path, clip):
+def test_an_invalid_clip_is_refused(tmp_path, clip):
     with pytest.raises(ValueError, match=r"shape \(0, 24, 32, 3\); wanted uint8"):
         media.write_mp4(tmp_path / "clip.mp4", clip[:0], 8)
     with pytest.raises(ValueError, match="fps=0 is not above 0"):

@@ -1,4 +1,4 @@
-"""What the C library is told to do with memory that is free."""
+"""Settings of the C allocator for freed memory."""
 
 import platform
 import subprocess

@@ -1,6 +1,6 @@
 """The pages in a browser: a study voted through by keyboard, a gallery of 2,000 clips.
 
-They need Chromium, its driver and the extra `pages`; CONTRIBUTING.md tells how to get
+They need Chromium, its driver and the extra `pages`; CONTRIBUTING.md says how to get
 them. Pages are opened from the file system, as a reader would.
 """
 
@@ -302,7 +302,7 @@ def test_the_filter_answers_at_once_and_runs_can_be_left_out(browser, gallery):
     assert not browser.find_elements("css selector", ".card")
 
 
-def test_metrics_of_the_runs_lie_beside_each_other(browser, gallery):
+def test_metrics_of_runs_are_shown_side_by_side(browser, gallery):
     show(browser, gallery, "wide")
     browser.find_element("css selector", "#metrics summary").click()
     rows = browser.find_elements("css selector", "#table tr")

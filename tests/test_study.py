@@ -23,7 +23,7 @@ from snapvideo_jax.evaluation.pages.tally import bootstrap_interval
 
 @pytest.fixture(scope="module")
 def key_file(tmp_path_factory):
-    """The key of a study of three methods, whose page lies beside it."""
+    """The key of a study of three methods, and its page."""
     return write_study(tmp_path_factory.mktemp("study"))[1]
 
 
@@ -116,7 +116,7 @@ def test_a_text_cannot_end_the_data_of_a_page():
         ),
     ],
 )
-def test_what_clips_cannot_have_in_common_is_refused(limits, parts):
+def test_limits_that_clips_do_not_meet_are_refused(limits, parts):
     clips = {"a.mp4": (16, 8.0, 64, 64), "b.mp4": (48, 24.0, 36, 96)}
     clips = {Path(name): info_of(*values) for name, values in clips.items()}
     with pytest.raises(ValueError) as error:
@@ -250,7 +250,7 @@ def test_percentages_are_the_share_of_votes(run, study, key_file, tmp_path):
     assert "72 of 72 votes, 3 raters" in out and "66.7 %" in out
 
 
-def test_votes_that_are_not_there_count_for_nothing(run, study, key_file, tmp_path):
+def test_missing_votes_are_not_counted(run, study, key_file, tmp_path):
     _, key = study
     path = write_votes(tmp_path / "a.json", key, "Anna", lambda pair, _: pair["a"])
     content = json.loads(path.read_text())
@@ -274,7 +274,7 @@ def tallied(run, key_file, *files):
     return json.loads(out)
 
 
-def test_a_rater_may_go_on_in_another_file_but_not_vote_twice(
+def test_a_rater_may_use_several_files_but_not_vote_twice(
     run, study, key_file, tmp_path
 ):
     _, key = study
@@ -320,7 +320,7 @@ def test_votes_that_are_not_of_this_study_are_refused(
     assert_one_line(run(*command), *parts)
 
 
-def test_files_that_are_no_votes_or_no_key_are_refused(run, study, key_file, tmp_path):
+def test_other_files_than_votes_and_keys_are_refused(run, study, key_file, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text('{"format": 1')
     assert_one_line(

@@ -132,7 +132,7 @@ def test_no_device_waits_for_more_than_its_part(folder, monkeypatch):
             assert max(sizes[name]) == tensor.size / 8
 
 
-def test_fingerprints_tell_encoders_apart(folder, tmp_path):
+def test_fingerprints_identify_encoders(folder, tmp_path):
     same = shutil.copytree(folder, tmp_path / "elsewhere")
     assert fingerprint(same) == fingerprint(folder)
     change(same, **{"encoder.final_layer_norm.weight": np.ones(WIDTH, np.float32)})
@@ -153,7 +153,7 @@ def test_missing_files_are_listed_with_those_that_are_there(folder):
     assert message.endswith("found: config.json, weights.safetensors.")
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="missing: config.json.* found: nothing"):
         read_sizes(tmp_path / "t5")
 
@@ -227,7 +227,7 @@ def test_embeddings_of_another_width_are_refused_before_anything_is_loaded(folde
         T5Text(str(folder), 4, 4).on_devices(MESH)
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(folder):
+def test_an_invalid_tokenizer_is_refused(folder):
     (folder / "spiece.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match="spiece.model is not a SentencePiece model"):
         T5Text(str(folder), 4, WIDTH).encode(["a"])

@@ -1,4 +1,4 @@
-"""The hash encoder is frozen, tells words apart, and knows their order."""
+"""The hash encoder is deterministic, and encodes words and their order."""
 
 import itertools
 import logging

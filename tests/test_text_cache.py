@@ -1,4 +1,4 @@
-"""A cache gives back what was written, and only if it was all written."""
+"""A cache returns what was written, and only complete shards."""
 
 import ml_dtypes
 import numpy as np
@@ -89,7 +89,7 @@ def test_a_cache_made_with_other_settings_is_refused(tmp_path):
         cached(folder, width=16).check(["a"])
 
 
-def test_a_cache_goes_on_with_its_encoder_only(tmp_path):
+def test_a_cache_resumes_with_its_encoder_only(tmp_path):
     folder = write(tmp_path / "cache", ["a"])
     begin_cache(folder, MANIFEST | {"encoder": "moved/elsewhere"})
     with pytest.raises(
@@ -98,7 +98,7 @@ def test_a_cache_goes_on_with_its_encoder_only(tmp_path):
         begin_cache(folder, MANIFEST | {"fingerprint": "1", "tokens": 7})
 
 
-def test_a_folder_that_is_no_cache_is_refused(tmp_path):
+def test_a_folder_without_a_cache_is_refused(tmp_path):
     with pytest.raises(ValueError, match="manifest.json is missing; write one with"):
         cached(tmp_path).encode(["a"])
     begin_cache(tmp_path, MANIFEST)

@@ -3,9 +3,9 @@
     python snapvideo_fit.py BUNDLE --out frames.pt
 
 needs torch and safetensors, and not snapvideo_jax. BUNDLE is a folder of `snapvideo
-export`; its inputs.safetensors has the embeddings of some captions. The config gives the
-network: groups of patches that exchange information through latents, latents that are
-conditioned on those of the previous call, and a denoiser whose signal is scaled for
+export`; its inputs.safetensors has the embeddings of some captions. The config defines
+the network: groups of patches that exchange information through latents, latents that
+are conditioned on those of the previous call, and a denoiser whose signal is scaled for
 video.
 
     bundle = Bundle("BUNDLE")
