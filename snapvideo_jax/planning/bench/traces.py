@@ -117,7 +117,8 @@ def events(folder: Path) -> Iterator[tuple[str, float]]:
     newest = max(file.parent for file in files)  # folders are named by date and time
     for file in newest.glob("*.xplane.pb"):
         planes = list(ProfileData.from_file(str(file)).planes)
-        devices = [plane for plane in planes if plane.name.startswith("/device:")]
+        # Where libtpu is loaded, a trace without a TPU has an empty device plane as well.
+        devices = [p for p in planes if p.name.startswith("/device:") and list(p.lines)]
         for plane in devices or planes:
             for line in plane.lines:
                 yield from _events_of(line)
