@@ -10,7 +10,7 @@ import pytest
 from helpers import TINY_CONFIG
 
 from snapvideo_jax.parallel import host_memory
-from snapvideo_jax.planning import Target
+from snapvideo_jax.planning import Target, topology_devices
 from snapvideo_jax.planning.bench import (
     Program,
     Times,
@@ -127,6 +127,7 @@ def test_an_instruction_is_of_the_kind_of_what_it_computes(
 
 
 def test_a_trace_of_another_program_has_no_table(tmp_path):
+    topology_devices(Target("v5e:2x2"))  # loads libtpu, which adds an empty plane
     ran = jax.jit(lambda x: jnp.sin(x).sum()).lower(jnp.ones(100)).compile()
     with jax.profiler.trace(str(tmp_path)):
         for _ in range(20):  # on a busy machine a trace may miss a run this short

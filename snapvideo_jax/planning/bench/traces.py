@@ -117,7 +117,7 @@ def events(folder: Path) -> Iterator[tuple[str, float]]:
     newest = max(file.parent for file in files)  # folders are named by date and time
     for file in newest.glob("*.xplane.pb"):
         planes = list(ProfileData.from_file(str(file)).planes)
-        # Where libtpu is loaded, a trace without a TPU has an empty device plane as well.
+        # libtpu, once loaded, adds an empty device plane to traces without a TPU.
         devices = [p for p in planes if p.name.startswith("/device:") and list(p.lines)]
         for plane in devices or planes:
             for line in plane.lines:
