@@ -9,7 +9,6 @@ arrays and back, so that processes exchange files.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,7 +21,7 @@ class Statistic:
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Statistic":
         fields = {name: x if x.ndim else x.item() for name, x in arrays.items()}
         return cls(**fields)
 
