@@ -1,13 +1,13 @@
-"""What more patches and more latents cost: the claim of a FIT, measured on this CPU.
+"""The cost of a FIT by numbers of patches and of latents, measured on this CPU.
 
     pip install -e '.[parity]'
     python benchmarks/cost_curves.py --out docs/cost_curves.png
 
 FIT 500M with widths divided by 8, with 2 of its 6 blocks (every block costs the same)
 and one clip, in float32. Patches vary with the number of frames at 512 latents, latents
-vary at 2,560 patches. All sizes take turns, so that ratios hold on a machine that does
-other things as well. FLOPs of the narrow program are the compiler's, of the program
-without loops; those of FIT 500M are counted from its shapes.
+vary at 2,560 patches. Runs of all sizes alternate, so that ratios hold on a busy
+machine. FLOPs of the narrow program are the compiler's, of the program without loops;
+those of FIT 500M are counted from its shapes.
 """
 
 import argparse
@@ -24,10 +24,7 @@ from torch_parity import narrow_config  # noqa: E402
 from snapvideo_jax import config as configs  # noqa: E402
 from snapvideo_jax.models.flops import flops_forward  # noqa: E402
 from snapvideo_jax.parallel.sharding import make_mesh  # noqa: E402
-from snapvideo_jax.planning.bench import (
-    PROGRAMS,
-    interleaved,  # noqa: E402
-)
+from snapvideo_jax.planning.bench import PROGRAMS, interleaved  # noqa: E402
 
 FRAMES, LATENTS, BLOCKS = 16, 512, 2
 PATCHES_A_FRAME = 160
@@ -35,7 +32,7 @@ CURVES = {
     "patches": [(frames, LATENTS) for frames in (4, 8, 16, 32)],
     "latents": [(FRAMES, latents) for latents in (128, 256, 512, 1024)],
 }
-"""Frames and latents of the points of a curve."""
+"""Frames and latents of each point of a curve."""
 SINGULAR = {"patches": "patch", "latents": "latent"}
 LINES = {
     "forward pass": ("forward, measured", "#0072b2", "o-"),
@@ -46,7 +43,7 @@ LINES = {
 
 
 def experiment(frames: int, latents: int, divisor: int, blocks: int):
-    """A FIT with these sizes on one clip, which always has its first pass."""
+    """A FIT of these sizes on one clip, which is always self-conditioned."""
     config = narrow_config(divisor, latents=latents, blocks=blocks, unroll=blocks)
     config.data.update(frames=frames, videos_per_batch=1)
     config.training.update(self_conditioning=1.0, self_conditioning_period=1)
@@ -73,7 +70,7 @@ def measure(repeats: int) -> dict[str, dict[tuple[int, int], float]]:
 
 
 def exponent(tokens, costs) -> float:
-    """The power of the number of tokens that a cost grows with, from all points."""
+    """Exponent of the growth of a cost with the number of tokens, from all points."""
     return float(np.polyfit(np.log(tokens), np.log(costs), 1)[0])
 
 
@@ -83,7 +80,7 @@ def tokens_of(axis: str, point: tuple[int, int]) -> int:
 
 
 def plot(found, path: str) -> None:
-    """Costs of every point over those of FIT 500M's own number of tokens."""
+    """Costs of every point relative to those at FIT 500M's number of tokens."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), sharey=True)
     for panel, (axis, points) in zip(panels, CURVES.items(), strict=True):
         tokens = np.array([tokens_of(axis, point) for point in points])

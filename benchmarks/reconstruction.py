@@ -58,7 +58,7 @@ def exact(cov: np.ndarray):
 
 
 def network(params, x, c_noise):
-    """``F``: two hidden layers that see the noise level as waves, and a linear way."""
+    """``F``: two hidden layers, which also read the noise level, and a linear path."""
     phase = c_noise[:, None] * jnp.arange(1, 9)
     hidden = jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)], axis=1)
     for name in ("first", "second"):
@@ -67,7 +67,7 @@ def network(params, x, c_noise):
 
 
 def trained(cov: np.ndarray):
-    """A denoiser that has learnt the same clips, and its last loss."""
+    """A denoiser trained on the same clips, and its final loss."""
     edm, keys = EDM_HERE, jax.random.split(jax.random.key(0), 2)
     params = {
         "first": jax.random.normal(keys[0], (SIZE + 16, HIDDEN)) / 8,
@@ -113,7 +113,7 @@ def trained(cov: np.ndarray):
 
 
 def measured(denoise, cov, known, settings) -> tuple[float, float]:
-    """Error of the mean by its size, and the ratio of the variances."""
+    """Relative error of the mean, and the ratio of the variances."""
     frames = is_known(known, FRAMES)
     mask = np.repeat(np.asarray(frames), PIXELS)
     clip = np.linalg.cholesky(cov) @ np.random.default_rng(0).normal(size=SIZE)

@@ -1,9 +1,9 @@
-"""FIT once more, in plain PyTorch: what `torch_parity.py` measures ours against.
+"""FIT in plain PyTorch, the reference of `torch_parity.py`.
 
-Written as one would for PyTorch, from the description of the network and not from our
+Written in PyTorch's style, from the description of the network and not from our
 modules: groups are folded into the batch, since `scaled_dot_product_attention` has a
-fast kernel for four axes only, and blocks are a loop. Submodules have the names that
-parameters have in ours, so that `load` can copy weights across.
+fast kernel for four axes only, and blocks are a loop. Submodules are named like our
+parameters, so that `load` can copy weights.
 """
 
 import math
@@ -145,7 +145,7 @@ class ContextTokens(nn.Module):
 
 
 class TorchFIT(nn.Module):
-    """The network of a `snapvideo_jax.models.FIT`, with weights of its own.
+    """The network of a `snapvideo_jax.models.FIT`, with its own weights.
 
     Args:
       model: our module; gives all sizes.
@@ -170,7 +170,7 @@ class TorchFIT(nn.Module):
         self.pixels = nn.Linear(narrow, pixels * model.out_channels)
 
     def forward(self, noisy, c_noise, context, previous, known):
-        """``F``, and the latents behind it.
+        """``F``, and the final latents.
 
         Args:
           noisy: ``b t h w c``.
@@ -210,14 +210,14 @@ class TorchFIT(nn.Module):
 
 
 def load(network: TorchFIT, params) -> None:
-    """Copies our parameters into ``network``, every one of which has a namesake."""
+    """Copies our parameters into those of the same names in ``network``."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.from_numpy(np.array(namesake(params, name))))
 
 
 def namesake(params, name: str):
-    """The parameter of ours that PyTorch calls ``name``, laid out as PyTorch does."""
+    """Our parameter for PyTorch's ``name``, in PyTorch's layout."""
     *path, last = name.split(".")
     block = int(path.pop(1)) if path[:1] == ["blocks"] else None
     for key in path:

@@ -1,17 +1,16 @@
-"""Our FIT beside the same FIT in plain PyTorch, on this CPU: is XLA used as well?
+"""Speed of our FIT compared with the same FIT in plain PyTorch, on this CPU.
 
     pip install -e '.[parity]'
     python benchmarks/torch_parity.py
 
-FIT 500M with its widths divided by 8 and all of its tokens, in float32. The weights
-are the same, so outputs have to agree before anything is timed. Then both do a whole
-training step (noise, the pass for self-conditioning on 9 of 10 samples, loss,
-gradients, clipping, AdamW, EMA) and the forward pass alone, in turns, in one process
-and on all cores: PyTorch's operators have a thread for each, and our batch is shared by
-a mesh with a device for each, since XLA runs much of a program in one thread a device.
-Memory that is freed stays in the process for both, as in our training.
-Heads are as wide as in FIT 500M and there are fewer of them: a head of 6 channels would
-measure the softmax and little else.
+FIT 500M with its widths divided by 8 and all of its tokens, in float32. The weights are
+equal, so outputs have to agree before anything is timed. Then both run a whole training
+step (noise, the first pass of self-conditioning on 9 of 10 samples, loss, gradients,
+clipping, AdamW, EMA) and the forward pass alone, alternately, in one process and on all
+cores: PyTorch's operators use one thread per core, and our batch is sharded over a mesh
+with one device per core, since XLA runs much of a program in one thread per device.
+Freed memory stays in the process for both, as in our training. There are fewer heads,
+as wide as in FIT 500M: with heads of 6 channels the softmax would dominate.
 """
 
 import argparse
@@ -21,12 +20,12 @@ import sys
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# PyTorch's threads would else keep the cores busy while it is the other one's turn.
+# By default PyTorch's threads keep the cores busy while JAX runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from snapvideo_jax.parallel import host_memory  # noqa: E402
 
-host_memory.retain_freed_pages()  # before there is any thread
+host_memory.retain_freed_pages()  # before any thread starts
 
 import flax.linen as nn  # noqa: E402  (reads the environment above)
 import jax  # noqa: E402
@@ -55,9 +54,9 @@ from snapvideo_jax.types import context_of  # noqa: E402
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TOLERANCE = 1e-4
-"""Most that outputs of either may differ, where they are about 1."""
+"""Largest difference of outputs of about 1 that is accepted."""
 PERIOD = 10
-"""Samples of which 9 are self-conditioned, and the batch."""
+"""Samples of a period, of which 9 are self-conditioned, and of the batch."""
 
 
 def narrow_config(divisor: int = 8, **model) -> ConfigDict:
@@ -90,8 +89,8 @@ class TorchTraining:
 
     Args:
       experiment: gives diffusion, optimizer and shares.
-      network: what is trained.
-      batch: of our pipeline's fields.
+      network: the network to train.
+      batch: a `types.Batch`.
     """
 
     def __init__(self, experiment: configs.Experiment, network: TorchFIT, batch):
@@ -179,7 +178,7 @@ def losses(edm: EDM, output, clip, noise, sigma):
 
 
 def nothing(model, count: int):
-    """No latents of a call before."""
+    """The latents of a first call: none."""
     return (
         torch.zeros(count, model.latents, model.latent_width),
         torch.zeros(count, dtype=torch.bool),
@@ -187,7 +186,7 @@ def nothing(model, count: int):
 
 
 def random_parameters(experiment: configs.Experiment):
-    """Parameters none of which is zero: at init a FIT's output is, whatever it does."""
+    """Nonzero parameters; at init a FIT's output is zero for any input."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):

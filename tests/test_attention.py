@@ -82,7 +82,7 @@ def test_on_a_cpu_attention_is_no_kernel():
     assert "pallas" not in str(program)
 
 
-# --- Weights made again --------------------------------------------------------------
+# --- Recomputed weights --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [(), (3,)])
@@ -118,14 +118,14 @@ def test_the_lean_one_in_bfloat16_is_as_exact_as_the_plain_one():
 def test_the_lean_one_keeps_no_weights_for_its_gradient():
     *inputs, _ = arrays(b=1, q=40, k=30, width=8)
     weights = 2 * 40 * 30
-    kept = [
+    saved = [
         max(leaf.size for leaf in jax.tree.leaves(jax.vjp(attend, *inputs)[1]))
         for attend in (attention.plain, attention.lean)
     ]
-    assert kept[0] == weights > kept[1]
+    assert saved[0] == weights > saved[1]
 
 
-def test_a_policy_that_keeps_what_it_names_does_not_run_it_again():
+def test_a_policy_that_saves_attention_does_not_recompute_it():
     *inputs, _ = arrays(b=1, q=40, k=30, width=8)
 
     def exponentials(policy):
@@ -133,8 +133,8 @@ def test_a_policy_that_keeps_what_it_names_does_not_run_it_again():
         program = jax.make_jaxpr(jax.grad(lambda *x: attend(*x).sum()))(*inputs)
         return str(program).count("= exp ")
 
-    kept = jax.checkpoint_policies.save_only_these_names(attention.ATTENTION)
-    assert (exponentials(kept), exponentials(None)) == (2, 3)
+    saved = jax.checkpoint_policies.save_only_these_names(attention.ATTENTION)
+    assert (exponentials(saved), exponentials(None)) == (2, 3)
 
 
 # --- Folded projections --------------------------------------------------------------

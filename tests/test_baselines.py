@@ -41,7 +41,7 @@ MESHES = {
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_run_learns_and_goes_on_where_it_was(model, shapes_root, tmp_path):
+def test_a_run_learns_and_resumes(model, shapes_root, tmp_path):
     # Sheets of one of them are enough: the sampler knows nothing of what a carry is.
     settings = ["run.keep=9", "optimizer.steps=8"]
     settings += [f"sheets.every_steps={8 if model == 'dit' else 0}"]
@@ -156,7 +156,7 @@ def test_fsdp_divides_every_large_kernel(model):
         assert divided or sizes[name] < 512 or ends, name
 
 
-# --- What is told about them ---------------------------------------------------------
+# --- Their plans and reports ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -178,11 +178,11 @@ def test_a_search_knows_what_the_network_can_do(model):
     found = candidates(config, Target("v5e:2x2"), 4)
     contexts = {choice.context for choice, _ in found.ranked}
     assert contexts == ({1} if model == "unet" else {1, 2, 4})
-    kept = [
+    saved = [
         Estimator(config)(Choice(remat), Target("v5e:2x2"), 4).activations
         for remat in ("none", "dots", "layer", "block")
     ]
-    assert kept[0] > kept[1] > kept[2] and min(kept) > 0
+    assert saved[0] > saved[1] > saved[2] and min(saved) > 0
 
 
 # --- The table -----------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_forecasts_are_of_one_clip_and_one_evaluation(monkeypatch):
     assert (read["flops"], read["bytes"]) == pytest.approx((1e12, 0.5e9))
 
 
-def test_plans_that_are_kept_are_shown_where_none_is_asked_for():
+def test_saved_plans_are_shown_where_no_config_is_named():
     plan = golden_plan("fit-500m-v5p-4x4x8")
     found = models.golden_plan_costs("fit-500m")
     of_clip = 1e3 * plan["seconds"]["step"] * 128 / 4096

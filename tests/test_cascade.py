@@ -1,4 +1,4 @@
-"""What an upsampler is told of the clip it enlarges."""
+"""Low-resolution conditioning of an upsampler."""
 
 import jax.numpy as jnp
 import numpy as np

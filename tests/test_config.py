@@ -338,21 +338,21 @@ def test_infinity_survives_the_json():
 
 
 def test_a_workdir_of_another_config_is_refused_with_both_values():
-    kept = configs.to_json(load("fit.py"))
+    saved = configs.to_json(load("fit.py"))
     config = load("fit.py", "--config.optimizer.learning_rate=0.5")
     with pytest.raises(
         ValueError, match="runs/one was begun with other settings"
     ) as it:
-        configs.check_same(config, kept, WHERE)
+        configs.check_same(config, saved, WHERE)
     assert "optimizer.learning_rate=0.5 (was 0.005)" in str(it.value)
 
 
 def test_a_field_that_a_workdir_does_not_know_is_named():
     config = load("demo.py").unlock()
-    kept = configs.to_json(config)
+    saved = configs.to_json(config)
     config.model.depth = 3
     with pytest.raises(ValueError, match=r"model.depth=3 \(was None\)"):
-        configs.check_same(config, kept, WHERE)
+        configs.check_same(config, saved, WHERE)
 
 
 @pytest.mark.parametrize(
@@ -362,10 +362,10 @@ def test_a_field_that_a_workdir_does_not_know_is_named():
     + ["data.num_threads=7", "data.root=elsewhere"],
 )
 def test_what_does_not_change_the_result_may_change_on_resuming(override):
-    kept = configs.to_json(load("demo.py"))
+    saved = configs.to_json(load("demo.py"))
     changed = load("demo.py", f"--config.{override}")
-    assert configs.to_json(changed) != kept
-    assert configs.check_same(changed, kept, WHERE) is None
+    assert configs.to_json(changed) != saved
+    assert configs.check_same(changed, saved, WHERE) is None
 
 
 def test_images_that_are_not_videos_need_whole_periods_of_each_kind():

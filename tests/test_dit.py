@@ -152,7 +152,7 @@ def output_and_gradient(remat):
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
-def test_what_is_kept_changes_neither_output_nor_gradient(remat):
+def test_remat_changes_neither_output_nor_gradient(remat):
     got, expected = output_and_gradient(remat), output_and_gradient("none")
     for left, right in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
         scale = float(jnp.abs(right).max())

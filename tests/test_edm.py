@@ -149,7 +149,7 @@ def test_a_bfloat16_output_is_denoised_in_float32():
     assert EDM().loss(output, clip, eps, sigma).dtype == jnp.float32
 
 
-def test_the_network_is_told_a_quarter_of_the_logarithm_of_the_noise_level():
+def test_c_noise_is_a_quarter_of_the_logarithm_of_the_noise_level():
     sigma = jnp.array([0.002, 1.0, 80.0])
     np.testing.assert_allclose(EDM().c_noise(sigma), np.log(sigma) / 4, rtol=1e-6)
 

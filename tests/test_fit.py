@@ -249,7 +249,7 @@ def test_groups_permuted_with_their_positions_and_latents_permute_the_output():
 # Padding, and fewer frames.
 
 
-def test_padded_rows_are_zeros_that_are_cropped_again():
+def test_padded_rows_are_zeros_and_cropped_from_the_output():
     model, whole = tiny.fit(), tiny.fit(height=8, pad_height=(0, 0))
     params, noisy = tiny.random_params(model), tiny.clip(model)
     padded = jnp.pad(noisy, ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))

@@ -46,7 +46,7 @@ def conditional():
 
 
 def joint():
-    """Every sample conditionally, and beside it unconditionally."""
+    """Every sample conditional, followed by its unconditional copy."""
     return denoiser(interleave(OFFSETS, jnp.zeros(BATCH)))
 
 
@@ -287,7 +287,7 @@ def test_the_interval_is_of_the_ladders_noise_levels():
         return sample(guided, start, jnp.zeros(2 * BATCH), keys, edm, sampler)[0]
 
     plain, _ = sample(conditional(), start, jnp.zeros(BATCH), keys, edm, sampler)
-    # Between two levels there is nothing to guide.
+    # No step has a level in this interval, so nothing is guided.
     gap = (
         float(levels[3] * 0.6 + levels[2] * 0.4),
         float(levels[3] * 0.4 + levels[2] * 0.6),

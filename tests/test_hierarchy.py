@@ -1,4 +1,4 @@
-"""Which frames of a long video are made when (App. C.5)."""
+"""The order in which the frames of a long video are sampled (App. C.5)."""
 
 import pytest
 
@@ -18,28 +18,28 @@ CASES = [
 
 @pytest.mark.parametrize("overlap", [1, 2])
 @pytest.mark.parametrize("frames, rates, length", CASES)
-def test_every_frame_is_made_once_from_frames_that_are_there(
+def test_every_frame_is_new_in_one_window_and_known_after_it(
     frames, rates, length, overlap
 ):
-    there = set()
+    done = set()
     for window in windows(frames, rates, length, overlap=overlap):
         assert len(window.frames) == length
         space = round(rates[-1] / window.fps)
         steps = {b - a for a, b in zip(window.frames, window.frames[1:], strict=False)}
         assert steps == {space}
-        assert set(window.known) == there & set(window.frames)
-        assert not there & set(window.new) and set(window.new) <= set(window.frames)
-        there |= set(window.new)
-    assert set(range(frames)) <= there
+        assert set(window.known) == done & set(window.frames)
+        assert not done & set(window.new) and set(window.new) <= set(window.frames)
+        done |= set(window.new)
+    assert set(range(frames)) <= done
 
 
-def test_the_lowest_rate_goes_on_from_its_last_frame():
+def test_the_lowest_rate_continues_from_its_last_frame():
     lowest = [window for window in windows(181, (6, 24), 16) if window.fps == 6]
     assert [window.known for window in lowest] == [(), (60,), (120,)]
     assert lowest[1].frames == tuple(range(60, 121, 4))
 
 
-def test_a_clip_of_the_lowest_rate_may_know_more_frames_of_the_one_before():
+def test_a_window_of_the_lowest_rate_may_overlap_the_previous_one_further():
     plan = windows(64, (8, 24), 8, overlap=3)
     lowest = [window for window in plan if window.fps == 8]
     assert [window.known for window in lowest[:2]] == [(), (15, 18, 21)]
@@ -49,7 +49,7 @@ def test_a_clip_of_the_lowest_rate_may_know_more_frames_of_the_one_before():
 
 
 @pytest.mark.parametrize("overlap", [0, 8])
-def test_an_overlap_leaves_frames_to_be_made(overlap):
+def test_an_overlap_has_to_leave_new_frames(overlap):
     with pytest.raises(ValueError, match=f"--overlap={overlap} is out of.* 1 to 7"):
         windows(64, (24,), 8, overlap=overlap)
 

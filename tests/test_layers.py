@@ -225,7 +225,7 @@ def test_sinusoids_have_geometric_periods_from_the_shortest_to_the_longest():
 
 
 @pytest.mark.parametrize("remat, made", [("layer", 8), ("dots", 6), ("latent_dots", 6)])
-def test_a_backward_pass_that_keeps_products_makes_none_again(remat, made):
+def test_a_backward_pass_that_saves_products_recomputes_none(remat, made):
     """Two products are six with their gradients."""
 
     def loss(tokens, first, second):

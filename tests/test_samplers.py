@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_steps(solver):
     assert many - few < 300 * 64 < start.nbytes * 300
 
 
-def test_a_stepwise_denoiser_is_told_the_step_by_all_of_its_calls():
+def test_all_calls_of_a_step_use_the_denoiser_of_that_step():
     def at(index):
         return lambda x, sigma, carry: (x, carry.at[index].add(1))
 

@@ -139,12 +139,12 @@ def watched(batch, training=PLAIN, edm=None, key=KEY, step_key=KEY):
 
 def test_an_upsampler_sees_the_shrunk_clip_with_a_known_amount_of_noise():
     batch, size = batch_of(tiny.fit(), 64), (3, 4)
-    told, training = [], dataclasses.replace(PLAIN, low_resolution=size)
+    conditioning, training = [], dataclasses.replace(PLAIN, low_resolution=size)
     for most in (0.0, 0.5):
         training = dataclasses.replace(training, low_resolution_noise=most)
         ((_, _, context, _),) = watched(batch, training)
-        told.append((context.low_resolution, context.low_resolution_noise))
-    (clean, none), (noisy, level) = told
+        conditioning.append((context.low_resolution, context.low_resolution_noise))
+    (clean, none), (noisy, level) = conditioning
     expected = enlarge(shrink(pixels(batch["video"]), size), (6, 8))
     np.testing.assert_allclose(clean, expected, atol=1e-5)
     assert not none.any() and 0 <= level.min() and level.max() <= 0.5

@@ -1,4 +1,4 @@
-"""The denoising strip of a sample: what is kept, and that it changes nothing."""
+"""Recorded sampling trajectories, and that recording does not change the result."""
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,16 @@ def shrinking(x, sigma, carry):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_first_calls_of_steps_are_kept_and_the_result_is_the_same(solver):
+def test_first_calls_of_steps_are_recorded_and_the_result_is_the_same(solver):
     edm, sampler = EDM(), Sampler(steps=7, solver=solver)
     keys = jax.random.split(jax.random.key(0), 2)
     start = edm.sigma_max * jax.random.normal(keys[0], (2, 2, 3, 4, 3))
 
-    def make(kept):
+    def make(count):
         denoise, carry = shrinking, jnp.zeros(())
-        if kept:
-            denoise = recorded(denoise, edm, sampler.steps, kept)
-            carry = carry, empty_recording(start, sampler.steps, kept)
+        if count:
+            denoise = recorded(denoise, edm, sampler.steps, count)
+            carry = carry, empty_recording(start, sampler.steps, count)
         return jax.jit(lambda: sample(denoise, start, carry, keys, edm, sampler))()
 
     plain, calls = make(0)
@@ -52,12 +52,12 @@ def test_first_calls_of_steps_are_kept_and_the_result_is_the_same(solver):
     assert ratio.std() < 1e-3 and 0 < ratio.mean() < 1, level
 
 
-def test_steps_that_are_kept_are_spread_over_a_run():
+def test_recorded_steps_are_evenly_spaced():
     assert recorded_steps(256, 4) == (0, 85, 170, 255)
     assert recorded_steps(2, 8) == (0, 1) and recorded_steps(1, 8) == (0,)
 
 
-def test_the_strip_is_written_beside_the_clip(run, tmp_path):
+def test_the_strip_is_written_next_to_the_clip(run, tmp_path):
     """3 noise levels, 2 rows of clips of 16x14 px."""
     workdir = make_run(tmp_path / "run")
     command = ("sample", "--workdir", workdir, "--prompt", "a", "--steps", 4)

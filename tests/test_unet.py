@@ -74,14 +74,14 @@ def test_without_what_is_not_of_images_they_are_the_published_image_network(
     """Those of guided-diffusion's own class: no text, no time, one number."""
     of_video = ("text", "time", "text keys and values")
     others = ("frame_interval", "resolution")
-    kept = {
+    of_images = {
         name: shape
         for name, shape in shapes_of(size).items()
         if part_of(name) not in of_video
         and "_time/" not in name
         and not any(name.startswith(f"numbers/{other}") for other in others)
     }
-    assert count(kept) == parameters
+    assert count(of_images) == parameters
 
 
 @pytest.mark.parametrize("row", range(8))
@@ -195,10 +195,10 @@ def float64(tree):
 def test_a_residual_block_is_the_published_one_of_every_frame(resample):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
-    clip, told = tiny.normal(0, 2, 3, 4, 6, 8), tiny.normal(1, 2, 5)
+    clip, embedding = tiny.normal(0, 2, 3, 4, 6, 8), tiny.normal(1, 2, 5)
     module = Residual(12, resample, 4, 0.0, "float32")
-    params = params_of(module, clip, told, False)
-    got = module.apply({"params": params}, clip, told, False)
+    params = params_of(module, clip, embedding, False)
+    got = module.apply({"params": params}, clip, embedding, False)
 
     def tensor(array):
         return torch.from_numpy(np.asarray(array, np.float64))
@@ -220,7 +220,7 @@ def test_a_residual_block_is_the_published_one_of_every_frame(resample):
     x = tensor(clip).flatten(0, 1).permute(0, 3, 1, 2)
     hidden = conv(resize(functional.silu(norm(x, params["norm"]))), params["conv"])
     layer = params["scale_shift"]
-    vector = functional.silu(tensor(told)) @ tensor(layer["kernel"])
+    vector = functional.silu(tensor(embedding)) @ tensor(layer["kernel"])
     vector = (vector + tensor(layer["bias"])).repeat_interleave(3, 0)[..., None, None]
     scale, shift = vector.chunk(2, dim=1)
     hidden = norm(hidden, params["hidden_norm"]) * (1 + scale) + shift
@@ -365,7 +365,7 @@ def output_and_gradient(model):
     return both(params)
 
 
-def test_what_is_kept_changes_neither_output_nor_gradient():
+def test_remat_changes_neither_output_nor_gradient():
     expected = output_and_gradient(tiny.unet())
     for remat in ("dots", "layer"):
         got = output_and_gradient(tiny.unet(remat=remat))
