@@ -9,7 +9,7 @@ const { runs, cards, size } = pageData();
 const ROWS = 4; // Of a block.
 const NEAR = "600px"; // Blocks so near to the window are filled.
 const NARROWEST = 190; // Of a clip, in pixels, where the window is wide enough.
-const MOST_BESIDE = 4; // Clips in a row of a card.
+const MOST_CLIPS_IN_ROW = 4; // Clips in a row of a card.
 
 const grid = byId("grid");
 const words = cards.map((card) => card.prompt.toLowerCase());
@@ -109,17 +109,18 @@ function layOut() {
   near.disconnect();
   const gap = 16;
   const room = grid.clientWidth;
-  const beside = Math.max(1, Math.min(chosen.length, MOST_BESIDE, Math.floor(room / 150)));
-  const wanted = Math.min(room, beside * NARROWEST);
+  const fitting = Math.floor(room / 150);
+  const clipsInRow = Math.max(1, Math.min(chosen.length, MOST_CLIPS_IN_ROW, fitting));
+  const wanted = Math.min(room, clipsInRow * NARROWEST);
   const columns = Math.max(1, Math.floor((room + gap) / (wanted + gap)));
   const width = (room - gap * (columns - 1)) / columns - 2; // Less the border.
-  const lines = Math.ceil(chosen.length / beside);
-  const tall = (((width - 2 * (beside - 1)) / beside) * size[1]) / size[0];
+  const lines = Math.ceil(chosen.length / clipsInRow);
+  const tall = (((width - 2 * (clipsInRow - 1)) / clipsInRow) * size[1]) / size[0];
   const caption = 2.7 * 14.4 + 16; // Two lines of the prompt, and its margin.
   const cardHeight = Math.ceil(lines * (tall + 2) + caption + 2);
   const style = grid.style;
   style.setProperty("--columns", columns);
-  style.setProperty("--beside", beside);
+  style.setProperty("--clips-in-row", clipsInRow);
   style.setProperty("--card-height", `${cardHeight}px`);
   const blocks = [];
   for (let first = 0; first < shown.length; first += ROWS * columns) {
@@ -178,13 +179,13 @@ function showMetrics() {
       }
     }
   }
-  const tell = (value) =>
+  const formatted = (value) =>
     value === undefined ? "–" : value === null ? "not finite" : short(value);
   const body = [...rows].map(([key, values]) => {
     const [name, file] = JSON.parse(key);
     const head = make("th", { scope: "row" }, name, " ");
     head.append(make("span", { className: "faint" }, file));
-    return make("tr", {}, head, ...chosen.map((run) => make("td", {}, tell(values[run]))));
+    return make("tr", {}, head, ...chosen.map((run) => make("td", {}, formatted(values[run]))));
   });
   const names = chosen.map((run) => make("th", { scope: "col" }, runs[run].name));
   byId("table").replaceChildren(make("tr", {}, make("th", {}, "Metric"), ...names), ...body);

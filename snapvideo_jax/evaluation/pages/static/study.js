@@ -1,4 +1,4 @@
-// The page of a study: one pair after the other, votes kept in this browser.
+// The page of a study: one pair after the other, with votes stored in the browser.
 "use strict";
 
 const study = pageData();
