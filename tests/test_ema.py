@@ -18,7 +18,12 @@ from snapvideo_jax.training.checkpoints.ema_snapshots import (
     EmaSnapshotReader,
     UnreadableSnapshot,
 )
-from snapvideo_jax.training.checkpoints.posthoc_ema import Average
+from snapvideo_jax.training.checkpoints.posthoc_ema import (
+    Average,
+    EmaOptions,
+    plan,
+    reconstruct,
+)
 from snapvideo_jax.training.checkpoints.restore import restore_ema_profile
 from snapvideo_jax.training.dry_run import dry_run
 from snapvideo_jax.training.run_folder import RunFolder
@@ -246,6 +251,17 @@ def test_a_plan_reports_errors_for_configs_and_for_runs(runs, run):
     assert there["bytes_there"] > 0.5 * there["disk"]["bytes"]
     code, out, _ = run("ema", "--plan", "--workdir", tracked)
     assert code == 0 and "GB of disk" in out and "there now" in out
+
+
+def test_averages_are_planned_and_reconstructed_from_python(runs, tmp_path):
+    tracked, _, _ = runs
+    assert plan(EmaOptions(workdir=tracked))["step"] == STEPS
+    options = EmaOptions(workdir=tracked, lengths=(0.05,), step=16, out=tmp_path)
+    (about,) = reconstruct(options)
+    assert (about["length"], about["step"]) == (0.05, 16)
+    assert average_in(tmp_path / "0.05-at-16", tracked)[1] == 16
+    with pytest.raises(ValueError, match="--workdir is missing"):
+        reconstruct(EmaOptions(lengths=(0.05,)))
 
 
 # --- Resuming ------------------------------------------------------------------------

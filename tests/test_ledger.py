@@ -46,7 +46,7 @@ def write(workdir, steps, first=0, rows=range(BATCH), keep=100_000, **changes):
     for step in steps:
         batch = batch_of(step, rows, **changes)
         moved = np.where(batch["sample"] % 5 == 0, 3, 0).astype(np.uint32)
-        written.add(step, batch, moved, METRICS)
+        written.record(step, batch, moved, METRICS)
     written.flush()
     written.close()
     return workdir

@@ -5,7 +5,6 @@ import threading
 from typing import Any
 
 from snapvideo_jax.training.preemption import Preemption
-from snapvideo_jax.types import Fetched
 
 SIGNAL_SECONDS = 0.5
 """How long a loader's error waits for SIGTERM: its workers may die of it first."""
@@ -33,7 +32,7 @@ class Prefetch:
         self._asked.put(True)
         self._thread.start()
 
-    def next(self, step: int) -> tuple[Fetched, Any] | None:
+    def next(self, step: int) -> tuple[Any, Any] | None:
         """The batch of update ``step`` and the iterator's state; None once preempted.
 
         Raises:
