@@ -244,7 +244,12 @@ class SearchNoiseOptions(SamplerOptions):
 
 
 def sampler_of(experiment: configs.Experiment, options) -> Sampler:
-    """The experiment's sampler with the changes of `SamplerOptions`."""
+    """The experiment's sampler with the steps, solver and churn of options.
+
+    Args:
+      experiment: of a run.
+      options: `SamplerOptions` or others with these three; None is the experiment's.
+    """
     changes = {
         name: value
         for name in ("steps", "solver", "churn")
