@@ -71,7 +71,7 @@ def call(script, *arguments, cwd=ROOT, **more):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     return ran.returncode, ran.stdout, ran.stderr
 

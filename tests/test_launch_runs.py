@@ -176,11 +176,11 @@ def test_a_host_starts_a_training_once(host):
     second = host()
     assert f"runs already, started by process {pid};" in second.stdout.readline()
     other = host(*TRAIN, "--config.seed=3")
-    said, _ = other.communicate(timeout=60)
+    said, _ = other.communicate(timeout=PATIENCE_SECONDS)
     assert other.returncode == 2 and said.count("\n") == 1
     assert f"Another training runs here, process {pid}: train --config" in said
     os.killpg(pid, signal.SIGTERM)
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 75
     assert said.count("told: ") == 1
     assert said.endswith("The training ended with code 75.\n")
@@ -190,7 +190,7 @@ def test_a_killed_training_can_be_resumed(host):
     first = host()
     first.stdout.readline()
     os.killpg(int((host.state / "pid").read_text()), signal.SIGKILL)
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 75
     again = host()
     assert again.stdout.readline().startswith("told: train")

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import xla_flags
-from processes import PACKAGE
+from processes import PACKAGE, PATIENCE_SECONDS
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 QUICK = {"STEPS": 4, "VIDEOS, IMAGES": (64, 16), "SAMPLER_STEPS": 2}
@@ -46,7 +46,7 @@ def test_it_runs_and_shows_clips_and_trajectories(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", xla_flags.FAST_COMPILE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what clients of kernels warn of is not ours
-        client = nbclient.NotebookClient(book, timeout=240)
+        client = nbclient.NotebookClient(book, timeout=PATIENCE_SECONDS)
         client.resources = {"metadata": {"path": str(tmp_path)}}
         asyncio.run(client.async_execute())
 

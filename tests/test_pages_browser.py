@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from page_samples import HOSTILE, PROMPTS, shown_data, write_samples, write_study
+from processes import PATIENCE_SECONDS
 
 from snapvideo_jax.evaluation.pages.gallery import GalleryOptions, build_gallery
 
@@ -33,7 +34,6 @@ pytestmark = [
         not (CHROMIUM and DRIVER),
         reason="chromium and chromedriver are missing; see CONTRIBUTING.md",
     ),
-    pytest.mark.timeout(900),  # The browser starts slowly on a busy machine.
 ]
 
 
@@ -97,7 +97,7 @@ def press(browser, *keys):
 
 def wait(browser, script, *arguments):
     """What a script gives, once it is true."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE_SECONDS
     while not (found := browser.execute_script(f"return {script}", *arguments)):
         assert time.monotonic() < end, f"never came true: {script}"
         time.sleep(0.05)
@@ -167,7 +167,7 @@ def test_a_whole_study_is_voted_through_by_keyboard(browser, study, run):
     wait(browser, "!document.getElementById('end').hidden")
     assert "all 6 pairs" in browser.find_element("id", "summary").text
     press(browser, Keys.ENTER)  # The button to download has the focus.
-    wait_for = time.monotonic() + 60
+    wait_for = time.monotonic() + PATIENCE_SECONDS
     while not (files := list(browser.saved.glob("votes-*-Anna.json"))):
         assert time.monotonic() < wait_for
         time.sleep(0.05)
