@@ -46,7 +46,7 @@ def judge(options: JudgeOptions) -> dict[str, Any] | None:
     """
     asked = held_out_prompts(options.count)
     prompts = [prompt for prompt, _ in asked]
-    setup = Setup.of(options.workdir, options, prompts)
+    setup = Setup.of(options.workdir, options)  # longer prompts are cut
     run = setup.load()
     generator = run.generator()
     requests = requests_of(prompts, options.batch, **setup.settings)
