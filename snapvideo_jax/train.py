@@ -230,11 +230,7 @@ def train(
 
 
 def _open_data(experiment: configs.Experiment, workdir: Path, over_batch):
-    """The global sample sequence, and an iterator over this process's batches.
-
-    Raises:
-      ValueError: the data cannot be used, or a caption or prompt is too long.
-    """
+    """The global sample sequence, and an iterator over this process's batches."""
     skipped_path = list_path(workdir, jax.process_index())
     joint = make_joint_source(experiment.data, experiment.seed, skipped_path)
     experiment.text.check(joint.captions())

@@ -250,7 +250,7 @@ def test_a_plan_reports_errors_for_configs_and_for_runs(runs, run):
     assert coming["lengths"] == [pytest.approx(row)] and 1e-4 < row["error"] < 0.02
     assert there["bytes_there"] > 0.5 * there["disk"]["bytes"]
     code, out, _ = run("ema", "--plan", "--workdir", tracked)
-    assert code == 0 and "GB of disk" in out and "there now" in out
+    assert code == 0 and "MB of disk" in out and "on disk  " in out
 
 
 def test_averages_are_planned_and_reconstructed_from_python(runs, tmp_path):
@@ -363,7 +363,10 @@ def test_without_snapshots_nothing_is_reconstructed(tracked, trained, run, tmp_p
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (["optimizer.ema_widths=(0.05,0.3)"], r"ema_widths=\(0.05, 0.3\): 0.3 is the"),
+        (
+            ["optimizer.ema_widths=(0.05,0.3)"],
+            r"ema_widths=\(0.05, 0.3\): 0.3 is not the",
+        ),
         (["optimizer.ema_widths=(0.0,)"], "0.0 is not the width of a power-function"),
         (["optimizer.ema_widths=(0.1,0.1)"], "has a width twice"),
         (["optimizer.ema_widths=(0.1,)"], "are useless without snapshots; set"),

@@ -253,12 +253,10 @@ def test_too_many_bad_files_end_the_run(tmp_path):
 
 
 def test_a_workdir_that_processes_do_not_share_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError,
-        match="config.json, which process 0 wrote, does not exist for process",
-    ):
-        folder = RunFolder(tmp_path, is_writer=False)
-        train.save_config(tiny_config("nowhere"), folder, begun=False)
+    folder = RunFolder(tmp_path, is_writer=False)
+    message = "config.json, which process 0 wrote, does not exist for process"
+    with pytest.raises(ValueError, match=message):
+        train.save_config(tiny_config("nowhere"), folder, resumes=False)
 
 
 def test_a_config_may_change_until_there_is_a_checkpoint(tmp_path):

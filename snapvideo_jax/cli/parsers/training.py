@@ -57,17 +57,16 @@ def _add_train(verbs) -> None:
         CONFIG_HELP,
         takes_overrides=True,
     )
-    verb.add_argument(
-        "--config", metavar="FILE[:ARG]", help="(default: the config in --workdir)"
-    )
+    option = verb.add_argument
+    option("--config", metavar="FILE[:ARG]", help="(default: the config in --workdir)")
     _add_folder(verb, "workdir", "folder of the run")
-    verb.add_argument(
+    option(
         "--dry-run",
         action="store_true",
         help="print the resolved config, parameters, tokens and the memory of the "
         "state per device, and exit",
     )
-    verb.add_argument("--json", action="store_true", help="print --dry-run as JSON")
+    option("--json", action="store_true", help="print --dry-run as JSON")
     add_processes(verb)
 
 
@@ -79,9 +78,10 @@ def _add_ema(verbs) -> None:
         EMA_HELP,
         takes_overrides=True,
     )
+    option = verb.add_argument
     _add_folder(verb, "workdir", "of the run")
-    verb.add_argument("--config", metavar="FILE[:ARG]", help="of a run to be planned")
-    verb.add_argument(
+    option("--config", metavar="FILE[:ARG]", help="of a run to be planned")
+    option(
         "--length",
         "--lengths",
         dest="lengths",
@@ -90,30 +90,28 @@ def _add_ema(verbs) -> None:
         metavar="L,L",
         help="relative standard deviations of the averages' profiles, such as 0.12",
     )
-    verb.add_argument(
+    option(
         "--half_life",
         type=several(float),
         default=(),
         metavar="N,N",
         help="lengths given as half-lives, in steps, of exponential averages",
     )
-    verb.add_argument(
-        "--step", type=int, help="of a snapshot (default: the newest one)"
-    )
+    option("--step", type=int, help="of a snapshot (default: the newest one)")
     _add_folder(verb, "out", "(default: WORKDIR/ema_profiles)")
-    verb.add_argument(
+    option(
         "--most_error",
         type=float,
         default=0.1,
         metavar="E",
         help="refuse averages whose profile has a larger relative error (default: 0.1)",
     )
-    verb.add_argument(
+    option(
         "--plan",
         action="store_true",
         help="print the disk that snapshots take and the errors of lengths, and exit",
     )
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    option("--json", action="store_true", help="print JSON")
 
 
 def _add_replay(verbs) -> None:
@@ -124,23 +122,22 @@ def _add_replay(verbs) -> None:
         REPLAY_HELP,
         takes_overrides=True,
     )
+    option = verb.add_argument
     _add_folder(verb, "workdir", "of the run", required=True)
-    verb.add_argument(
-        "--step", required=True, type=integer(least=1), metavar="N", help="from 1"
-    )
-    verb.add_argument(
+    option("--step", required=True, type=integer(least=1), metavar="N", help="from 1")
+    option(
         "--samples",
         type=several(int),
         metavar="I,J",
         help="rows of the batch to look into (default: the 64 with the largest losses)",
     )
-    verb.add_argument(
+    option(
         "--from_checkpoint",
         action="store_true",
         help="use the checkpoint's state as an approximation; recompute nothing",
     )
     _add_folder(verb, "out", "(default: WORKDIR/replay/N)")
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    option("--json", action="store_true", help="print JSON")
 
 
 def _add_rehearse(verbs) -> None:
@@ -151,30 +148,28 @@ def _add_rehearse(verbs) -> None:
         REHEARSE_HELP,
         takes_overrides=True,
     )
-    verb.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    option = verb.add_argument
+    option("--config", required=True, metavar="FILE[:ARG]")
     _add_folder(verb, "out", "a new folder", required=True)
-    verb.add_argument(
+    option(
         "--steps", type=integer(least=6), default=24, help="of each run (default: 24)"
     )
-    verb.add_argument(
-        "--processes",
-        type=integer(least=1),
-        default=2,
-        help="of each run (default: 2)",
+    option(
+        "--processes", type=integer(least=1), default=2, help="of each run (default: 2)"
     )
-    verb.add_argument(
+    option(
         "--seed",
         type=integer(least=0),
         default=0,
         help="of the steps at which faults strike (default: 0)",
     )
-    verb.add_argument(
+    option(
         "--faults", type=several(), metavar="F,F", help="(default: all of the above)"
     )
-    verb.add_argument(
+    option(
         "--kills",
         type=integer(least=1),
         default=3,
         help="of sigkill and save_kill (default: 3)",
     )
-    verb.add_argument("--json", action="store_true", help="print JSON")
+    option("--json", action="store_true", help="print JSON")

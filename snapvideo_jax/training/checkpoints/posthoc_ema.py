@@ -253,11 +253,7 @@ def plan(options: EmaOptions, experiment: Experiment | None = None) -> dict[str,
 
 
 def _until(steps: Sequence[int], step: int | None) -> list[int]:
-    """The steps up to ``step``; all for None.
-
-    Raises:
-      ValueError: ``step`` is not among them, or there are none.
-    """
+    """The steps up to ``step``, which has to be among them; all for None."""
     if not steps:
         raise ValueError("No snapshot can be read.")
     if step is not None and step not in steps:
@@ -267,11 +263,7 @@ def _until(steps: Sequence[int], step: int | None) -> list[int]:
 
 
 def _solved(averages, wanted: Average, most_error: float) -> Solution:
-    """The solution for an average, if its error is small enough.
-
-    Raises:
-      ValueError: it is not; names the lengths whose errors are.
-    """
+    """The solution for an average; refuses one with too large an error."""
     (solution,) = solve(averages, [wanted])
     if solution.error <= most_error:
         return solution

@@ -131,11 +131,7 @@ def _try(name: str, trial: FaultTrial, undisturbed: Path) -> Outcome:
 
 
 def _setup(options: RehearseOptions) -> RunSetup:
-    """What the runs share; checks the config before any of them starts.
-
-    Raises:
-      ValueError: the config cannot be used, or the folder is not empty.
-    """
+    """What the runs share; checks config and folder before any of them starts."""
     out, every = options.out, options.checkpoint_every
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out={out} is not empty; use a new folder.")
