@@ -157,8 +157,8 @@ def describe(fit: dict[str, Any]) -> str:
     law, within = fit["law"], fit["intervals"]
     lines = [
         f"L = E + A (f/{law['flops0']:.3g})^-alpha "
-        f"+ B (d/{law['samples0']:.3g})^-beta, {fit['runs']} runs, errors "
-        f"{fit['median_error']:.2%} in the middle, {fit['largest_error']:.2%} at most"
+        f"+ B (d/{law['samples0']:.3g})^-beta, {fit['runs']} runs, error "
+        f"{fit['median_error']:.2%} (median), {fit['largest_error']:.2%} (largest)"
     ]
     shown = {"floor": "E", "a": "A", "b": "B", "exponent": "f_best ~ C^"}
     for name, (low, high) in within.items():

@@ -133,10 +133,8 @@ def scaled_config(name: str, divide: int = 1, batch: int | None = None) -> Confi
     config.text.width //= divide
     if batch is not None:
         config.data.update(videos_per_batch=batch, images_per_batch=0)
-        if config.training.self_conditioning:
-            config.training.self_conditioning_period = min(batch, 32)
-        else:
-            config.training.self_conditioning_period = 1
+        period = min(batch, 32) if config.training.self_conditioning else 1
+        config.training.self_conditioning_period = period
     if jax.default_backend() == "cpu":
         # No remat, and unrolled loops, as the compiler counts the body of a loop once.
         model.update(dtype="float32", remat="none")
@@ -188,9 +186,8 @@ def measure(
         }
     for name, row in rows.items():
         row["paper_milliseconds"] = dict(NETWORKS[name].paper)
-    device = jax.devices()[0]
     return {
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
         "divide": divide,
@@ -200,7 +197,7 @@ def measure(
     }
 
 
-def forecast(name: str, target: Target) -> dict[str, Any]:
+def planned_costs(name: str, target: Target) -> dict[str, Any]:
     """Costs of a clip by plans of the full size: chip-milliseconds, FLOPs, bytes.
 
     Inference is one evaluation of a sampler of Euler steps without guidance.
@@ -248,7 +245,8 @@ def ratios(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Above 1 the other network is faster, or costs less.
     """
-    found = {}
+    if BASELINE not in rows:
+        return {}
     kinds = {
         "measured": lambda row, use: row[use].get("milliseconds"),
         "model FLOPs": lambda row, use: row[use].get("model_gflops"),
@@ -259,21 +257,19 @@ def ratios(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         "plan's bytes": lambda row, use: _planned(row, use, "gbytes"),
         "paper": lambda row, use: row["paper_milliseconds"].get(use),
     }
-    if BASELINE not in rows:
-        return {}
-    for name, row in rows.items():
-        if name == BASELINE:
-            continue
-        found[name] = {
-            use: {
-                kind: (ours := of(row, use))
-                and (theirs := of(rows[BASELINE], use))
-                and theirs / ours
-                for kind, of in kinds.items()
-            }
+
+    def ratio(of, row, use):
+        ours, baseline = of(row, use), of(rows[BASELINE], use)
+        return ours and baseline and baseline / ours
+
+    return {
+        name: {
+            use: {kind: ratio(of, row, use) for kind, of in kinds.items()}
             for use in PROGRAM_NAMES
         }
-    return found
+        for name, row in rows.items()
+        if name != BASELINE
+    }
 
 
 def _planned(row, use: str, what: str) -> float | None:
@@ -282,10 +278,9 @@ def _planned(row, use: str, what: str) -> float | None:
 
 def describe(result: dict[str, Any]) -> str:
     """What `bench_models` returns as lines of text."""
-    widths = f"widths divided by {result['divide']}"
     lines = [
         f"{result['devices']} x {result['device']}, {result['batch']} clips at once, "
-        f"medians of {result['runs']} turns, {widths}",
+        f"medians of {result['runs']} turns, widths divided by {result['divide']}",
         "",
         f"{'of one clip':<16}{'':<11}{'ms':>10}{'quartiles':>20}{'model GFLOP':>13}"
         f"{'compiled':>11}{'GB':>9}{'plan ms':>10}{'A100 ms':>10}",
