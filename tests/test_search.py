@@ -178,7 +178,7 @@ def test_fields_of_the_command_line_stay_as_they_are():
 
 def test_batches_and_sizes_that_do_not_divide_are_counted():
     found = search.candidates(config(), TARGET, 4)
-    assert all(guess.samples % 1 == 0 for _, guess in found.ranked)
+    assert all(estimate.samples % 1 == 0 for _, estimate in found.ranked)
     assert found.left_out["the mesh does not divide the devices"] > 0
     assert sum(found.left_out.values()) + len(found.ranked) == 3 * 2 * 3 * 3
 

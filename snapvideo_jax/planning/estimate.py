@@ -159,10 +159,10 @@ def _state(experiment: configs.Experiment, sizes: tuple[int, ...]) -> tuple[int,
       ValueError: as `checked_shardings`.
     """
     boxed = _boxed_state(experiment)
-    places = checked_shardings(boxed, AbstractMesh(sizes, AXES))
+    shardings = checked_shardings(boxed, AbstractMesh(sizes, AXES))
     shapes = nn.unbox(boxed)
-    gradients = bytes_per_device(shapes.params, places.params)
-    size = bytes_per_device(shapes, places) + gradients
+    gradients = bytes_per_device(shapes.params, shardings.params)
+    size = bytes_per_device(shapes, shardings) + gradients
     return size, sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
 
 
@@ -177,25 +177,25 @@ def _seconds(experiment, chip: Chip, sizes: dict[str, int], count: int) -> float
     devices = math.prod(sizes.values())
     samples = experiment.data.batch / devices
     passes = train_factor(training.self_conditioned_share)
-    again = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
-    text, guess = experiment.text, model.resource_estimate()
+    recomputed = {"none": 0.0, "dots": 0.02, "latent_dots": 0.1, "offload": 1.1}
+    text, network = experiment.text, model.resource_estimate()
     flops = (
         sum(model.forward_flops(text.tokens, text.width).values())
-        * (passes + again.get(model.remat, 1.0))
+        * (passes + recomputed.get(model.remat, 1.0))
         * samples
     )
     # Parameters are all-gathered in each pass, mostly overlapped, and gradients are
     # reduce-scattered; for shards that are not whole tiles of 16 rows, the compiler
     # uses all-reduces for both.
     fsdp, shards = sizes["fsdp"], sizes["tensor"] * sizes["context"]
-    tiles = guess.narrowest % (16 * fsdp) == 0
+    tiles = network.narrowest % (16 * fsdp) == 0
     times = training.microbatches * (1.2 if tiles else 8.0)
     sent = 2 * count / sizes["tensor"] * times * (fsdp - 1) / fsdp
-    copies = sizes["data"] * sizes["replica"]
-    sent += 4 * count / (sizes["tensor"] * fsdp) * (copies - 1) / copies
+    replicas = sizes["data"] * sizes["replica"]
+    sent += 4 * count / (sizes["tensor"] * fsdp) * (replicas - 1) / replicas
     # The tensor axis sums tokens after attention and feed-forward; the context axis
     # gathers keys.
-    exchanged = passes * guess.exchanged * samples * shards
+    exchanged = passes * network.exchanged * samples * shards
     sent += exchanged * 4 * (sizes["tensor"] > 1)
     sent += exchanged * 2 * (sizes["context"] > 1)
     rate = 2 * chip.torus_dims * chip.ici_gbps * 1e9

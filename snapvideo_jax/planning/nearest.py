@@ -92,17 +92,17 @@ def _of_step(request: PlanRequest, result: dict[str, Any]) -> Iterator[Remedy]:
     known = estimator(own, target, devices)
     scale = max(result["bytes"]["peak"] - known.state, 0.0) / known.activations
     ranked = candidates(config, target, devices).ranked
-    for choice, guess in sorted(ranked, key=lambda item: len(item[0].changed(own))):
+    for choice, estimate in sorted(ranked, key=lambda item: len(item[0].changed(own))):
         if choice != own:
             changed = dataclasses.replace(request, config=choice.applied(config))
-            peak = guess.state + scale * guess.activations
+            peak = estimate.state + scale * estimate.activations
             yield Remedy(changed, choice.overrides(own), peak)
     for remedy, factor in _larger(request):
         try:
-            guess = estimator(own, remedy.request.target, devices * factor)
+            estimate = estimator(own, remedy.request.target, devices * factor)
         except ValueError:
             continue
-        peak = guess.state + scale * guess.activations
+        peak = estimate.state + scale * estimate.activations
         yield dataclasses.replace(remedy, peak=peak)
 
 

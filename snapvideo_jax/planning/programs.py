@@ -56,13 +56,13 @@ class PlannedProgram:
 
 def train_step(experiment: configs.Experiment, mesh: Mesh) -> PlannedProgram:
     """The step that `snapvideo train` runs."""
-    state, places = _state(experiment, mesh)
-    batch = _placed_over_batch(abstract_batch(experiment), mesh)
+    state, shardings = _state(experiment, mesh)
+    batch = _sharded_over_batch(abstract_batch(experiment), mesh)
     training, steps = experiment.training, experiment.optimizer.steps
     size = experiment.data.batch
     return PlannedProgram(
         unit="step",
-        jitted=jit_train_step(experiment, mesh, places),
+        jitted=jit_train_step(experiment, mesh, shardings),
         args=(state, batch, _key(mesh)),
         settings={
             "remat": experiment.model.remat,
@@ -71,10 +71,10 @@ def train_step(experiment: configs.Experiment, mesh: Mesh) -> PlannedProgram:
             "parameters": _count(state.params),
         },
         argument_bytes={
-            "parameters": bytes_held(state.params),
-            "optimizer": bytes_held(state.opt_state),
-            "ema": bytes_held((state.ema, state.powers)),
-            "batch": bytes_held(batch),
+            "parameters": _bytes(state.params),
+            "optimizer": _bytes(state.opt_state),
+            "ema": _bytes((state.ema, state.powers)),
+            "batch": _bytes(batch),
         },
         forward_flops=_forward_flops(experiment),
         passes=train_factor(training.self_conditioned_share),
@@ -92,11 +92,11 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedPr
     """The program by which `snapvideo sample` generates ``clips`` clips at once."""
     state, _ = _state(experiment, mesh)
     settings = experiment.sampler
-    filled = round_up_to_devices(clips, mesh)
-    fields = abstract_batch(experiment, filled)
+    padded = round_up_to_devices(clips, mesh)
+    fields = abstract_batch(experiment, padded)
     numbers = fields.pop("sample")
     fields.pop("video")
-    inputs, numbers = _placed_over_batch((fields, numbers), mesh)
+    inputs, numbers = _sharded_over_batch((fields, numbers), mesh)
     guidance = experiment.sheets.guidance
     return PlannedProgram(
         unit="batch",
@@ -114,12 +114,12 @@ def sampler(experiment: configs.Experiment, mesh: Mesh, clips: int) -> PlannedPr
             "parameters": _count(state.params),
         },
         argument_bytes={
-            "parameters": bytes_held(state.params),
-            "batch": bytes_held((inputs, numbers)),
+            "parameters": _bytes(state.params),
+            "batch": _bytes((inputs, numbers)),
         },
         forward_flops=_forward_flops(experiment),
         passes=settings.calls * (2 if guidance else 1),  # guided: on every clip twice
-        samples=filled,
+        samples=padded,
         throughput=lambda seconds, devices: {
             "seconds_per_clip": seconds / clips,
             "chip_seconds_per_clip": seconds * devices / clips,
@@ -147,7 +147,7 @@ def abstract_batch(
     }
 
 
-def bytes_held(tree) -> int:
+def _bytes(tree) -> int:
     """Bytes on one device of a tree of shapes with shardings."""
     return bytes_per_device(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
 
@@ -155,19 +155,19 @@ def bytes_held(tree) -> int:
 def _state(experiment: configs.Experiment, mesh: Mesh):
     """Shapes of a state with shardings, and the shardings."""
     boxed = abstract_state(experiment)
-    places = checked_shardings(boxed, mesh)
-    return with_shardings(nn.unbox(boxed), places), places
+    shardings = checked_shardings(boxed, mesh)
+    return with_shardings(nn.unbox(boxed), shardings), shardings
 
 
-def _placed_over_batch(tree, mesh: Mesh):
-    over_batch = batch_sharding(mesh)
-    return with_shardings(tree, jax.tree.map(lambda _: over_batch, tree))
+def _sharded_over_batch(tree, mesh: Mesh):
+    sharding = batch_sharding(mesh)
+    return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
 
 
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
 
 
 def _forward_flops(experiment: configs.Experiment) -> dict[str, float]:

@@ -66,20 +66,20 @@ def candidates(
     for name, field in FIELDS.items():
         if field in fixed:
             values[name] = (own[name],)
-    estimate, ranked, left_out = Estimator(config), [], Counter()
+    estimator, ranked, left_out = Estimator(config), [], Counter()
     for combination in itertools.product(*values.values()):
         choice = Choice(*combination)
         try:
-            guess = estimate(choice, target, devices)
+            estimate = estimator(choice, target, devices)
         except ValueError as error:
             left_out[re.sub(r"\d+", "N", str(error).partition(";")[0])] += 1
             continue
-        if guess.samples % 1:
+        if estimate.samples % 1:
             left_out["the batch does not divide"] += 1
-        elif guess.state > target.chip.hbm_bytes:
+        elif estimate.state > target.chip.hbm_bytes:
             left_out["the state alone is too large"] += 1
         else:
-            ranked.append((choice, guess))
+            ranked.append((choice, estimate))
     ranked.sort(key=lambda item: item[1].seconds)
     return Candidates(ranked, left_out)
 
