@@ -14,7 +14,7 @@ HERE = pathlib.Path(__file__).parent
 PACKAGE = str(pathlib.Path(snapvideo_jax.__file__).parents[1])
 """Where the package that is tested lies: in a checkout, or installed."""
 PATIENCE_SECONDS = 1200
-"""How long a test waits for a process at most: many times what a quiet machine needs."""
+"""The longest wait of a test for a process; a quiet machine needs a small part."""
 
 
 def free_port():

@@ -5,6 +5,7 @@ import logging
 import time
 
 import pytest
+from processes import PATIENCE_SECONDS
 
 from snapvideo_jax.training import goodput
 from snapvideo_jax.training.goodput import PARTS, Goodput, RunSummary, process_seconds
@@ -43,13 +44,13 @@ def test_inner_parts_do_not_count_twice(clock):
 
 
 def test_the_parts_add_up_to_the_wall_time_by_real_clocks():
-    began, spent = time.monotonic(), Goodput()
+    before, spent, began = time.monotonic(), Goodput(), time.monotonic()
     spent.started()
     for _ in range(50):
         with spent.timing("data"), spent.timing("step"):
             time.sleep(0.001)
-    whole, wall = sum(spent.seconds().values()), time.monotonic() - began
-    assert whole == pytest.approx(wall, rel=0.01)
+    ended, whole = time.monotonic(), sum(spent.seconds().values())
+    assert ended - began <= whole <= time.monotonic() - before
     assert spent.seconds()["step"] >= 0.05
 
 
@@ -130,7 +131,7 @@ def test_the_time_before_the_first_line_of_a_program_counts():
 @pytest.fixture
 def reports(caplog):
     def wait(count=1):
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_SECONDS
         while len(caplog.messages) < count and time.monotonic() < end:
             time.sleep(0.01)
         return caplog.messages
@@ -138,8 +139,8 @@ def reports(caplog):
     return wait
 
 
-def a_place_of_its_own(seconds):
-    time.sleep(seconds)
+def a_place_of_its_own(reports):
+    return reports()
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,7 @@ def test_the_watchdog_reports_the_part_and_the_stacks(part, words, reports):
     watchdog = Watchdog(0.3 / 60, 100.0, False, spent)
     watchdog.step_finished(7)
     with spent.timing(part):
-        a_place_of_its_own(0.8)
-    (first, *_) = reports()
+        (first, *_) = a_place_of_its_own(reports)
     watchdog.close()
     assert f"since step 7: this process is {words}. All threads:" in first
     assert "in a_place_of_its_own" in first and "most recent call first" in first
@@ -166,10 +166,10 @@ def test_the_watchdog_reports_the_part_and_the_stacks(part, words, reports):
 def test_steps_and_compilations_do_not_make_it_report(reports, caplog):
     spent = Goodput()
     spent.started()
-    watchdog = Watchdog(0.5 / 60, 100.0, False, spent)
+    watchdog = Watchdog(2 / 60, 100.0, False, spent)
     with spent.timing("compile"):
-        time.sleep(1)
-    for step in range(10):
+        time.sleep(2.5)
+    for step in range(25):
         time.sleep(0.1)
         watchdog.step_finished(step)
     watchdog.close()
@@ -180,8 +180,7 @@ def test_a_compilation_that_takes_too_long_is_reported(reports):
     spent = Goodput()
     watchdog = Watchdog(100.0, 0.2 / 60, False, spent)
     with spent.timing("compile"):
-        time.sleep(0.5)
-    assert "this process is compiling" in reports()[0]
+        assert "this process is compiling" in reports()[0]
     watchdog.close()
 
 
