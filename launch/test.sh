@@ -48,6 +48,7 @@ export SNAPVIDEO_TESTS_WHEEL
 checkout=$PWD
 mkdir "$folder/empty"
 cd "$folder/empty"
-# Two processes; the tests of a file share what they set up, so they stay together.
+# Two processes; the tests of a file share what they set up, so they stay together, and
+# the order is that of tests/conftest.py.
 python -m pytest -c "$checkout/pyproject.toml" --rootdir "$checkout" \
-  -q -n 2 --dist loadfile "${arguments[@]}"
+  -q -n 2 --dist loadfile --no-loadscope-reorder "${arguments[@]}"

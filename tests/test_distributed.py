@@ -108,6 +108,7 @@ def one_then_two(root, one, two):
 # --- Two processes do what one does --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "two_then_one", "one_then_two"])
 def test_losses_do_not_depend_on_the_processes(one, name, request):
     ours = read_metrics(request.getfixturevalue(name).workdir)
@@ -118,6 +119,7 @@ def test_losses_do_not_depend_on_the_processes(one, name, request):
             assert line[key] == pytest.approx(other[key], rel=1e-5), line["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "two_then_one", "one_then_two"])
 def test_parameters_do_not_depend_on_the_processes(one, name, request):
     run = request.getfixturevalue(name)
@@ -129,17 +131,20 @@ def test_parameters_do_not_depend_on_the_processes(one, name, request):
             np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_all_processes_together_load_the_batches_of_one(one, two):
     whole = np.arange(STEPS * BATCH).reshape(STEPS, BATCH).tolist()
     assert one.samples() == two.samples() == whole
     assert {len(step) for record in two.records for step in record["samples"]} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two_then_one", "one_then_two"])
 def test_another_number_of_processes_resumes_with_the_next_batch(one, name, request):
     assert request.getfixturevalue(name).samples() == one.samples()[4:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_sheets_show_the_clips_of_all_processes(one, two, weights):
     """Up to a step of 256, as sums may be taken in another order."""
@@ -156,6 +161,7 @@ def test_sheets_show_the_clips_of_all_processes(one, two, weights):
 # --- What is written, once -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_process_0_logs_to_the_terminal(two):
     (_, out, errors), (_, other_out, other_errors) = two.ends
     assert f"step {STEPS}: loss" in errors
@@ -165,6 +171,7 @@ def test_only_process_0_logs_to_the_terminal(two):
         assert "snapvideo" not in silent
 
 
+@pytest.mark.slow
 def test_every_process_has_a_log(one, two):
     logs = {path.name for path in (two.workdir / "logs").glob("*.log")}
     assert logs == {"process_0000.log", "process_0001.log"}
@@ -175,6 +182,7 @@ def test_every_process_has_a_log(one, two):
     assert logs == {"process_0000.log"}
 
 
+@pytest.mark.slow
 def test_files_that_any_process_skips_are_listed_once(one, two, two_then_one):
     for run in (one, two, two_then_one):
         lines = (run.workdir / "skipped.jsonl").read_text().splitlines()
@@ -184,6 +192,7 @@ def test_files_that_any_process_skips_are_listed_once(one, two, two_then_one):
     assert not (two_then_one.workdir / "logs" / "skipped_0001.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first, again", [("one", "two_then_one"), ("two", "one_then_two")]
 )
@@ -209,6 +218,7 @@ def assert_both_end(ends, line):
     assert "snapvideo: error" not in other_errors
 
 
+@pytest.mark.slow
 def test_processes_with_different_configs_end(root, tmp_path):
     arguments = train(root, tmp_path / "run")
     where = ["--process_count=2", f"--coordinator=localhost:{free_port()}"]
@@ -221,6 +231,7 @@ def test_processes_with_different_configs_end(root, tmp_path):
     assert_both_end(ends, "process 1: The digest of the config is ")
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(root, two, tmp_path):
     """Process 0 is then inside a step that waits for process 1."""
     programs = {"JAX_COMPILATION_CACHE_DIR": str(two.programs)}

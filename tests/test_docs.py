@@ -272,6 +272,7 @@ def test_the_api_has_every_module_once():
     assert all(source_of(module).is_file() for module in listed)
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="needs pip install -e '.[docs]'")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir"]

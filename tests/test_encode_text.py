@@ -87,6 +87,7 @@ def test_cached_embeddings_are_those_made_online(encode, encoder, captions, tmp_
     assert np.mean(text == expected) > 0.5
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_bytes(encode, encoder, captions, tmp_path):
     assert encode(*options(encoder, captions, tmp_path / "whole"))[0] == 0
     out = tmp_path / "killed"
@@ -287,6 +288,7 @@ def test_training_reports_missing_captions_before_it_starts(
 # --- Two processes --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_shards_and_write_the_bytes_of_one(
     encoder, captions, tmp_path
 ):
@@ -308,6 +310,7 @@ def test_two_processes_share_the_shards_and_write_the_bytes_of_one(
     assert contents(two) == contents(one)
 
 
+@pytest.mark.slow
 def test_a_cache_of_another_encoder_ends_both_processes(encoder, captions, tmp_path):
     out = tmp_path / "cache"
     out.mkdir()

@@ -186,6 +186,7 @@ def test_the_number_of_shards_does_not_change_scores_and_shards_resume(
     assert code == 2 and f"{lost} is damaged" in log
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(run, small_clip, sets, tmp_path):
     """Each scores its shards on its own devices; process 0 merges them."""
     script = (

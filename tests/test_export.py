@@ -73,6 +73,7 @@ def assert_made(frames, clips):
     assert (rounded == clips).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_the_orbax_part_and_the_files_hold_the_same(whole):
     found = bundle.read(whole)
     for pair in zip(
@@ -84,6 +85,7 @@ def test_the_orbax_part_and_the_files_hold_the_same(whole):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_verify_finds_the_outputs_of_the_run(run, whole, trained):
     code, out, err = run("verify", whole, "--workdir", trained)
     assert code == 0, err
@@ -116,6 +118,7 @@ def test_invalid_options_are_refused(run, trained, tmp_path, options, part):
 # --- StableHLO -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     whole, trained, tmp_path
 ):
@@ -142,6 +145,7 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_signature_lists_inputs_and_outputs(whole):
     signature = json.loads((whole / "stablehlo" / "signature.json").read_text())
     assert signature["platforms"] == ["tpu", "cuda", "cpu"]
@@ -154,6 +158,7 @@ def test_the_signature_lists_inputs_and_outputs(whole):
     assert sampler["outputs"]["frames"]["shape"] == ["b", 2, 14, 16, 3]
 
 
+@pytest.mark.slow
 def test_a_program_refuses_other_devices_and_missing_inputs(whole, tmp_path):
     copy = copied(whole, tmp_path)
     with pytest.raises(ValueError, match="inputs lack text, "):
@@ -192,6 +197,7 @@ def both(runs, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_two_stages_are_two_bundles_and_an_index(run, runs, both, tmp_path):
     index = json.loads((both / "cascade.json").read_text())
     assert index["stages"] == ["base", "upsampler"]
@@ -215,6 +221,7 @@ def test_two_stages_are_two_bundles_and_an_index(run, runs, both, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_frames_of_the_first_sampler_are_what_the_second_enlarges(both):
     """One chains to the other: shapes, captions, numbers and seed are the same."""
     told = [
@@ -237,6 +244,7 @@ def test_frames_of_the_first_sampler_are_what_the_second_enlarges(both):
         standalone.call(both / "upsampler", "sampler", other)
 
 
+@pytest.mark.slow
 def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tmp_path):
     path = tmp_path / "small.npz"
     small = as_bytes(frames_with_jax_alone(both / "base", path))
@@ -268,6 +276,7 @@ def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tm
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_verify_calls_the_sampler_of_an_upsampler(run, runs, both):
     code, out, err = run("verify", both / "upsampler", "--workdir", runs[1])
     assert code == 0, err
@@ -278,6 +287,7 @@ def test_verify_calls_the_sampler_of_an_upsampler(run, runs, both):
 # --- The card and the docs -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_card_lists_data_loss_and_scores(trained, whole, tmp_path):
     about = json.loads((whole / "config.json").read_text())
     found = bundle.read(whole)
@@ -308,6 +318,7 @@ def test_the_card_lists_data_loss_and_scores(trained, whole, tmp_path):
     assert str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_the_card_states_what_is_unknown(whole, tmp_path):
     about = json.loads((whole / "config.json").read_text())
     about["config"]["text"] |= {"name": "t5", "width": 1024}

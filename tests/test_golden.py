@@ -35,6 +35,7 @@ def drawn():
 # --- They hold -----------------------------------------------------------------------
 
 
+@pytest.mark.tpu_compile
 @pytest.mark.timeout(3600)
 def test_large_plans_that_are_drawn_still_hold():
     names, seed = drawn()

@@ -211,6 +211,7 @@ def test_processes_run_the_entry_of_a_pod_and_end_with_the_code_of_the_first(tmp
     assert out.count("told: judge\n") == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_until_they_are_preempted(shapes_root, tmp_path):
     workdir = tmp_path / "run"
     tools = str(pathlib.Path(sys.executable).parent)

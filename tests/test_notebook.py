@@ -32,6 +32,7 @@ def shortened(source):
     return source
 
 
+@pytest.mark.slow
 def test_it_runs_and_shows_clips_and_trajectories(tmp_path, monkeypatch):
     reason = "needs pip install -e '.[notebook]'"
     nbclient = pytest.importorskip("nbclient", reason=reason)

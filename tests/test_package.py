@@ -93,6 +93,7 @@ def test_what_is_tested_is_a_wheel_wherever_a_command_starts(folder):
     assert found.strip() == str(package)
 
 
+@pytest.mark.slow
 def test_the_wheel_has_the_configs_and_the_pages(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     ours = {f"snapvideo_jax/configs/{name}.py" for name in shipped.names()}
@@ -104,11 +105,13 @@ def test_the_wheel_has_the_configs_and_the_pages(wheel):
     assert not [name for name in names if name.startswith(("tests", "configs", "docs"))]
 
 
+@pytest.mark.slow
 def test_an_installed_demo_is_found_by_its_name(installed):
     out = installed("-m", "snapvideo_jax", "train", "--config", "demo", "--dry-run")
     assert "parameters        2,129,328" in out
 
 
+@pytest.mark.slow
 def test_an_installed_command_helps_and_tells_its_version(installed):
     out = installed("-m", "snapvideo_jax", "--help")
     assert "\n    export " in out and "\n    import " in out
@@ -116,6 +119,7 @@ def test_an_installed_command_helps_and_tells_its_version(installed):
     assert out.strip() == f"snapvideo_jax {snapvideo_jax.__version__}"
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy(installed):
     code = (
         "import sys; sys.argv = ['snapvideo', '--help']\n"

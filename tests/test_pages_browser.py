@@ -30,6 +30,7 @@ LOG = "performance"
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
         reason="chromium and chromedriver are missing; see CONTRIBUTING.md",

@@ -39,12 +39,14 @@ def plan_cache(tmp_path, monkeypatch):
     return tmp_path / "plans"
 
 
+@pytest.mark.tpu_compile
 @pytest.mark.parametrize("name", ["demo-v5e-2x2", "sample-demo-v5e-2x2"])
 def test_small_golden_plans_are_reproduced(name):
     found = drift(golden_plan(name), compiled(name))
     assert not found, f"{found}; if it is meant: snapvideo plan --golden {name}"
 
 
+@pytest.mark.tpu_compile
 def test_memory_is_that_of_the_state_and_what_the_compiler_adds():
     memory, parameters = small_plan()["bytes"], small_plan()["parameters"]
     # A few vectors lie whole on every device; all else is divided by four.
@@ -57,6 +59,7 @@ def test_memory_is_that_of_the_state_and_what_the_compiler_adds():
     assert memory["limit"] == 15.5e9 and small_plan()["fits"]
 
 
+@pytest.mark.tpu_compile
 def test_the_program_computes_what_the_model_does_and_what_it_recomputes():
     flops = small_plan()["flops"]
     # Half of the samples are self-conditioned: 3.5 forward passes.
@@ -66,6 +69,7 @@ def test_the_program_computes_what_the_model_does_and_what_it_recomputes():
     assert 1 < flops["program_over_model"] < 1.5
 
 
+@pytest.mark.tpu_compile
 def test_parameters_travel_as_bfloat16_and_gradients_are_scattered():
     sent = small_plan()["collectives"]
     gathers = [row for row in sent if row["op"] == "all-gather"]
@@ -75,6 +79,7 @@ def test_parameters_travel_as_bfloat16_and_gradients_are_scattered():
     assert all(row["largest"] < 1e6 for row in reduced)
 
 
+@pytest.mark.tpu_compile
 def test_times_and_the_whole_run_agree():
     result = small_plan()
     seconds = result["seconds"]
@@ -87,6 +92,7 @@ def test_times_and_the_whole_run_agree():
     assert result["mfu"]["step"] == pytest.approx(rate / 197e12)
 
 
+@pytest.mark.tpu_compile
 def test_a_sampler_costs_an_evaluation_less_than_two_a_step():
     result = small_sampler()
     assert (result["program"], result["batch"], result["steps"]) == ("sampler", 62, 24)
@@ -100,6 +106,7 @@ def test_a_sampler_costs_an_evaluation_less_than_two_a_step():
     assert 0.8 < flops["program_over_model"] < 1.1
 
 
+@pytest.mark.tpu_compile
 def test_a_sampler_holds_parameters_and_neither_moments_nor_gradients():
     memory = small_sampler()["bytes"]
     assert memory["parameters"] == 4 * small_sampler()["parameters"]
@@ -107,6 +114,7 @@ def test_a_sampler_holds_parameters_and_neither_moments_nor_gradients():
     assert memory["parameters"] < memory["peak"] < memory["limit"]
 
 
+@pytest.mark.tpu_compile
 def test_the_time_of_a_clip_is_its_share_of_the_batch():
     result = small_sampler()
     seconds = result["seconds"]
@@ -121,6 +129,7 @@ def test_the_time_of_a_clip_is_its_share_of_the_batch():
     )
 
 
+@pytest.mark.tpu_compile
 def test_a_plan_is_plain_data_and_reads_as_text():
     assert json.loads(json.dumps(small_plan())) == small_plan()
     text = planning.describe(small_plan())
@@ -128,6 +137,7 @@ def test_a_plan_is_plain_data_and_reads_as_text():
     assert "does NOT fit" not in text and "MFU" in text
 
 
+@pytest.mark.tpu_compile
 def test_a_step_that_does_not_fit_says_by_how_much():
     result = small_plan() | {"fits": False}
     result["bytes"] = small_plan()["bytes"] | {"peak": 17.0e9}
@@ -255,6 +265,7 @@ def test_a_layout_needs_no_compilation(plan_cache, monkeypatch, capsys):
     assert "hidden/kernel[blocks, embed_fsdp, mlp]  2 x 16 x 64  " in out
 
 
+@pytest.mark.tpu_compile
 def test_a_plan_that_does_not_fit_reports_a_change_that_does(
     plan_cache, monkeypatch, capsys
 ):

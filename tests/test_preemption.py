@@ -100,6 +100,7 @@ def resumed(shapes_root, stopped):
     return stopped[0]
 
 
+@pytest.mark.slow
 def test_a_preempted_run_saves_without_another_batch(stopped):
     _, code, errors, saved, _ = stopped
     assert code == Preempted.exit_code == 75
@@ -110,6 +111,7 @@ def test_a_preempted_run_saves_without_another_batch(stopped):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_the_watchdog_says_what_the_run_waits_for(stopped):
     log = (stopped[0] / "logs" / "process_0000.log").read_text()
     assert (
@@ -119,6 +121,7 @@ def test_the_watchdog_says_what_the_run_waits_for(stopped):
     assert "in next" in log and "recorded.py" in log  # the loop, and what hangs
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_by_bit(whole, resumed):
     ours, theirs = restore(resumed), restore(whole)
     assert theirs[".step"] == STEPS
@@ -128,6 +131,7 @@ def test_it_resumes_bit_by_bit(whole, resumed):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_the_time_of_both_starts_adds_up(stopped, resumed):
     first = stopped[-1]
     both = json.loads((resumed / "summary.json").read_text())
@@ -147,6 +151,7 @@ def test_the_time_of_both_starts_adds_up(stopped, resumed):
     assert both["seconds"]["restore"] > 0 and both["between_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_did_no_step_ends_at_once(shapes_root, folder):
     workdir = folder / "early"
     stall = "--config.run.stall_minutes=0.01"
@@ -180,6 +185,7 @@ def pair(root, workdir, *overrides, hang=("", "")):
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_the_same_step(shapes_root, folder):
     workdir = folder / "pair"
     stall = "--config.run.stall_minutes=0.05"
@@ -202,6 +208,7 @@ def test_sigterm_to_one_of_two_processes_saves_the_same_step(shapes_root, folder
     assert [line["step"] for line in read_metrics(workdir)] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_in_time_is_left(shapes_root, folder):
     """Process 1 has begun a step for which process 0 never gets its batch."""
     workdir = folder / "odd"

@@ -74,6 +74,7 @@ def rejections(out):
 # --- A folder ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_made_can_be_read_as_records(prepared, source):
     out, _ = prepared
     clips = RecordSource(out / "base", "video")
@@ -95,6 +96,7 @@ def test_what_is_made_can_be_read_as_records(prepared, source):
         )
 
 
+@pytest.mark.slow
 def test_the_network_is_told_the_size_of_the_original(prepared):
     out, _ = prepared
     batch = dict(frames=4, height=14, width=16, videos_per_batch=1, images_per_batch=1)
@@ -107,6 +109,7 @@ def test_the_network_is_told_the_size_of_the_original(prepared):
         assert told == ([20, 30] if small else [40, 56])
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_used_are_listed_with_reasons(prepared):
     out, outcome = prepared
     assert rejections(out) == {
@@ -127,6 +130,7 @@ def test_files_that_cannot_be_used_are_listed_with_reasons(prepared):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_manifest_counts_what_was_made(prepared):
     out, outcome = prepared
     manifest = json.loads((out / "manifest.json").read_text())
@@ -148,6 +152,7 @@ def test_the_manifest_counts_what_was_made(prepared):
         assert len(held[name]) == content["bytes"]
 
 
+@pytest.mark.slow
 def test_a_prepared_folder_trains(prepared, tmp_path):
     from snapvideo_jax import train
 
@@ -169,6 +174,7 @@ def command(source, out, *options):
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_two_workers_write_the_same_bytes(source, tmp_path):
     pytest.importorskip("apache_beam")
     out, other = tmp_path / "out", tmp_path / "other"
@@ -191,6 +197,7 @@ def test_a_killed_run_resumes_and_two_workers_write_the_same_bytes(source, tmp_p
     assert files_of(out) == files_of(other)
 
 
+@pytest.mark.slow
 def test_only_shards_whose_files_changed_are_rewritten(source, tmp_path):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     for name in ("0.mp4", "1.mp4", "2.mp4", "0.png"):
@@ -206,6 +213,7 @@ def test_only_shards_whose_files_changed_are_rewritten(source, tmp_path):
     assert files_of(out) == files_of(fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="no clips at hand")
 def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
@@ -244,6 +252,7 @@ def test_the_shipped_config_builds():
     assert built.stages["upsampler"] == Stage(height=288, width=512)
 
 
+@pytest.mark.slow
 def test_other_settings_than_those_of_the_folder_are_refused(prepared, source):
     from snapvideo_jax.data.prepare.pipeline import prepare
 

@@ -33,6 +33,7 @@ def rehearsed(shapes_root, tmp_path_factory):
     return done.returncode, outcomes, out
 
 
+@pytest.mark.slow
 def test_faults_are_survived(rehearsed):
     code, outcomes, out = rehearsed
     assert list(outcomes) == ["sigterm", "truncated", "other_count", "full_disk"]
@@ -44,6 +45,7 @@ def test_faults_are_survived(rehearsed):
     assert json.loads((out / "rehearsal.json").read_text()) == list(outcomes.values())
 
 
+@pytest.mark.slow
 def test_the_same_processes_end_with_the_same_bits(rehearsed):
     _, outcomes, _ = rehearsed
     for fault in ("sigterm", "truncated", "full_disk"):
@@ -52,6 +54,7 @@ def test_the_same_processes_end_with_the_same_bits(rehearsed):
     assert outcomes["truncated"]["steps_lost"][0] >= 2
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_sees_the_same_batches(rehearsed):
     _, outcomes, out = rehearsed
     assert "1 processes, then 2" in outcomes["other_count"]["detail"]
@@ -62,6 +65,7 @@ def test_another_number_of_processes_sees_the_same_batches(rehearsed):
     assert len(digests[0]) == 12 and digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_so_and_leaves_a_checkpoint(rehearsed):
     _, outcomes, _ = rehearsed
     assert "remains" in outcomes["full_disk"]["detail"]

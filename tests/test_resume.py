@@ -15,6 +15,7 @@ from snapvideo_jax.training.rehearse import RunProcesses, RunSetup
 from snapvideo_jax.training.rehearse.faults import FaultTrial, kill_often
 
 STEPS, KILLS = 24, 5
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
