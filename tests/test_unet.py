@@ -122,7 +122,7 @@ def test_blocks_levels_and_skips_are_those_of_the_design(size):
     model = tiny.experiment(f"unet.py:size={size}").model
     steps = model.steps()
     assert len(steps) == 28 and sum(step.attends for step in steps) == 16
-    assert sum(step.keeps for step in steps) == 11  # and the stem
+    assert sum(step.skips for step in steps) == 11  # and the stem
     assert sum(step.joins for step in steps) == 12
     assert [model.size(level) for level in range(4)] == [
         (40, 64), (20, 32), (10, 16), (5, 8),
