@@ -8,9 +8,9 @@ import pytest
 
 PROGRAM = """
 import ctypes, resource
-from snapvideo_jax import memory
+from snapvideo_jax.parallel import host_memory
 
-memory.retain_freed_pages()
+host_memory.retain_freed_pages()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
