@@ -165,7 +165,10 @@ def test_remat_changes_neither_output_nor_gradient(remat):
         (dict(height=7), r"height \+ pad_height=9 is not a multiple of model.patch\[1"),
         (dict(frames=3, patch=(2, 2, 2)), "model.frames=3 is not a multiple of model"),
         (dict(patch_head_width=5), "patch_width=12 is not a multiple of model.patch_h"),
-        (dict(in_channels=6), "in_channels=6 .* a DiT is a first stage; use 3 and 3"),
+        (
+            dict(in_channels=6),
+            "in_channels=6 .* this network is a first stage; use 3 and 3",
+        ),
         (dict(dtype="float8"), "model.dtype='float8' is unknown; use one of"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",

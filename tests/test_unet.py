@@ -414,7 +414,10 @@ def test_kernels_begin_uniform_and_every_block_as_nothing():
         (dict(time="clock"), "model.time='clock' is unknown; use one of"),
         (dict(remat="offload"), "model.remat='offload' is unknown; use one of"),
         (dict(dtype="float8"), "model.dtype='float8' is unknown; use one of"),
-        (dict(in_channels=6), "in_channels=6 .* a U-Net is a first stage; use 3 and 3"),
+        (
+            dict(in_channels=6),
+            "in_channels=6 .* this network is a first stage; use 3 and 3",
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

@@ -24,13 +24,14 @@ from snapvideo_jax.models.layers import (
     FeedForward,
     grid_waves,
     layer_norm,
+    pad_rows,
     patchify,
     unpatchify,
 )
-from snapvideo_jax.models.network import ResourceEstimate
-from snapvideo_jax.models.remat import REMAT, check_known
+from snapvideo_jax.models.network import FirstStage, ResourceEstimate
+from snapvideo_jax.models.remat import REMAT, check_known, scanned
 from snapvideo_jax.parallel.sharding import constrain
-from snapvideo_jax.types import Context
+from snapvideo_jax.types import CLIP_AXES, Context
 
 
 class Block(nn.Module):
@@ -100,7 +101,7 @@ def plain_norm(tokens: Float[Array, "b p d"], dtype: str) -> Float[Array, "b p d
     return nn.LayerNorm(use_scale=False, use_bias=False, dtype=dtype)(tokens)
 
 
-class DiT(nn.Module):
+class DiT(FirstStage):
     """``F`` of the denoiser: a video of the input's size, and an empty carry.
 
     Attributes:
@@ -136,10 +137,6 @@ class DiT(nn.Module):
     unroll: int = 1
 
     @property
-    def padded_height(self) -> int:
-        return self.height + sum(self.pad_height)
-
-    @property
     def grid(self) -> tuple[int, int, int]:
         """Patches in time, height and width."""
         sizes = (self.frames, self.padded_height, self.width)
@@ -150,22 +147,10 @@ class DiT(nn.Module):
     def patches(self) -> int:
         return math.prod(self.grid)
 
-    @property
-    def is_upsampler(self) -> bool:
-        return False
-
-    @property
-    def self_conditions(self) -> bool:
-        return False
-
     def validate(self) -> None:
         """Raises ValueError, naming the field and a cure, where sizes do not divide."""
         check_known(self)
-        if (self.in_channels, self.out_channels) != (3, 3):
-            raise ValueError(
-                f"model.in_channels={self.in_channels} and model.out_channels="
-                f"{self.out_channels}: a DiT is a first stage; use 3 and 3."
-            )
+        self.check_channels()
         sizes = {
             "frames": self.frames,
             "height + pad_height": self.padded_height,
@@ -182,10 +167,6 @@ class DiT(nn.Module):
                 f"model.patch_width={self.patch_width} is not a multiple of "
                 f"model.patch_head_width={self.patch_head_width}."
             )
-
-    def no_latents(self, batch: int) -> tuple[()]:
-        """The carry of every call, which is empty."""
-        return ()
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
         """Numbers of patches and of text tokens."""
@@ -215,7 +196,7 @@ class DiT(nn.Module):
         text, mask = null_where_dropped(context)
         axes = ("text", "to_embed")
         text = Dense(self.context_width, axes, self.dtype, name="text")(text)
-        (tokens, _) = self._stack()(
+        tokens, _ = scanned(Block, self, inputs=4)(
             heads=self.patch_width // self.patch_head_width,
             dropout=self.dropout,
             dtype=self.dtype,
@@ -226,9 +207,7 @@ class DiT(nn.Module):
 
     def _embed(self, noisy):
         """Patches -> linear, + sines and cosines of their positions."""
-        above, below = self.pad_height
-        noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
-        noisy = constrain(noisy, "batch", None, "rows", None, None)
+        noisy = constrain(pad_rows(noisy, self.pad_height), *CLIP_AXES)
         patches = patchify(noisy.astype(self.dtype), self.patch, self.grid[1:])
         patches = rearrange(patches, "b 1 p d -> b p d")
         axes = ("patch", "embed")
@@ -237,22 +216,6 @@ class DiT(nn.Module):
             grid_waves(self.grid, self.patch_width), "t h w d -> 1 (t h w) d"
         )
         return patches + position[:, : patches.shape[1]].astype(self.dtype)
-
-    def _stack(self):
-        """`Block`, scanned over ``blocks`` sets of parameters."""
-        block = Block
-        if self.remat in ("block", "offload"):
-            options = dict(prevent_cse=False, policy=REMAT[self.remat])
-            block = nn.remat(Block, static_argnums=(5,), **options)
-        return nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast,) * 4,
-            length=self.blocks,
-            unroll=self.unroll,
-            metadata_params={nn.PARTITION_NAME: "blocks"},
-        )
 
     def _pixels(self, tokens, numbers, frames):
         """Scaled and shifted LayerNorm -> linear, zero at init -> pixels."""

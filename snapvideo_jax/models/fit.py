@@ -23,18 +23,19 @@ from snapvideo_jax.models.layers import (
     FeedForward,
     grid_waves,
     layer_norm,
+    pad_rows,
     param_init,
     patchify,
     unpatchify,
 )
 from snapvideo_jax.models.network import ResourceEstimate
-from snapvideo_jax.models.remat import REMAT, check_known
+from snapvideo_jax.models.remat import REMAT, check_known, scanned
 from snapvideo_jax.parallel.sharding import (
     broadcast_over_batch,
     constrain,
     devices_along,
 )
-from snapvideo_jax.types import Context, Latents
+from snapvideo_jax.types import CLIP_AXES, Context, Latents
 
 PER_SUBLAYER = ("layer", "latent_dots", "dots")
 """Policies of `REMAT` that apply to each pair of attention and feed-forward."""
@@ -314,7 +315,7 @@ class FIT(nn.Module):
             noisy = jnp.concatenate([noisy, context.low_resolution], axis=-1)
         patches = self._embed(noisy, grid)
         latents = self._initial_latents(previous)
-        (patches, latents), _ = self._stack()(
+        (patches, latents), _ = scanned(Block, self, inputs=3)(
             patch_heads=self.patch_width // self.patch_head_width,
             latent_heads=self.latent_width // self.latent_head_width,
             global_layers=self.global_layers,
@@ -330,9 +331,7 @@ class FIT(nn.Module):
 
     def _embed(self, noisy, grid):
         """Patches -> linear -> LayerNorm -> + learned position."""
-        above, below = self.pad_height
-        noisy = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
-        noisy = constrain(noisy, "batch", None, "rows", None, None)
+        noisy = constrain(pad_rows(noisy, self.pad_height), *CLIP_AXES)
         patches = patchify(noisy.astype(self.dtype), self.patch, self.group)
         axes = ("patch", "embed")
         patches = Dense(self.patch_width, axes, self.dtype, name="patch_embed")(patches)
@@ -389,26 +388,6 @@ class FIT(nn.Module):
             "self_conditioning_norm", dtype=self.dtype, init=nn.initializers.zeros
         )(update)
         return learned + jnp.where(previous.known[:, None, None], update, 0)
-
-    def _stack(self):
-        """`Block`, scanned over ``blocks`` sets of parameters."""
-        block = Block
-        if self.remat in ("block", "offload"):
-            block = nn.remat(
-                Block,
-                prevent_cse=False,
-                static_argnums=(4,),
-                policy=REMAT[self.remat],
-            )
-        return nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
-            length=self.blocks,
-            unroll=self.unroll,
-            metadata_params={nn.PARTITION_NAME: "blocks"},
-        )
 
     def _pixels(self, patches, frames, grid):
         """LayerNorm -> linear, zero at init [C] -> pixels, padding cropped."""

@@ -213,6 +213,13 @@ class Attention(nn.Module):
         return product(seen, out)
 
 
+def pad_rows(
+    clip: Float[Array, "b t h w c"], rows: tuple[int, int]
+) -> Float[Array, "b t H w c"]:
+    """The clip with so many rows of zeros above and below."""
+    return jnp.pad(clip, ((0, 0), (0, 0), rows, (0, 0), (0, 0)))
+
+
 def patchify(
     video: Float[Array, "b t h w c"],
     patch: tuple[int, int, int],

@@ -8,6 +8,8 @@ the carry, which one call passes to the next, is empty for networks without late
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
+
 
 @dataclasses.dataclass(frozen=True)
 class ResourceEstimate:
@@ -63,3 +65,26 @@ class Network(Protocol):
 
     def resource_estimate(self) -> ResourceEstimate:
         """Resources of one sample, for plans that do not compile."""
+
+
+class FirstStage(nn.Module):
+    """Base of networks that are first stages without latents."""
+
+    is_upsampler = False
+    self_conditions = False
+
+    @property
+    def padded_height(self) -> int:
+        return self.height + sum(self.pad_height)
+
+    def check_channels(self) -> None:
+        """Raises ValueError where a network is not to read and return 3 channels."""
+        if (self.in_channels, self.out_channels) != (3, 3):
+            raise ValueError(
+                f"model.in_channels={self.in_channels} and model.out_channels="
+                f"{self.out_channels}: this network is a first stage; use 3 and 3."
+            )
+
+    def no_latents(self, batch: int) -> tuple[()]:
+        """The carry of every call, which is empty."""
+        return ()

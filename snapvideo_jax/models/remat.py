@@ -1,5 +1,6 @@
 """Rematerialization policies of all networks, by name."""
 
+import flax.linen as nn
 import jax
 
 from snapvideo_jax.models.attention import ATTENTION
@@ -54,3 +55,29 @@ def check_known(model, remats: tuple[str, ...] = tuple(REMAT)) -> None:
             raise ValueError(
                 f"model.{name}={getattr(model, name)!r} is unknown; use one of {known}."
             )
+
+
+def scanned(block: type[nn.Module], model, inputs: int):
+    """``block``, scanned over ``model.blocks`` sets of parameters.
+
+    Args:
+      block: maps a state and ``inputs`` further inputs, the last of which is ``train``,
+        to a state and None.
+      model: gives ``blocks``, ``unroll`` and ``remat``, whose policies "block" and
+        "offload" apply to whole blocks.
+      inputs: number of inputs that all blocks share.
+    """
+    if model.remat in ("block", "offload"):
+        policy, train = REMAT[model.remat], inputs + 1
+        block = nn.remat(
+            block, prevent_cse=False, static_argnums=(train,), policy=policy
+        )
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast,) * inputs,
+        length=model.blocks,
+        unroll=model.unroll,
+        metadata_params={nn.PARTITION_NAME: "blocks"},
+    )

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from snapvideo_jax.models import flops, resource_estimates
 from snapvideo_jax.models.context import NumbersVector, null_where_dropped
-from snapvideo_jax.models.network import ResourceEstimate
+from snapvideo_jax.models.layers import pad_rows
+from snapvideo_jax.models.network import FirstStage, ResourceEstimate
 from snapvideo_jax.models.remat import REMAT, check_known
 from snapvideo_jax.models.unet_blocks import (
     TIMES,
@@ -60,7 +61,7 @@ class Step(NamedTuple):
     skips: bool = False
 
 
-class UNet(nn.Module):
+class UNet(FirstStage):
     """``F`` of the denoiser: a video of the input's size, and an empty carry.
 
     Attributes:
@@ -104,21 +105,9 @@ class UNet(nn.Module):
     remat: str = "none"
 
     @property
-    def padded_height(self) -> int:
-        return self.height + sum(self.pad_height)
-
-    @property
     def embedding_width(self) -> int:
         """Channels of the vector that scales and shifts."""
         return 4 * self.channels
-
-    @property
-    def is_upsampler(self) -> bool:
-        return False
-
-    @property
-    def self_conditions(self) -> bool:
-        return False
 
     def size(self, level: int) -> tuple[int, int]:
         """Height and width of a level."""
@@ -161,11 +150,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"model.time={self.time!r} is unknown; use one of {TIMES}."
             )
-        if (self.in_channels, self.out_channels) != (3, 3):
-            raise ValueError(
-                f"model.in_channels={self.in_channels} and model.out_channels="
-                f"{self.out_channels}: a U-Net is a first stage; use 3 and 3."
-            )
+        self.check_channels()
         factor = 2 ** (len(self.multiples) - 1)
         for name, size in (
             ("height + pad_height", self.padded_height),
@@ -187,10 +172,6 @@ class UNet(nn.Module):
                     f"model.head_width={self.head_width} does not divide the "
                     f"{step.width} channels of level {step.level}."
                 )
-
-    def no_latents(self, batch: int) -> tuple[()]:
-        """The carry of every call, which is empty."""
-        return ()
 
     def tokens(self, text_tokens: int) -> dict[str, int]:
         """Numbers of positions in all frames, by level, and of text tokens."""
@@ -235,8 +216,7 @@ class UNet(nn.Module):
         )
         residual, attention = self._layers()
 
-        above, below = self.pad_height
-        clip = jnp.pad(noisy, ((0, 0), (0, 0), (above, below), (0, 0), (0, 0)))
+        clip = pad_rows(noisy, self.pad_height)
         clip = constrain(clip, "batch", None, None, None, None)
         axes = ("patch", "to_embed")
         clip = Conv(self.channels, 3, self.dtype, axes, name="stem")(clip)
