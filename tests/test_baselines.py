@@ -127,6 +127,7 @@ def one_step(model, config):
     return step(state, put_batch(batch, batch_sharding(mesh)), jax.random.key(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_step_is_the_same_on_any_mesh(model, mesh):

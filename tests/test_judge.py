@@ -82,6 +82,7 @@ def clip():
     return dataset.render(dataset.sample_scene(0, 0, "test"), frames=8, fps=8, size=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_judge_is_right_on_99_percent_of_held_out_scenes(accuracy, condition):
     assert accuracy[condition] >= 0.99

@@ -320,7 +320,11 @@ def zeros(leaf):
 
 
 @pytest.mark.parametrize(
-    "name, stage", [(name, 1) for name in MESHES] + [("context and fsdp", 2)]
+    "name, stage",
+    [
+        pytest.param(name, stage, marks=() if name == "all" else pytest.mark.slow)
+        for name, stage in [*((name, 1) for name in MESHES), ("context and fsdp", 2)]
+    ],
 )
 def test_a_step_is_the_same_on_any_mesh(name, stage):
     assert experiment(stage=stage).model.dropout == 0.1
@@ -341,6 +345,7 @@ def test_a_step_is_the_same_on_any_mesh(name, stage):
             assert np.abs(value - before[name]).max() > 1e-4 * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp", "data and fsdp", "context and fsdp"])
 def test_a_step_leaves_the_state_divided(name):
     config = MESHES[name]
