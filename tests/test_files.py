@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from snapvideo_jax.io import resume
+from snapvideo_jax.io import saved_settings
 from snapvideo_jax.io.errors import first_line
 from snapvideo_jax.io.files import (
     check_empty,
@@ -102,13 +102,13 @@ def test_bytes_have_the_unit_of_their_size(size, text):
 def test_a_run_resumes_with_the_settings_that_it_was_begun_with(tmp_path):
     path = tmp_path / "settings.json"
     settings = {"seed": 1, "size": (2, 3), "data": {"root": "a", "fps": 8}}
-    resume.begin(path, settings, "--out=o", is_writer=False)
+    saved_settings.begin(path, settings, "--out=o", is_writer=False)
     assert not path.exists()
-    resume.begin(path, settings, "--out=o")
-    resume.begin(path, settings, "--out=o")
+    saved_settings.begin(path, settings, "--out=o")
+    saved_settings.begin(path, settings, "--out=o")
     changed = settings | {"seed": 2, "data": {"root": "b"}}
     with pytest.raises(ValueError) as error:
-        resume.begin(path, changed, "--out=o", lambda name: name == "data.root")
+        saved_settings.begin(path, changed, "--out=o", lambda name: name == "data.root")
     assert str(error.value) == (
         "--out=o was begun with other settings: data.fps=None (was 8), seed=2 (was 1); "
         "use another folder, or those settings."

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from snapvideo_jax.config.sections import unknown
-from snapvideo_jax.io import resume, shipped
+from snapvideo_jax.io import saved_settings, shipped
 from snapvideo_jax.io.errors import first_line
 
 MAY_CHANGE = (
@@ -109,7 +109,7 @@ def check_same(config: ConfigDict, saved: str, where: Path) -> None:
     Raises:
       ValueError: names the first fields that differ, with both values.
     """
-    resume.check_same(
+    saved_settings.check_same(
         json.loads(to_json(config)),
         json.loads(saved),
         str(where),

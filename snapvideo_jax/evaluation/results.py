@@ -19,7 +19,7 @@ from snapvideo_jax.evaluation.settings import DDOF
 from snapvideo_jax.evaluation.stats import Average, Marginals, Moments
 from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.npz import open_npz
-from snapvideo_jax.io.resume import differences
+from snapvideo_jax.io.saved_settings import differences
 
 Protocol = Mapping[str, Any]
 RANDOM = "RANDOM FEATURES: these numbers are not comparable with any others."

@@ -19,7 +19,7 @@ from snapvideo_jax.evaluation.clips import Item
 from snapvideo_jax.evaluation.scoring import Scorer, Sums
 from snapvideo_jax.evaluation.settings import SPLITS_SEED, EvaluateOptions
 from snapvideo_jax.evaluation.stats import assign_splits
-from snapvideo_jax.io import resume
+from snapvideo_jax.io import saved_settings
 from snapvideo_jax.io.files import write_atomically
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
@@ -66,7 +66,7 @@ def score_set(
         "give all processes the same folder",
     )
     if jax.process_index() == 0:
-        resume.begin(out / f"{name}.json", settings, f"--out={out}")
+        saved_settings.begin(out / f"{name}.json", settings, f"--out={out}")
     coordinator.barrier(f"started {name}")
     splits = None
     if "is" in metrics:

@@ -19,7 +19,7 @@ from snapvideo_jax import config as configs
 from snapvideo_jax.export import bundle, programs, standalone
 from snapvideo_jax.export.bundle import Bundle
 from snapvideo_jax.export.export import load
-from snapvideo_jax.io.resume import differences
+from snapvideo_jax.io.saved_settings import differences
 
 BATCH = 2
 """Clips that are compared."""

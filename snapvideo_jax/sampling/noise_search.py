@@ -22,7 +22,7 @@ from snapvideo_jax.diffusion.low_resolution import enlarge, shrink
 from snapvideo_jax.io import media
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.io.progress import progress
-from snapvideo_jax.io.resume import differences
+from snapvideo_jax.io.saved_settings import differences
 from snapvideo_jax.sampling.cascade import STREAM, second_stage
 from snapvideo_jax.sampling.generator import (
     Generator,

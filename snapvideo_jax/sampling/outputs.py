@@ -19,7 +19,7 @@ from snapvideo_jax.config import Sheets
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.io import media, resume
+from snapvideo_jax.io import media
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling.options import PromptOptions
@@ -91,7 +91,7 @@ class Output:
             saved = json.loads(self.stem(number).with_suffix(".json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return False
-        resume.check_same(
+        saved_settings.check_same(
             self._about[number],
             saved,
             f"Clip {number} of --out={self.folder}",

@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Bool, Float32, Shaped
 
-from snapvideo_jax.io import resume
+from snapvideo_jax.io import saved_settings
 from snapvideo_jax.text.encoder import TextEncoder, is_blank, refuse_lone_string
 
 KEY_BYTES = 16
@@ -208,7 +208,7 @@ def begin_cache(folder: Path, manifest: dict) -> None:
     Raises:
         ValueError: the cache was begun with another encoder or other settings.
     """
-    resume.begin(
+    saved_settings.begin(
         folder / MANIFEST,
         manifest,
         f"--out={folder}",

@@ -28,7 +28,7 @@ from snapvideo_jax.data.prepare.shards import (
     shard_names,
     shard_of,
 )
-from snapvideo_jax.io import resume
+from snapvideo_jax.io import saved_settings
 from snapvideo_jax.io.captions import CAPTIONS, KINDS, Fields, parse_line
 
 FORMAT = 2
@@ -147,7 +147,7 @@ def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
             storage.make_folder(folder)
         storage.store_json(out, SETTINGS, settings)
         return settings
-    resume.check_same(settings, noted, f"--out={out}")
+    saved_settings.check_same(settings, noted, f"--out={out}")
     return settings
 
 

@@ -29,7 +29,7 @@ from snapvideo_jax.evaluation.protocols.settings import (
     protocol_of,
     select_points,
 )
-from snapvideo_jax.io import media, resume
+from snapvideo_jax.io import media
 from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
@@ -111,7 +111,7 @@ def generate(options: GenerateOptions) -> None:
     points = select_points(protocol, options.only)
     wanted = entries(protocol, protocol.num_samples, options.captions, options.classes)
     sampler = PointSampler(options, protocol)
-    resume.begin(
+    saved_settings.begin(
         options.out / ABOUT,
         sampler.settings(wanted),
         f"--out={options.out}",
