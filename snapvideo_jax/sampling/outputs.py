@@ -19,7 +19,7 @@ from snapvideo_jax.config import Sheets
 from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.image import decode_image, image_size
 from snapvideo_jax.data.video import Clip
-from snapvideo_jax.io import media
+from snapvideo_jax.io import media, saved_settings
 from snapvideo_jax.io.files import write_json
 from snapvideo_jax.parallel import coordinator
 from snapvideo_jax.sampling.options import PromptOptions

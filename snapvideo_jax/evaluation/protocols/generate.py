@@ -29,7 +29,7 @@ from snapvideo_jax.evaluation.protocols.settings import (
     protocol_of,
     select_points,
 )
-from snapvideo_jax.io import media
+from snapvideo_jax.io import media, saved_settings
 from snapvideo_jax.io.files import write_atomically, write_json
 from snapvideo_jax.io.progress import progress
 from snapvideo_jax.parallel import coordinator
