@@ -61,7 +61,7 @@ def test_a_folder_is_filtered_at_once_and_the_log_counts(roots, caplog):
         )
     names = [source[index].name for index in range(len(source))]
     assert names == ["2.mp4", "3.mp4", "4.mp4", "5.mp4"]
-    assert "4 of 8 kept: score>=2 drops 2, score<9 drops 2" in caplog.text
+    assert "4 of 8 pass: score>=2 drops 2, score<9 drops 2" in caplog.text
 
 
 def test_filters_that_leave_nothing_say_how_many_each_dropped(roots):
@@ -69,7 +69,7 @@ def test_filters_that_leave_nothing_say_how_many_each_dropped(roots):
     with pytest.raises(
         ValueError,
         match=r"^data.mixture.film: data.filters keep none of 8 of the videos of "
-        r"data.root='.*film': score<3 drops 5, size>1 drops 3 \(3 do not say\); loosen",
+        r"data.root='.*film': score<3 drops 5, size>1 drops 3 \(3 lack it\); loosen",
     ):
         make_joint_source(config_of(roots, mixture=mixture), 0)
 

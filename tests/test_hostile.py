@@ -157,7 +157,7 @@ def test_of_a_clip_of_ten_hours_only_what_is_needed_is_read(ten_hours):
         assert numbers(clip.frames_at(np.array([35_999.0]))) == [38]
         with pytest.raises(UnusableClip, match=r"lasts 35999.\d* s, but its frame at"):
             clip.frames_at(np.array([36_010.0]))
-        with pytest.raises(UnusableClip, match="too large to be held whole"):
+        with pytest.raises(UnusableClip, match="too large to be decoded into memory"):
             clip.decoded()
     assert time.process_time() - began < 20
 

@@ -1,8 +1,8 @@
-"""Which files fit which size of a batch, by aspect ratio and duration.
+"""Assigns files to the sizes of batches (buckets) by aspect ratio and duration.
 
-A file's size and duration are taken from what is said of it (``height``, ``width`` and,
-for a video, ``frames`` with ``fps``, or ``duration`` in seconds with ``fps``), or else
-from the file itself, which is looked at before the run begins.
+A file's size and duration come from its metadata (``height``, ``width`` and, for a
+video, ``frames`` with ``fps``, or ``duration`` in seconds with ``fps``), or else from
+the file itself, which is probed before the run starts.
 """
 
 import functools
@@ -25,7 +25,7 @@ from snapvideo_jax.data.video import ClipInfo, probe
 from snapvideo_jax.io.captions import Fields, Kind
 
 MAX_PROBED = 20_000
-"""Files whose size nothing tells but the files."""
+"""Limit of the files of a data set that are probed for lack of metadata."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ logger = logging.getLogger(__name__)
 def matching_sizes(
     sizes: Sequence[ClipSize], kind: Kind, info: ClipInfo, max_fps: float = 0.0
 ) -> list[int]:
-    """Numbers of the sizes that a file goes to.
+    """Indices of the sizes that a file is assigned to.
 
-    It is the nearest in aspect, by ratio, of those it has frames for. Of several as
-    near a video takes the one with most frames, then the first; an image fills any
-    duration and goes to all of them.
+    These are the nearest in aspect ratio (by the logarithm) among the sizes for which
+    the file has enough frames. Of several as near, a video is assigned to the one with
+    most frames, then to the first; an image has any duration and is assigned to all.
 
     Args:
         sizes: to choose from.
         kind, info: of the file.
-        max_fps: highest rate that frames are taken at, in 1/s; 0 for the file's own.
+        max_fps: highest rate at which frames are sampled, in 1/s; 0 for the file's.
     """
     aspect, held = log(info.width / info.height), info.frames
     if max_fps:
@@ -63,7 +63,7 @@ def matching_sizes(
 
 
 def info_from_fields(kind: Kind, fields: Fields) -> ClipInfo | None:
-    """What is said of a file; None where that is not enough."""
+    """Size and timing from the metadata of a file; None where some are missing."""
 
     def number(name: str) -> float:
         value = fields.get(name)
@@ -85,30 +85,30 @@ def info_from_fields(kind: Kind, fields: Fields) -> ClipInfo | None:
 def files_by_size(
     sizes: Sequence[ClipSize], member: Member, skipped: Skipped, threads: int
 ) -> list[Int[np.ndarray, "_"]]:
-    """Numbers of the files of a data set that go to each size.
+    """Indices of the files of a data set that are assigned to each size.
 
-    Files that cannot be used are noted in ``skipped``.
+    Files that cannot be used are added to ``skipped``.
 
     Raises:
-        ValueError: too many files have to be looked at for it.
+        ValueError: more than `MAX_PROBED` files have no metadata.
     """
     source, kind = member.source, member.source.kind
-    said = source.headers()
-    said = itertools.repeat({}, len(source)) if said is None else said
-    infos = [info_from_fields(kind, fields) for fields in said]
+    headers = source.headers()
+    headers = itertools.repeat({}, len(source)) if headers is None else headers
+    infos = [info_from_fields(kind, fields) for fields in headers]
     unknown = [index for index, info in enumerate(infos) if info is None]
     where = f"{kind}s" + (f" of {member.name}" if member.name else "")
     if len(unknown) > MAX_PROBED:
         raise ValueError(
-            f"data.buckets: nothing tells the size of {len(unknown)} of the "
+            f"data.buckets: no metadata give the size of {len(unknown)} of the "
             f"{len(infos)} {where}; write height, width, fps and frames into "
             "captions.jsonl, or use snapvideo prepare."
         )
     if unknown:
-        logger.info("Looking at %d %s for their size.", len(unknown), where)
+        logger.info("Probing the size of %d %s.", len(unknown), where)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        looked = pool.map(functools.partial(_probe_file, source), unknown)
-        for index, (name, found) in zip(unknown, looked, strict=True):
+        probed = pool.map(functools.partial(_probe_file, source), unknown)
+        for index, (name, found) in zip(unknown, probed, strict=True):
             if isinstance(found, ClipInfo):
                 infos[index] = found
             elif not isinstance(found, FilteredOut):
@@ -119,16 +119,16 @@ def files_by_size(
         for number in numbers:
             files[number].append(index)
     left = len(infos) - len(set(itertools.chain(*files)))
-    told = ", ".join(
+    summary = ", ".join(
         f"{len(each)} of {frames}x{height}x{width}"
         for each, (frames, height, width) in zip(files, sizes, strict=True)
     )
-    logger.info("%s: %s; %d fit none.", where, told, left)
+    logger.info("%s: %s; %d fit none.", where, summary, left)
     return [np.asarray(each, np.int64) for each in files]
 
 
 def _probe_file(source: Source, index: int) -> tuple[str, ClipInfo | UnusableClip]:
-    """Name of a file and what it holds, or why it cannot be used."""
+    """Name of a file with its size and timing, or with why it cannot be used."""
     name = f"{source.kind} {index}"
     try:
         sample = source[index]

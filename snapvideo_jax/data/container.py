@@ -1,9 +1,9 @@
-"""Video files opened with suspicion: only formats that hold video, within limits.
+"""Opens untrusted video files: container formats of video only, within limits.
 
-Nobody vouches for the files of a scraped corpus. FFmpeg is told here which formats to
-read (a playlist that is named ``.mp4`` would open other files and addresses), how large
-a frame may be and when to give up; and its decoders are told to report damage, which
-they would otherwise paint over with parts of other frames.
+Files of a scraped corpus may be malicious or damaged. FFmpeg is limited here to a list
+of formats (a playlist named ``.mp4`` would open other files and addresses), to a frame
+size and to a time; its decoders report damage, which they would otherwise conceal with
+parts of other frames.
 """
 
 import io
@@ -16,34 +16,34 @@ from av.stream import Disposition
 from jaxtyping import Int
 
 Encoded = bytes | str | Path
-"""Content of a file, or where the file is."""
+"""The content of a file, or its path."""
 
 MAX_PIXELS = 36_000_000
-"""Of one frame or picture: 8192x4320 is within. A decoder holds up to 17 frames."""
+"""Limit of one frame or image; 8192x4320 fits. A decoder holds up to 17 frames."""
 LARGE_BYTES = 64 * 2**20
-"""Of a file that is no longer read whole."""
+"""Size from which a file is read in parts."""
 LARGE_FRAMES = 2**14
-"""Of a clip whose packets are no longer all read."""
+"""Number of frames from which the packets of a clip are read in parts."""
 WINDOW_BYTES = 512 * 2**20
-"""Most that the packets around the frames asked for may take."""
+"""Limit of the packets that are read for the requested frames."""
 
 _FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf,h264"
 _BUFFER_BYTES = 1 << 17
 
 
 class UnusableClip(Exception):
-    """A clip or picture that cannot be trained on; the message is the reason."""
+    """A clip or image that cannot be used; the message is the reason."""
 
 
 class SlowClip(UnusableClip):
-    """A clip that took longer than it may; on another day it might not."""
+    """A clip whose decoding exceeded its time limit; another attempt may not."""
 
 
 class Deadline:
-    """The end of the time that one clip may take.
+    """Time limit for one clip.
 
     Args:
-        seconds: from now on, above 0.
+        seconds: from now, above 0.
     """
 
     def __init__(self, seconds: float):
@@ -51,16 +51,16 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def check(self) -> None:
-        """Raises `SlowClip` where the time is over."""
+        """Raises `SlowClip` after the time limit."""
         if time.monotonic() > self._end:
             raise SlowClip(f"takes longer than {self.seconds:g} s to read")
 
 
 def size_of(data: Encoded) -> int:
-    """Bytes of a file.
+    """Size of a file in bytes.
 
     Raises:
-        UnusableClip: it has none, or cannot be reached.
+        UnusableClip: it is empty, or cannot be accessed.
     """
     try:
         size = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
@@ -72,20 +72,20 @@ def size_of(data: Encoded) -> int:
 
 
 def content_of(data: Encoded) -> bytes:
-    """A file as bytes, also where it was given by its place."""
+    """The content of a file, read where ``data`` is a path."""
     return data if isinstance(data, bytes) else Path(data).read_bytes()
 
 
 def open_video(data: Encoded, deadline: Deadline) -> av.container.InputContainer:
-    """The file, opened for reading.
+    """Opens a file for reading.
 
     Raises:
-        UnusableClip: it is of no format that holds video.
+        UnusableClip: its format is not one of the known video containers.
     """
     deadline.check()
     file = io.BytesIO(data) if isinstance(data, bytes) else str(data)
-    # FFmpeg decodes some frames to guess what is asked of the decoder later anyway.
-    # Skipping those saves half of the time to open; no frame comes out differently.
+    # FFmpeg decodes some frames to guess parameters that the decoder reports later.
+    # Skipping those halves the time to open; the decoded frames are the same.
     options = {
         "skip_frame": "all",
         "max_pixels": str(MAX_PIXELS),
@@ -107,11 +107,11 @@ def open_video(data: Encoded, deadline: Deadline) -> av.container.InputContainer
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The stream to decode, in one thread, strictly.
+    """The video stream, set up for strict decoding in one thread.
 
     Raises:
-        UnusableClip: there is none (the cover of an album is no video), or its frames
-            are too large.
+        UnusableClip: there is none (cover art does not count), or its frames are too
+            large.
     """
     streams = [
         stream
@@ -124,10 +124,10 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     decoder = stream.codec_context
     if decoder is None:
         raise UnusableClip("no decoder for its video")
-    # One that is larger than FFmpeg was allowed to read has no size either.
+    # FFmpeg also reports no size where it exceeds max_pixels.
     if not 0 < decoder.width * decoder.height <= MAX_PIXELS:
         raise UnusableClip(f"frames of no known size, or over {MAX_PIXELS:,} pixels")
-    # Clips are decoded side by side already; threads within one only cost start-up.
+    # Clips are decoded in parallel; threads within one only add start-up time.
     stream.thread_type, stream.thread_count = "NONE", 1
     decoder.options = {
         "err_detect": "crccheck+bitstream+buffer+explode",
@@ -143,17 +143,18 @@ def read_packets(
     first: int | None = None,
     last: int | None = None,
 ) -> list[av.Packet]:
-    """Packets of the stream in the order of decoding.
+    """Packets of the stream in decoding order.
 
     Args:
         container, stream, deadline: of the clip.
-        first: begin with the key frame that is not after this stamp; None begins with
-            the file.
-        last: end with the packet that is decoded after this stamp; None ends with the
+        first: start at the last key frame up to this stamp; None: at the start of the
             file.
+        last: stop after the first packet decoded after this stamp; None: at the end of
+            the file.
 
     Raises:
-        UnusableClip: the file is damaged or cut off there, or the packets are too many.
+        UnusableClip: the file is damaged or truncated there, or the packets exceed
+            `WINDOW_BYTES`.
     """
     packets, held = [], 0
     try:
@@ -180,10 +181,10 @@ def read_packets(
 
 
 def stamps_of(packets: list[av.Packet]) -> Int[np.ndarray, "n"]:
-    """Presentation stamps of the packets' frames, rising, in ticks of the stream.
+    """Presentation stamps of the packets' frames, ascending, in ticks of the stream.
 
     Raises:
-        UnusableClip: no packet is shown, or one does not say when.
+        UnusableClip: no packet is presented, or one has no stamp.
     """
     stamps = [stamp_of(packet) for packet in packets if not packet.is_discard]
     if not stamps:
@@ -194,5 +195,5 @@ def stamps_of(packets: list[av.Packet]) -> Int[np.ndarray, "n"]:
 
 
 def stamp_of(packet: av.Packet) -> int | None:
-    """When a packet's frame is shown, in ticks of its stream."""
+    """Presentation stamp of a packet's frame, in ticks of its stream."""
     return packet.dts if packet.pts is None else packet.pts

@@ -1,7 +1,7 @@
-"""Rules on what is said of a file, such as ``aesthetic>=5``; one syntax everywhere.
+"""Filters of files by their metadata, such as ``aesthetic>=5``.
 
-What is said of a file are the other keys of its line in captions.jsonl, of the header
-of its record, or of its TFDS example. Rules are joined by commas, and all must hold:
+The metadata of a file are the keys of its line in captions.jsonl, of the header of its
+record, or of its TFDS example. Rules are separated by commas, and all must hold:
 
     aesthetic>=5, text_share<0.05, codec!=mpeg4
 """
@@ -33,9 +33,9 @@ _RULE = re.compile(rf"(\w+)\s*({'|'.join(_SIGNS)})\s*([^\s<>=!].*)")
 class Filter:
     """One rule.
 
-    field: whose value is looked at; true and false are texts.
+    field: name of the value that is compared; true and false are texts.
     sign: of the comparison.
-    bound: what it is compared with, a number or, with ``==`` and ``!=``, a text.
+    bound: a number or, with ``==`` and ``!=``, a text.
     """
 
     field: str
@@ -47,16 +47,16 @@ class Filter:
         return f"{self.field}{self.sign}{bound}"
 
     def has_value(self, fields: Fields) -> bool:
-        """Whether a file says something that can be compared with the bound."""
+        """Whether the file has a value that can be compared with the bound."""
         return self._value(fields) is not None
 
     def holds(self, fields: Fields) -> bool:
-        """Whether a file follows the rule; one that does not say does not."""
+        """Whether a file passes the rule; a file without the value does not."""
         value = self._value(fields)
         return value is not None and _SIGNS[self.sign](value, self.bound)
 
     def reason(self, fields: Fields) -> str:
-        """Why a file does not follow the rule, in a few words."""
+        """Why a file fails the rule, in a few words."""
         value, kind = fields.get(self.field), "number"
         if self.has_value(fields):
             return f"{self.field} is {value}, wanted {self}"
@@ -76,11 +76,11 @@ def parse(text: str, where: str) -> tuple[Filter, ...]:
     """The rules of a setting.
 
     Args:
-        text: rules, joined by commas; empty for none.
+        text: rules separated by commas; empty for none.
         where: name of the setting, for the error.
 
     Raises:
-        ValueError: names the rule that makes no sense.
+        ValueError: names the malformed rule.
     """
     return tuple(
         _parse_rule(rule.strip(), where) for rule in text.split(",") if rule.strip()
@@ -101,28 +101,31 @@ def _parse_rule(rule: str, where: str) -> Filter:
         if sign in _OF_TEXT:
             return Filter(field, sign, bound)
         raise ValueError(
-            f"{where} has the rule {rule!r}, but {bound!r} is no number; texts are "
+            f"{where} has the rule {rule!r}, but {bound!r} is not a number; texts are "
             f"compared by {' and '.join(_OF_TEXT)} only."
         ) from None
 
 
 def first_broken(filters: Sequence[Filter], fields: Fields) -> Filter | None:
-    """The first rule that a file does not follow; None where it follows all."""
+    """The first rule that a file fails; None where it passes all."""
     return next((rule for rule in filters if not rule.holds(fields)), None)
 
 
 def select(
     filters: Sequence[Filter], files: Iterable[Fields], where: str
 ) -> tuple[Int[np.ndarray, "n"], str]:
-    """Which files follow all rules, and how many were dropped by each rule.
+    """The files that pass all rules.
 
     Args:
         filters: the rules.
-        files: what is said of each file, in order.
-        where: what holds the files, for the error.
+        files: metadata of each file, in order.
+        where: name of the collection of files, for the error.
+
+    Returns:
+        Indices of the files, and a summary of how many each rule drops.
 
     Raises:
-        ValueError: none does; says how many each rule drops.
+        ValueError: no file passes; the message has the summary.
     """
     drops = {rule: [0, 0] for rule in filters}
     numbers, count = [], 0
@@ -133,10 +136,12 @@ def select(
             continue
         drops[rule][0] += 1
         drops[rule][1] += not rule.has_value(fields)
-    told = ", ".join(
-        f"{rule} drops {dropped}" + (f" ({without} do not say)" if without else "")
+    summary = ", ".join(
+        f"{rule} drops {dropped}" + (f" ({without} lack it)" if without else "")
         for rule, (dropped, without) in drops.items()
     )
     if count and not numbers:
-        raise ValueError(f"filters keep none of {count} of {where}: {told}; loosen it.")
-    return np.asarray(numbers, np.int64), f"{len(numbers)} of {count} kept: {told}"
+        raise ValueError(
+            f"filters keep none of {count} of {where}: {summary}; loosen them."
+        )
+    return np.asarray(numbers, np.int64), f"{len(numbers)} of {count} pass: {summary}"

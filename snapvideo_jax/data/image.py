@@ -1,4 +1,4 @@
-"""Decoding pictures, in about the size that they are needed in."""
+"""Decodes images, JPEGs at a reduced size where that suffices."""
 
 import io
 
@@ -14,14 +14,15 @@ from snapvideo_jax.data.rescale import Size, cover_size, to_rgb
 def decode_image(
     data: Encoded, cover: Size | None = None
 ) -> UInt8[np.ndarray, "h w c"]:
-    """A picture as RGB, turned upright where its camera noted how it was held.
+    """An image as RGB, rotated as its EXIF orientation says.
 
     Args:
         data: content or path of a file.
-        cover: make it as small or large as covers this size; None leaves it.
+        cover: scale it to the smallest size of its aspect ratio that covers this size;
+            None: leave its size.
 
     Raises:
-        UnusableClip: not a picture, cut off, or too large.
+        UnusableClip: not an image, truncated, or too large.
     """
     return sized_image(data, cover)[0]
 
@@ -29,19 +30,19 @@ def decode_image(
 def sized_image(
     data: Encoded, cover: Size | None = None
 ) -> tuple[UInt8[np.ndarray, "h w c"], Size]:
-    """As `decode_image`, with height and width of the picture before it was covered."""
+    """As `decode_image`, with height and width of the image before scaling."""
     size_of(data)
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             own = size = _upright_size(image)
             if cover:
                 size = cover_size(own, cover)
-                # A JPEG decodes to an eighth, a quarter or half of its size in less
-                # time; twice what is needed leaves the average to the filter.
+                # A JPEG decodes faster at 1/8, 1/4 or 1/2 of its size; at least twice
+                # the needed size leaves the averaging to the exact filter below.
                 image.draft("RGB", (2 * max(size), 2 * max(size)))
             rgb = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
-        # Its own message names a place in memory, different each time.
+        # Pillow's message contains a memory address, which varies.
         raise UnusableClip("not a readable image (of no known format)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnusableClip(f"not a readable image ({error})") from error
@@ -51,10 +52,10 @@ def sized_image(
 
 
 def image_size(data: Encoded) -> Size:
-    """Height and width of a picture as it is shown, from its header.
+    """Height and width of an image as displayed, from its header.
 
     Raises:
-        UnusableClip: not a picture, or too large.
+        UnusableClip: not an image, or too large.
     """
     size_of(data)
     try:

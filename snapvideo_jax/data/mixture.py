@@ -1,4 +1,4 @@
-"""The data sets of a run, each with its source, weight and frame-rates."""
+"""The data sets of a run, each with its source, weight and target frame-rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ DEFAULT_CACHE = Path("~/.cache/snapvideo_jax")
 class Member:
     """The samples of one kind of one data set.
 
-    source: gives them.
-    name: of the data set in ``data.mixture``; "" where there is one only.
+    source: reads them.
+    name: of the data set in ``data.mixture``; "" for a single data set.
     rates: lowest and highest target rate, in 1/s.
     weight: among the data sets of this kind.
     """
@@ -31,23 +31,23 @@ class Member:
     weight: float = 1.0
 
     def named(self, file: str) -> str:
-        """What to call one of its files in messages and lists."""
+        """Name of one of its files in messages and lists."""
         return f"{self.name}: {file}" if self.name else file
 
 
 @dataclass(frozen=True)
 class SizePool:
-    """What samples of one kind and one size are taken from.
+    """The files that samples of one kind and one batch size are drawn from.
 
-    members: data sets that have some.
-    files: numbers of their files that have the size.
+    members: data sets that have such files.
+    files: of each member, indices of the files of this size.
     """
 
     members: Sequence[Member]
     files: Sequence[range | Int[np.ndarray, "_"]]
 
     def schedule(self) -> Schedule:
-        """Whose turn it is.
+        """The order in which the members are drawn from.
 
         Raises:
             ValueError: the weights need too long a table.
@@ -58,11 +58,11 @@ class SizePool:
 
 
 def make_sources(config: DataConfig) -> dict[Kind, list[Member]]:
-    """The data sets of each kind that batches hold, in order of their names.
+    """The data sets of each kind in a batch, ordered by name.
 
     Raises:
-        ValueError: a source finds its data missing or malformed, or its filters leave
-            nothing; names the data set where there are several.
+        ValueError: the data of a source are missing or malformed, or its filters drop
+            every file; the message names the data set of a mixture.
     """
     kinds = [kind for kind in KINDS if getattr(config, f"{kind}s_per_batch")]
     side = max(max(height, width) for _, height, width in config.sizes)
@@ -94,11 +94,10 @@ def _make_source(data_set: DataSet, kind: Kind, side: int) -> Source:
     if data_set.source == "folder":
         source = FolderSource
     elif data_set.source == "shapes":
-        # Only this source draws its own data.
+        # Only this source generates its data.
         from snapvideo_jax.data.shapes import dataset
 
-        # They are drawn at least as large as any clip is wanted; encoders take even
-        # sides only.
+        # At least as large as any batch size; encoders need even sides.
         size = max(dataset.SIZE, side + side % 2)
         root = dataset.build(Path(root or DEFAULT_CACHE).expanduser(), size=size)
     return source(root, kind, limit, data_set.rules)

@@ -1,4 +1,4 @@
-"""Frames and pictures as RGB in the size they are needed in."""
+"""Converts frames and images to RGB at another size, with reproducible filters."""
 
 import threading
 
@@ -11,15 +11,15 @@ Size = tuple[int, int]
 """Height and width, in pixels."""
 
 EXACT = Interpolation.BITEXACT | Interpolation.ACCURATE_RND
-"""The same numbers on every machine, whatever its processor can do."""
+"""Flags for equal results on every processor."""
 
 _thread = threading.local()
-# Shrinking averages the area under each new pixel; enlarging interpolates linearly.
+# Shrinking averages the area of each new pixel; enlarging interpolates linearly.
 _FILTER = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | EXACT
 
 
 def cover_size(size: Size, cover: Size) -> Size:
-    """The size of the same shape that just covers another, to whole pixels.
+    """The smallest size of the same aspect ratio that covers another, in whole pixels.
 
     Args:
         size: height and width before.
@@ -33,24 +33,25 @@ def cover_size(size: Size, cover: Size) -> Size:
 
 
 def upright(frame: av.VideoFrame) -> tuple[Size, int]:
-    """The size of a frame as it is shown, and how it gets there from how it is stored.
+    """Size and rotation of a frame as displayed.
 
     Returns:
-        Height and width, and quarter turns counterclockwise, 0 to 3.
+        Height and width after the rotation, and the quarter turns counterclockwise (0
+        to 3) from the stored frame to the displayed one.
     """
     turns = round(frame.rotation / 90) % 4
     return (frame.height, frame.width)[:: -1 if turns % 2 else 1], turns
 
 
 def to_rgb(frame: av.VideoFrame, size: Size) -> UInt8[np.ndarray, "h w c"]:
-    """A frame in RGB and in another size, in one pass of FFmpeg's filters.
+    """A frame in RGB at another size, in one pass of FFmpeg's scaler.
 
     Args:
         frame: of any pixel format.
         size: of the result.
     """
-    # One converter a thread: a new one for each frame, or one with threads of its
-    # own (PyAV's defaults), takes 4 to 8 times as long.
+    # One converter per thread: a new one for each frame, or a multithreaded one
+    # (PyAV's defaults), takes 4 to 8 times as long.
     if not hasattr(_thread, "reformatter"):
         _thread.reformatter = VideoReformatter()
     height, width = size

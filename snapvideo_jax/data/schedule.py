@@ -1,8 +1,8 @@
-"""Who is next, where several share a sequence by weight: a table that repeats.
+"""Deterministic weighted round robin from a periodic table.
 
-For weights ``w`` that add up to 1 and after any number ``n`` of draws, each has been
-drawn ``n w`` times up to less than one. This is the chairman's problem: among those
-that have waited long enough, the one is next that would otherwise first be late.
+For weights ``w`` that sum to 1 and after any number ``n`` of draws, each member has
+been drawn ``n w`` times, up to less than one. This is the chairman assignment problem:
+of the members that are eligible, the one with the earliest deadline is drawn.
 
 R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32 (1980).
 """
@@ -14,16 +14,14 @@ from fractions import Fraction
 import numpy as np
 
 MAX_DRAWS = 100_000
-"""Draws within which weights have to come out in whole numbers."""
+"""Maximum length of the table: the period of the weights in whole draws."""
 
 
 class Schedule:
-    """A sequence without end of the numbers 0 to k-1, each by its weight.
-
-    Any place of it is found at once.
+    """An endless sequence of the members 0 to k-1 by weight, with random access.
 
     Args:
-        weights: of each, above 0; only their ratios matter.
+        weights: of the members, above 0; only their ratios matter.
         where: name of the setting, for the error.
 
     Raises:
@@ -31,7 +29,7 @@ class Schedule:
     """
 
     def __init__(self, weights: Sequence[float], where: str):
-        # As they are written: 0.1 is a tenth.
+        # Decimal values as written: 0.1 is 1/10.
         exact = [Fraction(str(float(weight))) for weight in weights]
         unit = math.lcm(*(each.denominator for each in exact))
         whole = [int(each * unit) for each in exact]
@@ -43,7 +41,7 @@ class Schedule:
                 f"digits, for at most {MAX_DRAWS:,}."
             )
         self.counts = whole
-        """Draws of each in a table."""
+        """Draws of each member per period."""
         self._order = _table(np.asarray(whole, np.int64))
         before = np.zeros(len(self._order), np.int64)
         for each, count in enumerate(whole):
@@ -51,14 +49,14 @@ class Schedule:
         self._before = before
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
-        """Who has a draw, and how many draws it had before."""
-        tables, place = divmod(draw, len(self._order))
-        who = int(self._order[place])
-        return who, tables * self.counts[who] + int(self._before[place])
+        """The member of a draw, and the number of its earlier draws."""
+        periods, place = divmod(draw, len(self._order))
+        member = int(self._order[place])
+        return member, periods * self.counts[member] + int(self._before[place])
 
 
 def _table(counts: np.ndarray) -> np.ndarray:
-    """Tijdeman's rule, in whole numbers: for k, weights count / total."""
+    """One period by Tijdeman's rule, in integers: member k has weight count / total."""
     total, others = int(counts.sum()), 2 * (len(counts) - 1)
     if not others:
         return np.zeros(total, np.int16)
@@ -66,10 +64,10 @@ def _table(counts: np.ndarray) -> np.ndarray:
     owed = np.zeros_like(counts)  # (n w - draws), times the total
     for place in range(total):
         owed += counts
-        # Late when it is owed more than 1 - 1/(2k-2): the steps that are left until.
+        # Steps until a member is owed 1 - 1/(2k-2); it is eligible from 1/(2k-2) on.
         left = (total * (others - 1) - others * owed) / counts
         left[others * owed < total] = np.inf
-        who = int(left.argmin())
-        order[place] = who
-        owed[who] -= total
+        member = int(left.argmin())
+        order[place] = member
+        owed[member] -= total
     return order

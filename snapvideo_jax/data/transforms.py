@@ -1,8 +1,7 @@
-"""From decoded pictures to what a network sees: which frames, which part, which size.
+"""From decoded frames to the network's input: choice of times, crop and size.
 
-Everything here is a pure function of its arguments; randomness comes in as a
-generator that belongs to one sample. There are no horizontal flips, because captions
-speak of left and right.
+All functions are pure; randomness comes from a generator that belongs to one sample.
+There are no horizontal flips, because captions mention left and right.
 """
 
 import functools
@@ -23,18 +22,17 @@ def frame_times(
     min_fps: float,
     max_fps: float = 0.0,
 ) -> tuple[Float[np.ndarray, "t"], float]:
-    """Moments to take frames at (seconds from the first), and the seconds between.
+    """Times to take frames at, in seconds from the first, and the frame interval.
 
-    The target rate is log-uniform between ``min_fps`` and the clip's own rate, and
-    never so low that the frames would not fit in the clip; the start is uniform over
-    where they fit.
+    The target rate is log-uniform between ``min_fps`` and the clip's rate, with a lower
+    bound at which the frames just fit in the clip; the start is uniform over the rest.
 
     Args:
-        rng: the sample's own generator.
+        rng: the sample's generator.
         info: the clip.
-        frames: how many to take, at least 1.
-        min_fps: lowest target rate in 1/s; a slower clip keeps its own rate.
-        max_fps: highest target rate in 1/s; 0 for the clip's own.
+        frames: number of frames, at least 1.
+        min_fps: lowest target rate in 1/s; a slower clip retains its rate.
+        max_fps: highest target rate in 1/s; 0 for the clip's.
 
     Raises:
         UnusableClip: the clip is too short even at the highest rate.
@@ -62,7 +60,7 @@ def frame_times(
 def as_video(
     image: UInt8[np.ndarray, "h w c"], frames: int
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """An image as a video of equal frames, at an interval of 0 seconds.
+    """An image as a video of equal frames, whose frame interval is 0.
 
     [P] Sec. 3.3: images are videos of infinite frame-rate.
     """
@@ -75,12 +73,15 @@ def random_crop(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "t H W c"]:
-    """The largest part with the aspect of ``height`` to ``width``, anywhere (a view).
+    """The largest crop of the aspect ratio of height to width, at a random place.
 
     Args:
-        rng: the sample's own generator.
+        rng: the sample's generator.
         video: frames of any size.
         height, width: of the target; only their ratio matters.
+
+    Returns:
+        A view of ``video``.
     """
     full_height, full_width = video.shape[1:3]
     part_height = min(full_height, max(1, round(full_width * height / width)))
@@ -93,10 +94,10 @@ def random_crop(
 def resize(
     video: UInt8[np.ndarray, "t h w c"], height: int, width: int
 ) -> UInt8[np.ndarray, "t H W c"]:
-    """The video at another size, the same exact filter on every frame.
+    """The video at another size, by the same exact filter on every frame.
 
-    Smaller sizes average the area that falls under each new pixel, so nothing
-    aliases; larger ones interpolate linearly.
+    Smaller sizes average the area of each new pixel, so nothing aliases; larger ones
+    interpolate linearly.
 
     Args:
         video: frames of any size.
@@ -109,13 +110,13 @@ def resize(
     columns = rearrange(lower, "t h (w c) -> 1 w (t h c)", c=channels)
     small = _resize_middle(columns, width)
     pixels = rearrange(small, "1 w (t h c) -> t h w c", t=count, c=channels)
-    # Halves go up, however the weights of a pixel were rounded.
+    # Rounds halves up, whatever the rounding of the weights.
     return np.clip(pixels + 0.501, 0, 255).astype(np.uint8, order="C")
 
 
 @functools.lru_cache(maxsize=1024)
 def resize_weights(size: int, new_size: int) -> Float32[np.ndarray, "new old"]:
-    """Share of every old pixel in every new one, along one axis; rows add up to 1.
+    """Weight of every old pixel in every new one along one axis; rows sum to 1.
 
     Args:
         size, new_size: pixels along the axis before and after, at least 1.
@@ -138,8 +139,8 @@ def _resize_middle(
 ) -> Float32[np.ndarray, "first new last"]:
     """Values at another size along the middle axis.
 
-    A matrix product would do, but a BLAS starts threads for it, and waiting for those
-    beside a busy training process takes 100 times as long as the arithmetic.
+    Not a matrix product: BLAS would start threads for it, and waiting for those next to
+    a busy training process takes 100 times as long as the arithmetic.
     """
     places, shares = _taps(values.shape[1], new_size)
     total = np.zeros((len(values), new_size, values.shape[2]), np.float32)
@@ -152,7 +153,7 @@ def _resize_middle(
 def _taps(
     size: int, new_size: int
 ) -> tuple[Int[np.ndarray, "taps new"], Float32[np.ndarray, "taps new"]]:
-    """The old pixels that each new one needs, and their shares."""
+    """The old pixels that each new one depends on, and their weights."""
     weights = resize_weights(size, new_size)
     count = int((weights > 0).sum(1).max())
     first = np.minimum((weights > 0).argmax(1), size - count)

@@ -1,4 +1,4 @@
-"""A record of the files that could not be used, so that none is lost in silence."""
+"""Lists of the files that could not be used (``skipped.jsonl``), with the reasons."""
 
 import fcntl
 import json
@@ -13,16 +13,16 @@ from snapvideo_jax.io import json_lines
 from snapvideo_jax.io.captions import KINDS, Kind
 
 SkippedFile = dict[str, Any]
-"""Of a list: the ``kind``, ``file``, ``reason``, and ``of`` how many of its kind."""
+"""``kind``, ``file``, ``reason``, and ``of``: the number of files of this kind."""
 
 log = logging.getLogger(__name__)
 
 
 def list_path(workdir: Path, process_index: int) -> Path:
-    """Where a process of a run lists the files it cannot use.
+    """Path of the list of one process of a run.
 
-    Not every file system lets machines append to one file in turns, so each process
-    has its own list; that of process 0 is the run's, which takes in the others.
+    Not every file system lets several machines append to one file, so each process has
+    its own list; process 0 merges the others into its own, which is the run's.
     """
     if process_index == 0:
         return workdir / "skipped.jsonl"
@@ -30,13 +30,13 @@ def list_path(workdir: Path, process_index: int) -> Path:
 
 
 def merge_lists(workdir: Path, delete_parts: bool = False) -> list[SkippedFile]:
-    """Takes the lists of the other processes into that of the run, each file once.
+    """Merges the lists of the other processes into the run's, each file once.
 
     For process 0 only.
 
     Args:
         workdir: of the run.
-        delete_parts: removes the other lists; only while no other process writes.
+        delete_parts: delete the other lists; only while no other process writes.
 
     Returns:
         The entries of the run's list.
@@ -51,19 +51,19 @@ def merge_lists(workdir: Path, delete_parts: bool = False) -> list[SkippedFile]:
 
 
 def read(path: Path) -> list[SkippedFile]:
-    """The entries of a list; one that is still being written is left out."""
+    """The entries of a list, without a last line that is still being written."""
     return json_lines.read(path)
 
 
 def append_once(path: Path, entry: SkippedFile) -> list[SkippedFile]:
-    """Adds an entry to a list and tells the log, unless the list has the file already.
+    """Appends an entry to a list and logs it, unless the list has the file already.
 
     Returns:
         The entries of the list.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
-        # Reading processes share the list: look again before adding to it.
+        # Worker processes share the list: read it again under the lock.
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         entries = [json.loads(line) for line in stream]
@@ -77,15 +77,15 @@ def append_once(path: Path, entry: SkippedFile) -> list[SkippedFile]:
 def check_share(
     entries: Sequence[SkippedFile], max_share: float, path: Path | None = None
 ) -> None:
-    """Refuses to go on with too many files that cannot be used.
+    """Refuses to continue with too many unusable files.
 
     Args:
-        entries: of all of them.
+        entries: all unusable files.
         max_share: tolerated share of the files of a kind, in 0..1.
-        path: of the list that has them.
+        path: of their list, for the error.
 
     Raises:
-        ValueError: there are more of a kind.
+        ValueError: the share of a kind is larger.
     """
     for kind in KINDS:
         found = [entry for entry in entries if entry["kind"] == kind]
@@ -101,13 +101,13 @@ def check_share(
 
 
 class Skipped:
-    """Counts unusable files and writes each to a list once, with the reason.
+    """Counts unusable files and lists each once, with the reason.
 
-    Safe to share between threads, and between processes that append to one list.
+    Safe between threads, and between processes that append to one list.
 
     Args:
-        path: the list, JSON lines; files an earlier run put there are not named again,
-            and count. None keeps it in memory.
+        path: the list, JSON lines. Files that an earlier run listed are counted and
+            not logged again. None: a list in memory.
         max_share: tolerated share of the files of a kind, in 0..1.
     """
 
@@ -116,17 +116,17 @@ class Skipped:
         self._max_share = max_share
         self._entries: list[SkippedFile] = []
         self._lock = threading.Lock()
-        # A file that took too long might not the next time: what this run decided, it
-        # keeps to. Others are refused again by whoever looks at them.
+        # Reading a slow file again might succeed, which would change the sequence of
+        # samples; every other file fails again when it is read.
         listed = read(self._path) if self._path else []
         self._slow = {x["file"]: x["reason"] for x in listed if x.get("slow")}
 
     def count(self, kind: Kind) -> int:
-        """Files of a kind met in this process that could not be used."""
+        """Number of unusable files of a kind that this process found."""
         return sum(entry["kind"] == kind for entry in self._entries)
 
     def refuse_slow(self, file: str) -> None:
-        """Refuses a file at once that took too long before, also in an earlier run.
+        """Refuses a file that exceeded its time limit before, also in an earlier run.
 
         Raises:
             SlowClip: it did.
@@ -135,11 +135,11 @@ class Skipped:
             raise SlowClip(self._slow[file])
 
     def add(self, kind: Kind, file: str, error: UnusableClip, total: int) -> None:
-        """Notes that a file is passed over.
+        """Lists a file that is skipped.
 
         Args:
-            kind, file, error: what is passed over, and why.
-            total: files of this kind in the data set.
+            kind, file, error: the file and why it is skipped.
+            total: number of files of this kind in the data.
 
         Raises:
             ValueError: too many files of this kind cannot be used.

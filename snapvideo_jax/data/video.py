@@ -1,11 +1,10 @@
-"""Decoding clips by presentation time, from files or bytes.
+"""Decodes clips by presentation time, from files or bytes.
 
-A clip is asked for moments, not for frame numbers: files of uneven frame-rate give
-the frame nearest to each moment. Of every run of frames from one key frame to the next
-only those are decoded that a wanted frame is made from, and frames come out in the size
-that they are needed in. Whatever cannot be used raises `UnusableClip` with a short
-reason, so that one broken file among millions is counted and passed over rather than
-ending a training run.
+Frames are requested by time, not by number: a file of variable frame-rate returns the
+frame nearest to each time. Of every group of pictures only the frames that a requested
+frame depends on are decoded, and frames are converted to RGB at the size that is
+needed. A file that cannot be used raises `UnusableClip` with a short reason: one broken
+file among millions is counted and skipped and does not end a training run.
 """
 
 import dataclasses
@@ -32,24 +31,24 @@ from snapvideo_jax.data.container import (
 from snapvideo_jax.data.rescale import Size, cover_size, to_rgb, upright
 
 DECODE_SECONDS = 30.0
-"""Most that one clip may take, unless said otherwise."""
+"""Default time limit for one clip."""
 MAX_DECODED_BYTES = 2**31
-"""Of the frames that are given at once."""
+"""Limit of the frames returned by one call."""
 
-# Decoders that can be told, packet by packet, to leave out frames no other needs.
+# Decoders that can skip non-reference frames packet by packet.
 _SKIPPING = ("h264", "hevc")
-# As many times as long as each frame lasts is a gap.
+# A distance of frames above this multiple of their duration is a gap.
 _GAP_RATIO = 2.5
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a clip holds.
+    """Size and timing of a clip.
 
     frames: number of frames.
     fps: mean frame-rate over the clip, in 1/s; 0 for a single frame.
     duration: seconds from the first frame to the last, ``(frames - 1) / fps``.
-    height, width: in pixels, as it is shown.
+    height, width: in pixels, as displayed.
     """
 
     frames: int
@@ -65,30 +64,29 @@ class ClipInfo:
 
 
 class Clip:
-    """An opened clip. Use it as a context manager.
+    """An opened clip; a context manager.
 
-    All packets are read at once, which costs little next to decoding and tells the
-    true presentation times (headers often lie) and whether the file is complete. Of a
-    large file only those around the moments asked for are read, and its header is
-    believed until these contradict it.
+    All packets are read at once, which costs little compared with decoding and gives
+    the true presentation times (headers are often wrong) and whether the file is
+    complete. Of a large file only the packets around the requested times are read; its
+    header is trusted until the packets contradict it.
 
     Args:
         data: content or path of a file with a video stream.
-        cover: make frames as small or large as covers this size, keeping their shape;
-            None gives them as they are.
-        seconds: most that opening and decoding may take. The clock is looked at
-            between packets and frames, so a single frame, or a file system that does
-            not answer, can take longer.
+        cover: scale frames to the smallest size of their aspect ratio that covers this
+            size; None: leave their size.
+        seconds: time limit for opening and decoding. It is checked between packets and
+            frames, so a single frame or a file system that hangs can take longer.
         whole: read all packets of a large file too.
 
     Attributes:
-        info: what it holds. The height and width of a clip that is stored on its side
-            are known once a frame was decoded.
+        info: size and timing. Height and width of a clip that is stored rotated are
+            right after the first frame was decoded.
         codec: name of its codec, such as "h264".
-        time_base: seconds in a tick of its frames' presentation stamps.
+        time_base: seconds per tick of its frames' presentation stamps.
 
     Raises:
-        UnusableClip: nothing in it can be played, or the file is cut off.
+        UnusableClip: it has no video that can be decoded, or is truncated.
     """
 
     def __init__(
@@ -126,7 +124,7 @@ class Clip:
         return ClipInfo(frames, fps, duration, *self._stored)
 
     def _require_end(self, duration: float) -> None:
-        """Refuses what is left of a Matroska file; other formats list their packets."""
+        """Refuses a truncated Matroska file; other formats list their packets."""
         is_matroska = "matroska" in self._container.format.name
         if not is_matroska or len(self._container.streams) > 1:
             return
@@ -156,13 +154,13 @@ class Clip:
         self._container.close()
 
     def frames_at(self, times: Float[np.ndarray, "t"]) -> UInt8[np.ndarray, "t h w c"]:
-        """The frames nearest to the given moments.
+        """The frames nearest to the given times.
 
         Args:
-            times: seconds from the first frame, in rising order.
+            times: seconds from the first frame, ascending.
 
         Raises:
-            UnusableClip: a moment is past the last frame, or cannot be decoded.
+            UnusableClip: a time is after the last frame, or a frame does not decode.
         """
         height, width = self._stored
         if self._cover:
@@ -176,14 +174,17 @@ class Clip:
     def nearest_stamps(
         self, times: Float[np.ndarray, "t"]
     ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "t"]]:
-        """Stamps of the frames nearest to the given moments, and which is of which.
+        """Stamps of the frames nearest to the given times, without decoding them.
 
-        Args and Raises: as `frames_at`, but nothing is decoded.
+        Args and Raises: as of `frames_at`.
+
+        Returns:
+            The distinct stamps, ascending, and for each time the index of its stamp.
         """
         if times[-1] > self.info.duration + 1e-3:
             raise UnusableClip(
                 f"lasts {self.info.duration:.3f} s, but its frame at {times[-1]:.3f} s "
-                f"was asked for"
+                f"was requested"
             )
         if self._is_large:
             self._read_window(times)
@@ -195,11 +196,11 @@ class Clip:
 
     @property
     def times(self) -> Float[np.ndarray, "n"]:
-        """When the frames that were read are shown, in seconds from the first."""
+        """Presentation times of the frames read, in seconds from the first."""
         return (self._stamps - self._start) * self._tick
 
     def play(self) -> Iterator[av.VideoFrame]:
-        """All frames as they are stored, in the order they are shown.
+        """All frames as stored (not rotated or scaled), in presentation order.
 
         Raises:
             UnusableClip: some frame does not decode.
@@ -207,18 +208,18 @@ class Clip:
         return self.decode(self._stamps)
 
     def decoded(self) -> "DecodedClip":
-        """The whole clip in memory.
+        """The whole clip, decoded into memory.
 
         Raises:
             UnusableClip: some frame does not decode, or the file is large.
         """
         if self._is_large:
-            raise UnusableClip("too large to be held whole")
+            raise UnusableClip("too large to be decoded into memory")
         frames = self.frames_at(self.times)
         return DecodedClip(self.info, self.times, frames)
 
     def decode(self, stamps: Int[np.ndarray, "n"]) -> Iterator[av.VideoFrame]:
-        """The frames shown at the given stamps (in ticks, rising), as stored.
+        """The frames with the given stamps (in ticks, ascending), as stored.
 
         Raises:
             UnusableClip: one of them does not decode.
@@ -235,15 +236,15 @@ class Clip:
             try:
                 yield from self._decode_run(keys[place][1], run)
             except UnusableClip:
-                # Some encoders let frames refer to what came before a key frame.
+                # Some encoders let frames refer to frames before a key frame.
                 if not place:
                     raise
                 yield from self._decode_run(keys[0][1], run)
 
     def _decode_run(self, first: int, stamps: list[int]) -> Iterator[av.VideoFrame]:
-        """Frames at the stamps, decoded from packet ``first`` on.
+        """Frames with the given stamps, decoded from packet ``first`` on.
 
-        Stamps are taken out of the list as their frames come.
+        Removes each stamp from the list when its frame was decoded.
         """
         wanted, before = set(stamps), None
         last = max(
@@ -265,7 +266,7 @@ class Clip:
     def _play(
         self, packets: Sequence[av.Packet], wanted: Set[int]
     ) -> Iterator[av.VideoFrame]:
-        """What a decoder makes of packets from a key frame on, in the order shown."""
+        """Decodes packets from a key frame on; frames are in presentation order."""
         decoder = self._stream.codec_context
         decoder.flush_buffers()
         begin = stamp_of(packets[0])
@@ -278,12 +279,12 @@ class Clip:
             try:
                 yield from decoder.decode(packet)
             except av.FFmpegError as error:
-                # Frames shown before the key frame may need what came before it.
+                # Frames presented before the key frame may depend on earlier ones.
                 if packet is None or stamp_of(packet) >= begin:
                     raise UnusableClip(f"does not decode ({error.strerror})") from error
 
     def _require_shown(self, frame: av.VideoFrame, stamp: int) -> None:
-        """Refuses what a decoder gives in place of the frame at a stamp."""
+        """Refuses another or a damaged frame in place of the one at a stamp."""
         if frame.pts != stamp or frame.is_corrupt:
             raise UnusableClip(self._no_frame(stamp))
         height, width = self._stored
@@ -299,16 +300,16 @@ class Clip:
         )
 
     def _require_no_gap(self, repeated: Int[np.ndarray, "n"]) -> None:
-        """Refuses to fill a gap between frames by repeating the frame beside it.
+        """Refuses to fill a gap between frames with repetitions of its neighbours.
 
-        A broadcast that lost packets, or a damaged time, leaves such gaps. Where the
-        packets themselves say that their frames last unevenly, a gap is none.
+        A broadcast that lost packets or a damaged time stamp leaves such gaps. Where
+        packets declare uneven durations, long distances are not gaps.
         """
         gaps = np.diff(self._stamps)
         lengths = {packet.duration or 0 for packet in self._packets[:-1]}
         usual = lengths.pop() if len(lengths) == 1 else 0
         if not usual and self._container.format.name.startswith("mpeg"):
-            usual = np.median(gaps)  # broadcasts are even
+            usual = np.median(gaps)  # broadcasts have a constant frame-rate
         if not usual:
             return
         for frame in repeated:
@@ -321,7 +322,7 @@ class Clip:
                 )
 
     def _read_window(self, times: Float[np.ndarray, "t"]) -> None:
-        """Reads the packets around some moments of a large file."""
+        """Reads the packets around the given times of a large file."""
         first, last = (
             self._start + round(x / self._tick) for x in (times[0], times[-1])
         )
@@ -335,11 +336,11 @@ class Clip:
             start, end = (self._stamps[[0, -1]] - self._start) * self._tick
             raise UnusableClip(
                 f"holds {start:.3f} to {end:.3f} s where {times[0]:.3f} to "
-                f"{times[-1]:.3f} s were asked for"
+                f"{times[-1]:.3f} s were requested"
             )
 
     def _picture(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w c"]:
-        """A frame as it is shown, in the size that was asked for."""
+        """A frame in RGB, rotated for display and scaled as ``cover`` asks."""
         shown, turns = upright(frame)
         height, width = shown
         self.info = dataclasses.replace(self.info, height=height, width=width)
@@ -351,11 +352,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A clip held in memory, which gives the same frames as its file would.
+    """A decoded clip in memory; it returns the same frames as its file.
 
     info: as of `Clip`.
     times: presentation times, in seconds from the first frame.
-    frames: all frames, which may be smaller than those of the file.
+    frames: all frames, scaled as ``cover`` of `Clip` specified.
     """
 
     info: ClipInfo
@@ -363,17 +364,17 @@ class DecodedClip:
     frames: UInt8[np.ndarray, "n h w c"]
 
     def frames_at(self, times: Float[np.ndarray, "t"]) -> UInt8[np.ndarray, "t h w c"]:
-        """The frames nearest to the given moments (seconds from the first frame)."""
+        """The frames nearest to the given times (seconds from the first frame)."""
         return self.frames[nearest_frames(self.times, times)]
 
     @staticmethod
     def from_image(image: UInt8[np.ndarray, "h w c"], size: Size) -> "DecodedClip":
-        """An image as a clip of one frame; ``size`` is that of its file."""
+        """An image as a clip of one frame; ``size`` is the size in the file."""
         return DecodedClip(ClipInfo(1, 0.0, 0.0, *size), np.zeros(1), image[None])
 
 
 def probe(data: Encoded, seconds: float = DECODE_SECONDS) -> ClipInfo:
-    """What a clip holds; decodes its first frame only.
+    """Size and timing of a clip; decodes its first frame only.
 
     Raises:
         UnusableClip: as `Clip` and `Clip.frames_at`.
@@ -386,11 +387,11 @@ def probe(data: Encoded, seconds: float = DECODE_SECONDS) -> ClipInfo:
 def decode_at(
     data: Encoded, times: Float[np.ndarray, "t"], cover: Size | None = None
 ) -> UInt8[np.ndarray, "t h w c"]:
-    """The frames of a clip nearest to the given moments, by presentation time.
+    """The frames of a clip nearest to the given presentation times.
 
     Args:
         data: content or path of a file.
-        times: seconds from the first frame, in rising order.
+        times: seconds from the first frame, ascending.
         cover: as of `Clip`.
 
     Raises:
@@ -403,10 +404,10 @@ def decode_at(
 def nearest_frames(
     stamps: Float[np.ndarray, "n"], times: Float[np.ndarray, "t"]
 ) -> Int[np.ndarray, "t"]:
-    """Index of the frame whose stamp is nearest to each time; ties take the earlier.
+    """Index of the frame nearest to each time; the earlier of two as near.
 
     Args:
-        stamps: presentation times of the frames, rising.
-        times: moments, in the same unit.
+        stamps: presentation times of the frames, ascending.
+        times: in the same unit.
     """
     return np.searchsorted((stamps[1:] + stamps[:-1]) / 2, times, side="left")
