@@ -349,5 +349,5 @@ def test_a_caption_of_records_that_a_cache_lacks_is_found_before_the_run(
     with pytest.raises(ValueError, match="lacks 36 of 36 captions, as '.*; add them"):
         cached_run(encode, encoder, root, tmp_path, ["a"])
     assert not list(tmp_path.glob("run/checkpoints/*[0-9]"))
-    told = "Looked at the captions of 24 of 24 samples"
+    told = "Checked the captions of 24 of 24 samples"
     assert (told in capsys.readouterr().err) is not listed

@@ -121,5 +121,5 @@ def test_captions_that_nothing_lists_are_read_for_some_time_only(records, caplog
     with caplog.at_level("INFO"):
         assert sorted(joint.captions()) == [str(n) for n in range(8)]
         assert list(joint.captions(seconds=0)) == []
-    assert "Looked at the captions of 8 of 8 samples." in caplog.messages
-    assert "Looked at the captions of 0 of 8 samples." in caplog.messages
+    assert "Checked the captions of 8 of 8 samples." in caplog.messages
+    assert "Checked the captions of 0 of 8 samples." in caplog.messages

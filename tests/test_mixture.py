@@ -182,7 +182,8 @@ def test_a_part_that_takes_nothing_is_refused(fields, message):
 
 def test_a_size_that_no_file_goes_to_is_refused(roots):
     with pytest.raises(
-        ValueError, match="no video goes to the size of 4 frames of 14x140, others are"
+        ValueError,
+        match="no video is assigned to the size of 4 frames of 14x140, others are",
     ):
         make_joint_source(config_of(roots, buckets=((4, 14, 140),)), 0)
 

@@ -1,12 +1,12 @@
 """The Grain graph: from sources to the batches of one process.
 
-    sample numbers → this process's rows → decode, cut, resize → batch → threads
-    (→ reading processes) → text embeddings
+    sample numbers → this process's rows → decode, crop, resize → batch → threads
+    (→ worker processes) → text encoding
 
-All randomness sits in `JointSource`, before the split over processes, so the global
+All randomness is in `JointSource`, before the split over processes, so the global
 sequence of batches is the same for any number of processes, threads and workers.
-Text is embedded last and in the training process, where the encoder lives; workers
-need neither the encoder nor a device.
+Text is encoded last, in the training process; workers need neither the encoder nor a
+device.
 """
 
 import functools
@@ -41,19 +41,19 @@ def make_dataset(
     skipped_path: str | Path | None = None,
     rows: Sequence[int] | None = None,
 ) -> grain.IterDataset:
-    """The batches of one process, each a `types.Fetched`, without end.
+    """The endless batches of one process, each a `types.Fetched`.
 
     Args:
-        config: what to read, and what a batch looks like.
-        seed: of everything random in the data, at least 0.
-        process_index, process_count: which of how many processes this is.
-        text_encoder: embeds captions.
-        skipped_path: where to list files that cannot be used; None lists them nowhere.
-        rows: places in a global batch that this process loads; None for one block of
-            neighbours, in the order of the processes.
+        config: sources and sizes.
+        seed: of all randomness in the data, at least 0.
+        process_index, process_count: of this process, and of all.
+        text_encoder: encodes captions.
+        skipped_path: list of unusable files; None: they are only logged.
+        rows: of a global batch that this process loads; None: one contiguous block for
+            each process, in their order.
 
     Raises:
-        ValueError: the data does not fit the settings, or batches cannot be split.
+        ValueError: the data do not match the settings, or batches cannot be split.
     """
     joint = make_joint_source(config, seed, skipped_path)
     text_encoder.check(joint.captions())
@@ -63,9 +63,9 @@ def make_dataset(
 def make_joint_source(
     config: DataConfig, seed: int, skipped_path: str | Path | None = None
 ) -> JointSource:
-    """The global sequence of samples, after checks of its sources.
+    """The global sequence of samples, after `check_sources`.
 
-    Args and Raises: as `make_dataset`.
+    Args and Raises: as of `make_dataset`.
     """
     sources = make_sources(config)
     check_sources(config, sources)
@@ -82,9 +82,9 @@ def split_dataset(
 ) -> grain.IterDataset:
     """The batches of one process: its rows of every global batch.
 
-    The rows of all processes together are the batch that a single process would get.
+    The rows of all processes together are the batch that a single process would load.
 
-    Args and Raises: as `make_dataset`.
+    Args and Raises: as of `make_dataset`.
     """
     config = joint.config
     if config.batch % process_count:
@@ -98,7 +98,7 @@ def split_dataset(
     steps = len(joint) // config.batch
     number = functools.partial(_global_sample, config.batch, tuple(rows))
     samples = grain.MapDataset.range(steps * len(rows)).map(number)
-    # Grain's default is a buffer of 500 elements, here batches.
+    # Grain's default is to buffer 500 elements, which are batches here.
     options = grain.ReadOptions(
         num_threads=config.num_threads,
         prefetch_buffer_size=max(config.prefetch, config.num_threads),
@@ -113,17 +113,17 @@ def split_dataset(
 
 
 def seek(iterator: grain.DatasetIterator, step: int) -> None:
-    """Sets an iterator of `make_dataset` to the batch of a step, in no time.
+    """Sets an iterator of `make_dataset` to the batch of a step, in constant time.
 
     Args:
-        iterator: fresh or used.
-        step: its next batch, at least 0.
+        iterator: to change.
+        step: of its next batch, at least 0.
     """
     state = iterator.get_state()
     if "next_index" in state:
         iterator.set_state({"next_index": step})
         return
-    # Reading processes take turns; each counts its own batches.
+    # Worker processes take turns, and each counts its own batches.
     workers = len(state["iterators_in_use_states"])
     state["next_index_in_cycle"] = step % workers
     state["iterators_in_use_states"] = [
@@ -140,12 +140,12 @@ def captions_of(
 
 
 def check_sources(config: DataConfig, sources: Mapping[Kind, Sequence[Member]]) -> None:
-    """Makes sure that some clip of every data set can give the frames asked for.
+    """Checks that some clip of every data set has ``data.frames`` frames.
 
-    It looks at no more than `PROBED_CLIPS` clips, and stops at the first that can.
+    Probes up to `PROBED_CLIPS` clips of each, until the first that suffices.
 
     Raises:
-        ValueError: none can, with the largest ``data.frames`` that would do.
+        ValueError: none does; the message has the largest possible ``data.frames``.
     """
     for member in sources.get("video", ()):
         try:
@@ -171,13 +171,12 @@ def _check_clips(config: DataConfig, member: Member) -> None:
             reason = f"{name}: {error}"
     if 1 < longest < frames:
         raise ValueError(
-            f"data.frames={frames} is more than any of the {probed} clips "
-            f"looked at holds, the longest has {longest} frames; use "
-            f"data.frames<={longest}."
+            f"data.frames={frames} is more than any of the {probed} probed clips has, "
+            f"the longest has {longest} frames; use data.frames<={longest}."
         )
     raise ValueError(
-        f"none of the {probed} clips looked at can be used (last: {reason}); set "
-        f"data.root to other data or correct what is named here."
+        f"none of the {probed} clips probed can be used (last: {reason}); set "
+        f"data.root to other data, or change the setting named here."
     )
 
 

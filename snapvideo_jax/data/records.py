@@ -5,12 +5,12 @@ little-endian), the header (UTF-8), then the encoded media up to the end:
 
     | header length: 4 bytes | {"type": "video", "caption": ..., "fps": ...} | media |
 
-The header's keys are free; the media is an MP4 or PNG file exactly as it would lie on
-disk. Records live in ArrayRecord files with one record a group, so that reading record
-i at random reads no other.
+The header's keys are free; the media are the content of an MP4 or PNG file. Records are
+stored in ArrayRecord files with one record a group, so that random access to a record
+reads no other.
 
-Beside ``video-00003.array_record`` lies ``video-00003.jsonl`` with the headers of its
-records, a line each: what is said of all files is known without reading their media.
+Next to ``video-00003.array_record``, ``video-00003.jsonl`` has the headers of its
+records, one a line, so that all metadata are known without reading the media.
 """
 
 import io
@@ -68,22 +68,22 @@ def decode_record(encoded: bytes) -> dict[str, Any]:
             f"record has {len(encoded)} bytes but its header ends at byte {end}; "
             "it is cut off or was not written by encode_record."
         )
-    # Bytes that are no UTF-8 come through, so that the caller can say which.
+    # Bytes that are not UTF-8 become surrogates: the caller refuses the sample.
     header = encoded[4:end].decode("utf-8", "surrogateescape")
     return json.loads(header) | {"data": encoded[end:]}
 
 
 def headers_of(path: Path) -> Path:
-    """Where the headers of an ArrayRecord file lie."""
+    """Path of the headers of an ArrayRecord file."""
     return path.with_suffix(".jsonl")
 
 
 def read_headers(files: Sequence[Path], count: int) -> Iterator[dict[str, Any]] | None:
-    """The headers of all records; None where they do not lie beside every file.
+    """The headers of all records; None where some file lacks its headers.
 
     Args:
         files: of records, in order.
-        count: records in all of them.
+        count: number of records in all of them.
     """
     paths = [headers_of(path) for path in files]
     if not all(path.is_file() for path in paths):
@@ -92,10 +92,10 @@ def read_headers(files: Sequence[Path], count: int) -> Iterator[dict[str, Any]] 
 
 
 def _read_headers(paths: Sequence[Path], count: int) -> Iterator[dict[str, Any]]:
-    """Each line of the files.
+    """The headers in the files.
 
     Raises:
-        ValueError: they are not as many as the records.
+        ValueError: their number differs from that of the records.
     """
     found = 0
     for path in paths:
@@ -105,13 +105,13 @@ def _read_headers(paths: Sequence[Path], count: int) -> Iterator[dict[str, Any]]
                 yield json.loads(line)
     if found != count:
         raise ValueError(
-            f"{paths[0].parent} has {found} headers in *.jsonl beside {count} records; "
+            f"{paths[0].parent} has {found} headers in *.jsonl for {count} records; "
             "prepare it again, or delete the files of headers."
         )
 
 
 class RecordWriter:
-    """Writes records to one ArrayRecord file, and their headers beside it.
+    """Writes records to one ArrayRecord file, and their headers to a file next to it.
 
     A context manager that closes both.
 

@@ -1,8 +1,8 @@
-"""The endless sequence of videos and images that training goes through.
+"""The endless sequence of videos and images that a run trains on.
 
-Sample ``i`` is a pure function of the seed and ``i``: which file, which moments of
-it, which part of the picture. Steps, processes, threads and resumed runs therefore
-see the same sequence, and nothing but a step number need be saved to go on from it.
+Sample ``i`` is a pure function of the seed and ``i``: the file, the times of its frames
+and the crop. Steps, processes, threads and resumed runs therefore see the same
+sequence, and a step number suffices to resume it.
 """
 
 import contextlib
@@ -40,21 +40,21 @@ from snapvideo_jax.io.captions import KINDS, Kind
 from snapvideo_jax.types import LoadedSample
 
 CAPTION_SECONDS = 20.0
-"""Most that a look at the captions of a data set takes that lists none."""
+"""Time limit for sampling the captions of a data set that does not list them."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SampleLocation:
-    """Where in the data a sample is.
+    """Where a sample lies in the data.
 
     kind: of the sample.
-    number: of the sample among those of its kind.
-    bucket: number of the batch's size among ``data.sizes``.
-    member: data set that the sample is of.
-    files: numbers of the files of the data set that have the size.
-    first: which of those is taken, if it can be used.
+    number: index of the sample among those of its kind.
+    bucket: index of the batch's size in ``data.sizes``.
+    member: data set of the sample.
+    files: indices of the files of the data set that have this size.
+    first: position in ``files`` of the first choice.
     """
 
     kind: Kind
@@ -68,25 +68,24 @@ class SampleLocation:
 class JointSource:
     """Random access to the global sequence of samples, ``data.batch`` to a step.
 
-    Every step has one size of those in ``data.sizes``, by a `Schedule` of their
-    weights. Videos and images take fixed places in every batch, mixed as evenly as
-    whole numbers allow: 2048 + 2048 alternate, 48 + 16 repeat three videos and an
-    image. The k-th video of a size belongs to a data set, by a `Schedule` of the
-    weights of those that have videos of this size; it is the next in this data set's
-    endless row of shuffled epochs of files of this size. Images likewise. A file that
-    cannot be used gives its place to the next one that can, in the order of the data
-    set. Of several captions one is drawn.
+    A `Schedule` of ``data.bucket_weights`` chooses the size of each step from
+    ``data.sizes``. Videos and images have fixed positions in every batch, interleaved
+    as evenly as whole numbers allow: 2048 + 2048 alternate, 48 + 16 repeat three videos
+    and an image. Among the data sets that have videos of a size, a `Schedule` of their
+    weights chooses the data set of the k-th video of this size; its file is the next in
+    this data set's endless sequence of shuffled epochs of files of this size. Images
+    likewise. An unusable file is replaced by the next usable one in the order of the
+    data set. One of several captions is drawn at random.
 
     Args:
         config: sizes, rates and amounts.
-        sources: data sets of each kind; a kind of which batches hold none may be
-            missing.
-        seed: of shuffling, cropping and choice of moments, at least 0.
-        skipped: where unusable files are noted.
+        sources: data sets of each kind that a batch has.
+        seed: of shuffling, cropping and sampling of times, at least 0.
+        skipped: list of unusable files.
 
     Attributes:
-        filtered: files that were read and then kept out by a filter, as counted by
-            the process that trains.
+        filtered: number of files that were read and then rejected by a filter, as
+            counted by the training process.
 
     Raises:
         ValueError: a size has no file of a kind, or weights need too long a table.
@@ -116,7 +115,7 @@ class JointSource:
         }
 
     def __len__(self) -> int:
-        """Samples are numbered with 32 bits: a million steps of 4096."""
+        """Samples are numbered with 32 bits: a million steps of 4,096."""
         return 2**32
 
     def __getitem__(self, sample: int) -> LoadedSample:
@@ -129,13 +128,13 @@ class JointSource:
         return element
 
     def place(self, sample: int) -> tuple[Kind, int]:
-        """Kind of a sample, and its number among the samples of this kind."""
+        """Kind of a sample, and its index among the samples of this kind."""
         step, position = divmod(sample, self.config.batch)
         kind, rest = self._place_in_batch(position)
         return kind, step * getattr(self.config, f"{kind}s_per_batch") + rest
 
     def location(self, sample: int) -> SampleLocation:
-        """Where in the data a sample is."""
+        """Where a sample lies in the data."""
         step, position = divmod(sample, self.config.batch)
         kind, rest = self._place_in_batch(position)
         each = getattr(self.config, f"{kind}s_per_batch")
@@ -143,7 +142,7 @@ class JointSource:
         pool = self._pools[kind][bucket]
         who, turn = self._schedules[kind][bucket][before * each + rest]
         member, files = pool.members[who], pool.files[who]
-        # A lone data set keeps its order, whatever mixtures there are elsewhere.
+        # The order of a single data set does not depend on names or buckets.
         extra = (zlib.crc32(member.name.encode()), bucket)
         words = len(KINDS) + KINDS.index(kind), *(extra if any(extra) else ())
         epoch, place = divmod(turn, len(files))
@@ -155,13 +154,14 @@ class JointSource:
         return self.config.sizes[self._buckets[step][0]]
 
     def captions(self, seconds: float = CAPTION_SECONDS) -> Iterator[str]:
-        """Captions that samples may have, found without decoding anything.
+        """Captions that samples may have, found without decoding.
 
-        All of those that are listed; of a data set that lists none, those of records
-        spread over all of it, as many as can be read in some time. The log tells.
+        These are all captions of a data set that lists them; of another, those of
+        samples spread over all of it, as many as can be read in the given time, which
+        are logged.
 
         Args:
-            seconds: for each data set that has no list.
+            seconds: time limit for each data set that does not list its captions.
         """
         for member in (member for each in self._sources.values() for member in each):
             if member.source.headers() is None:
@@ -170,17 +170,17 @@ class JointSource:
                 yield from captions_in(member.source)
 
     def read(self, sample: int) -> Sample:
-        """The file that a sample is taken from, if it can be used."""
+        """The file of a sample's first choice."""
         at = self.location(sample)
         return at.member.source[int(at.files[at.first])]
 
     def sample_caption(self, sample: int) -> tuple[str, str]:
-        """Name of the file that a sample was taken from, and its caption."""
+        """Name of the file of a sample, and the caption."""
         name, element = self._load(int(sample))
         return name, str(element["caption"])
 
     def _place_in_batch(self, position: int) -> tuple[Kind, int]:
-        """Kind of a place in a batch, and its number among those of its kind."""
+        """Kind of a position in a batch, and its index among those of its kind."""
         videos, images = self.config.videos_per_batch, self.config.images_per_batch
         units = math.gcd(videos, images)
         unit, rest = divmod(position, self.config.batch // units)
@@ -189,10 +189,10 @@ class JointSource:
         return "image", unit * (images // units) + rest - videos // units
 
     def _pools_of(self, kind: Kind, members: Sequence[Member]) -> list[SizePool]:
-        """What samples of a kind are taken from, for each size.
+        """The files that samples of a kind are drawn from, for each size.
 
         Raises:
-            ValueError: no file goes to one of the sizes.
+            ValueError: one of the sizes has no files.
         """
         config = self.config
         if not config.buckets:
@@ -210,8 +210,9 @@ class JointSource:
             ]
             if not held:
                 raise ValueError(
-                    f"data.buckets: no {kind} goes to the size of {frames} frames of "
-                    f"{height}x{width}, others are nearer; leave it out or change it."
+                    f"data.buckets: no {kind} is assigned to the size of {frames} "
+                    f"frames of {height}x{width}, others are nearer; remove or change "
+                    "it."
                 )
             pools.append(SizePool(*map(list, zip(*held, strict=True))))
         return pools
@@ -222,10 +223,10 @@ class JointSource:
         kind, member = at.kind, at.member
         total = sum(len(each.source) for each in self._sources[kind])
         filtered = 0
-        for further in range(len(at.files)):
-            index = int(at.files[(at.first + further) % len(at.files)])
-            # Each candidate begins with the same generator: what a sample is must
-            # not depend on what was tried before it.
+        for moved in range(len(at.files)):
+            index = int(at.files[(at.first + moved) % len(at.files)])
+            # Each candidate starts with the same generator, so that a sample does not
+            # depend on the candidates before it.
             rng = np.random.default_rng([self._seed, KINDS.index(kind), at.number])
             name = f"{kind} {index}"
             key = (kind, member.name, at.bucket, index)
@@ -245,20 +246,20 @@ class JointSource:
                 self._skipped.add(kind, name, error, total)
                 continue
             return name, element | {
-                # Texts of one array would all take as much memory as the longest.
+                # An array of strings would pad all of them to the longest.
                 "caption": np.asarray(caption, object),
                 "sample": np.uint32(sample),
                 "filtered": np.int32(filtered),
-                "moved": np.uint32(further),
+                "moved": np.uint32(moved),
             }
         raise ValueError(
             f"none of the {len(at.files)} {kind}s can be used; repair the files, or "
             f"use data.{kind}s_per_batch=0."
-            + (f" Filters keep {filtered} out." if filtered else "")
+            + (f" Filters reject {filtered}." if filtered else "")
         )
 
     def _caption(self, file: Sample, at: SampleLocation) -> str:
-        """The caption of a sample: of several, one is drawn."""
+        """The caption of a sample, drawn at random where there are several."""
         if not file.captions:
             return file.caption
         words = [self._seed, 2 * len(KINDS) + KINDS.index(at.kind), at.number]
@@ -271,7 +272,7 @@ class JointSource:
         decoded: DecodedClip | None,
         rng: np.random.Generator,
     ) -> dict[str, Any]:
-        """Frames in the size of a batch, and what is said of them."""
+        """Frames in the size of the batch, their interval and original resolution."""
         frames, *cover = self.config.sizes[at.bucket]
         if at.kind == "image":
             clip = decoded or self._decode_image(file, at.bucket)
@@ -302,7 +303,7 @@ class JointSource:
         return DecodedClip.from_image(*sized_image(file.data, self._cover(bucket)))
 
     def _decode(self, key: "Key", file: Sample) -> DecodedClip | None:
-        """The whole file, kept for next time; None where not all of it decodes."""
+        """The whole file, decoded and cached; None where a part does not decode."""
         kind, _, bucket, _ = key
         try:
             if kind == "image":
@@ -311,54 +312,53 @@ class JointSource:
                 with self._open(file, bucket) as clip:
                     decoded = clip.decoded()
         except UnusableClip:
-            # A damaged part is no loss for samples that lie outside of it.
+            # Samples outside of the damaged part can still be decoded.
             return None
         self._cache.put(key, file, decoded)
         return decoded
 
 
 def _sampled_captions(member: Member, seconds: float) -> Iterator[str]:
-    """Captions of samples spread over a data set, until the time is over."""
+    """Captions of samples spread over a data set, up to a time limit."""
     total, end, read = len(member.source), time.monotonic() + seconds, 0
     step = max(1, round(total * 0.618))
     while math.gcd(step, total) > 1:
-        step += 1  # so that all are met, each once
+        step += 1  # coprime, so that each sample is visited once
     while read < total and time.monotonic() < end:
         yield from captions_of_sample(member.source, read * step % total)
         read += 1
-    told = f" of {member.name}" if member.name else ""
-    log.info("Looked at the captions of %d of %d samples%s.", read, total, told)
+    where = f" of {member.name}" if member.name else ""
+    log.info("Checked the captions of %d of %d samples%s.", read, total, where)
 
 
 class _Epochs:
-    """Orders of endless rows of shuffled epochs; the last two of each row are kept.
+    """Permutations of endless sequences of shuffled epochs; caches two per sequence.
 
     Safe between threads.
     """
 
     def __init__(self, seed: int):
         self._seed = seed
-        self._kept: dict[tuple[int, ...], dict[int, Int[np.ndarray, "n"]]] = {}
+        self._cache: dict[tuple[int, ...], dict[int, Int[np.ndarray, "n"]]] = {}
 
     def order(
         self, words: tuple[int, ...], length: int, epoch: int
     ) -> Int[np.ndarray, "n"]:
-        """Numbers 0..length-1, shuffled anew every epoch.
+        """A permutation of 0..length-1, another one for every epoch.
 
         Args:
-            words: that tell a row from others.
+            words: that identify the sequence.
             length: of each epoch.
-            epoch: which one.
+            epoch: number of the epoch.
         """
-        kept = self._kept.get(words, {})
-        if epoch not in kept:
-            # Grain's own shuffle needs no table, but 8 ms an index on two files.
+        cached = self._cache.get(words, {})
+        if epoch not in cached:
+            # Grain's shuffle needs no table, but 8 ms an index on two files.
             row, *more = words
-            numbers = np.random.default_rng([self._seed, row, epoch, *more])
-            made = numbers.permutation(length)
-            kept = dict([*kept.items(), (epoch, made)][-2:])
-            self._kept[words] = kept
-        return kept[epoch]
+            rng = np.random.default_rng([self._seed, row, epoch, *more])
+            cached = dict([*cached.items(), (epoch, rng.permutation(length))][-2:])
+            self._cache[words] = cached
+        return cached[epoch]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_seed": self._seed}
@@ -368,14 +368,14 @@ class _Epochs:
 
 
 Key = tuple[Kind, str, int, int]
-"""Of a decoded file: kind, data set, bucket and number."""
+"""Of a decoded file: kind, data set, bucket and index."""
 
 
 class _DecodedFiles:
-    """Decoded files, as many of those met first as fit; safe between threads.
+    """A cache of decoded files without eviction; safe between threads.
 
-    Files come back after an epoch, in another order, so turning out the oldest for
-    the newest would keep each only until shortly before its use.
+    A file is used once an epoch, in a new order, so evicting the oldest would remove
+    most files shortly before their next use.
     """
 
     def __init__(self, limit_bytes: int):
@@ -396,7 +396,7 @@ class _DecodedFiles:
                 return
             size = self._bytes + clip.frames.nbytes
             if size > self._limit:
-                self._limit = self._bytes  # full: decode only what is asked for
+                self._limit = self._bytes  # full: has_room() is False from now on
                 return
             self._files[key] = dataclasses.replace(file, data=b""), clip
             self._bytes = size

@@ -1,9 +1,9 @@
-"""Random-access sources of captioned clips and pictures.
+"""Random-access sources of captioned clips and images.
 
-A source holds one kind, has a length, and gives sample ``i`` as encoded bytes with a
-caption; decoding comes later, in the reading threads. Sources check what can be
-checked when they are made, so that a wrong path or a damaged list ends a run before
-it starts.
+A source has one kind and a length, and returns sample ``i`` as encoded bytes with a
+caption; reading threads decode it later. Constructors check whatever can be checked
+without decoding, so that a wrong path or a malformed list is an error before a run
+starts.
 """
 
 import itertools
@@ -32,20 +32,20 @@ log = logging.getLogger(__name__)
 
 
 class FilteredOut(UnusableClip):
-    """A file that a filter keeps out; there is nothing wrong with it."""
+    """A file that a filter rejects; the file itself is fine."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One captioned file.
 
-    name: what to call it in messages: the file, or the place in a data set.
+    name: for messages: the file, or its index in a data set.
     caption: text in any language.
-    data: content of the file, encoded; of a large one, where it is.
-    resolution: height and width of the original, where ``data`` was made from a larger
-        one; None for the size of ``data``.
-    captions: all that say the same, where there are several; ``caption`` is the first.
-    fields: what else is said of the file.
+    data: the encoded file; the path of a large one.
+    resolution: height and width of the original, where ``data`` was reduced from a
+        larger one; None for the size of ``data``.
+    captions: alternatives, where there are several; ``caption`` is the first.
+    fields: metadata of the file.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Sample:
 
     @property
     def all_captions(self) -> tuple[str, ...]:
-        """Its caption, or all of several."""
+        """All alternative captions, at least one."""
         return self.captions or (self.caption,)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What all sources have in common."""
+    """The interface of all sources."""
 
     kind: Kind
 
@@ -73,31 +73,31 @@ class Source(Protocol):
         """One sample.
 
         Raises:
-            FilteredOut: a filter keeps it out that could not be asked before.
+            FilteredOut: a filter rejects it that needed its metadata from the file.
             UnusableClip: it cannot be read.
         """
         ...
 
     def headers(self) -> Iterator[Fields] | None:
-        """What is said of each file, in order; None where only its media tell."""
+        """Metadata of each file, in order; None where only its media have them."""
         ...
 
 
 class FolderSource:
-    """Files listed in a folder's ``captions.jsonl``, one JSON object a line.
+    """Files listed in a folder's ``captions.jsonl``, see `io.captions`.
 
-    Each line has the keys ``file`` (relative to the folder), ``type`` (``video`` or
-    ``image``) and ``caption``, or ``captions``, a list; others are for filters.
+    A sample whose caption is not UTF-8 is refused when it is loaded; any other unusable
+    line is an error of the constructor.
 
     Args:
         root: the folder.
-        kind: which lines to take.
-        limit: look at the first ones only, 0 for all.
-        filters: which of those to take.
+        kind: of the files.
+        limit: number of lines of this kind to read, 0 for all.
+        filters: that the files must pass.
 
     Raises:
-        ValueError: no folder, no list, a line that makes no sense, a listed file that
-            is missing, or no line of this kind.
+        ValueError: the folder, the list or a listed file is missing, a line is
+            malformed, or no line has this kind.
     """
 
     def __init__(
@@ -151,24 +151,25 @@ class FolderSource:
         return _sample(entry.file, entry.fields, data)
 
     def headers(self) -> Iterator[Fields]:
-        """The lines of the list."""
+        """The fields of each line."""
         return (entry.fields for entry in self._entries)
 
 
 class RecordSource:
     """Records of `data.records` in the ArrayRecord files of a folder.
 
-    Filters are asked at once where the headers of all records lie beside them (see
-    `records.RecordWriter`), and elsewhere when a record is read.
+    Filters are applied by the constructor where the headers of all records are stored
+    with them (see `records.RecordWriter`), and otherwise when a record is read.
 
     Args:
-        root: the folder; all its ``<kind>*.array_record`` files are read, by name.
-        kind: which files to take.
-        limit: look at the first records only, 0 for all.
-        filters: which of those to take.
+        root: the folder; all its ``<kind>*.array_record`` files are read, ordered by
+            name.
+        kind: of the files.
+        limit: number of records to read, 0 for all.
+        filters: that the records must pass.
 
     Raises:
-        ValueError: no such file, or no record in them.
+        ValueError: there is no such file, or no record in them.
     """
 
     def __init__(
@@ -210,10 +211,10 @@ class RecordSource:
         return _passing(self._filters, made)
 
     def headers(self) -> Iterator[Fields] | None:
-        """The headers of all records, where they lie beside them.
+        """The headers of all records; None where some file lacks its headers.
 
         Raises:
-            ValueError: they are of other records.
+            ValueError: their number differs from that of the records.
         """
         headers = read_headers(self._files, len(self._records))
         if headers is None:
@@ -228,23 +229,23 @@ class RecordSource:
 
 
 class TFDSSource:
-    """A prepared TFDS data set in ArrayRecord files; needs no TensorFlow.
+    """A prepared TFDS data set in ArrayRecord files; does not need TensorFlow.
 
     Its features are ``video`` or ``image`` (encoded bytes: a ``Tensor`` of shape
     ``()`` and dtype ``object``) and ``caption`` (``Text``). It may have ``captions``
-    (a ``Sequence`` of ``Text``), and texts and numbers for filters, which are asked
+    (a ``Sequence`` of ``Text``), and texts and numbers for filters, which are applied
     when an example is read.
 
     Args:
         name: of the data set, such as ``my_clips`` or ``my_clips:1.0.0``.
-        kind: the feature to take.
+        kind: the feature to read.
         split: such as ``train`` or ``train[:90%]``.
-        data_dir: where data sets lie; empty for TFDS's own default.
-        limit: look at the first examples only, 0 for all.
-        filters: which of those to take.
+        data_dir: folder of the data sets; empty for TFDS's default.
+        limit: number of examples to read, 0 for all.
+        filters: that the examples must pass.
 
     Raises:
-        ValueError: no such data set, split or feature, or no example.
+        ValueError: there is no such data set, split or feature, or no example.
     """
 
     def __init__(
@@ -275,12 +276,12 @@ class TFDSSource:
         return _passing(self._filters, made)
 
     def headers(self) -> None:
-        """Nothing: an example is read whole or not at all."""
+        """None: an example can only be read as a whole."""
         return None
 
 
 def _sample(name: str, fields: Mapping[str, Any], data: Encoded) -> Sample:
-    """A sample of what is said of a file, and of its content."""
+    """A sample from the metadata and the content of a file."""
     captions, original = captions_from(fields), fields.get("original_size")
     return Sample(
         name,
@@ -302,19 +303,19 @@ def _passing(filters: Sequence[Filter], sample: Sample) -> Sample:
 def _chosen(
     filters: Sequence[Filter], headers: Any, kind: Kind, where: str
 ) -> np.ndarray | None:
-    """Numbers of the files that filters keep; None for all. Tells the log of them."""
+    """Indices of the files that pass, logged; None where there are no filters."""
     if not filters:
         return None
     try:
-        chosen, told = select(filters, headers, f"the {kind}s of {where}")
+        chosen, summary = select(filters, headers, f"the {kind}s of {where}")
     except ValueError as error:
         raise ValueError(f"data.{error}") from error
-    log.info("%s, %ss: %s", where, kind, told)
+    log.info("%s, %ss: %s", where, kind, summary)
     return chosen
 
 
 def _plain(value: Any) -> Any:
-    """A value of a TFDS example as JSON would have it: bytes are text."""
+    """A value of a TFDS example as JSON would hold it; bytes become text."""
     if isinstance(value, np.ndarray) and value.ndim:
         return [_plain(item) for item in value]
     if isinstance(value, list | tuple):
@@ -327,7 +328,7 @@ def _plain(value: Any) -> Any:
 
 
 def captions_in(source: Source) -> Iterator[str]:
-    """All captions of a source; its media are read only where nothing else tells."""
+    """All captions of a source; reads its media only where it has no headers."""
     headers = source.headers()
     if headers is not None:
         for fields in headers:
@@ -338,19 +339,19 @@ def captions_in(source: Source) -> Iterator[str]:
 
 
 def captions_of_sample(source: Source, index: int) -> tuple[str, ...]:
-    """The captions of one sample, which is read for it; none where it is not used."""
+    """The captions of one sample, after reading it; none if it is unusable."""
     try:
         sample = source[index]
     except UnusableClip:
-        return ()  # nothing trains on it
+        return ()
     return sample.all_captions
 
 
 def check_caption(caption: str) -> None:
-    """Refuses a caption whose bytes are no text; it may be empty, or of any length.
+    """Refuses a caption that is not UTF-8; it may be empty, or of any length.
 
     Raises:
-        UnusableClip: it was not UTF-8.
+        UnusableClip: the caption cannot be encoded.
     """
     try:
         caption.encode()
@@ -360,12 +361,12 @@ def check_caption(caption: str) -> None:
 
 def _tfds_examples(name: str, kind: Kind, split: str, data_dir: str) -> Sequence[Any]:
     """Random access to a TFDS split."""
-    # Slow to import, and needed by this source alone.
+    # Slow to import, and only needed here.
     import tensorflow_datasets as tfds
 
     field = f"data.tfds_{kind}s={name!r}"
     try:
-        # From its files alone: the code that prepared it need not be at hand.
+        # Reads its files without the code that prepared it.
         find = tfds.core.read_only_builder.builder_from_files
         builder = find(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
