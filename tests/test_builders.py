@@ -203,8 +203,11 @@ def test_all_data_sets_have_the_same_elements(folder, ucf, msr_vtt, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ucf", "'ucf' is no data set; use .*'ucf101_clips'"),
-        ("ucf101_clips/4", r"is no data set; .*\(ucf101_clips: \['split01', 'split02'"),
+        ("ucf", "'ucf' is not a data set; use .*'ucf101_clips'"),
+        (
+            "ucf101_clips/4",
+            r"is not a data set; .*\(ucf101_clips: \['split01', 'split02'",
+        ),
         ("ucf101_clips", "has no ucfTrainTestlist/trainlist01.txt; unpack UCF-101's"),
         ("msr_vtt_clips", r"has no \*videodatainfo.json; unpack MSR-VTT's annotation"),
         ("captioned_clips", "has no captions.jsonl; write one with"),
@@ -219,7 +222,7 @@ def test_a_folder_of_another_layout_is_refused(tmp_path, name, message):
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match="is not a folder of files. msr_vtt_clips wants: A"
+        ValueError, match="is not a folder of files. msr_vtt_clips needs: A"
     ):
         build("msr_vtt_clips", tmp_path / "nowhere", tmp_path)
 

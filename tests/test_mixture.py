@@ -156,7 +156,7 @@ def test_captions_that_are_no_texts_are_refused(tmp_path, said, message):
     [
         (dict(mixture={}), "data.mixture has no data set of videos, data.videos_per_b"),
         (dict(source="folder", root="x"), r"data.mixture names \['film', 'web'\], but"),
-        (dict(subset=3), "data.subset=3 is of a single data set; .*NAME.subset"),
+        (dict(subset=3), "data.subset=3 is for a single data set; .*NAME.subset"),
         (dict(buckets=((4, 14),)), r"data.buckets has \(4, 14\); a size is"),
         (dict(buckets=(WIDE,)), "has a size twice"),
         (dict(bucket_weights=(1.0, 2.0)), "are not 1 numbers above 0: one for data.fr"),
@@ -170,7 +170,10 @@ def test_mixtures_and_buckets_that_make_no_sense_are_refused(roots, changes, mes
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(), "video_weight=0 and image_weight=0 take nothing; set one above 0"),
+        (
+            dict(),
+            "video_weight=0 and image_weight=0 exclude the data set; set one above 0",
+        ),
         (dict(video_weight=-1.0), "video_weight=-1 is below 0; use 0 or more"),
         (dict(source="tfds", video_weight=1.0), "data.tfds_videos is empty, video_wei"),
     ],

@@ -166,9 +166,12 @@ def test_numbers_in_the_list_can_reject_a_file(filters, entry, reason):
     [
         (dict(source=""), "source is empty; set it to a folder with captions.jsonl"),
         (dict(stages={}), "stages is empty; name at least one"),
-        (dict(stages={"shards": Stage()}), "stages.shards cannot name a folder"),
+        (
+            dict(stages={"shards": Stage()}),
+            "stages.shards cannot be the name of a folder",
+        ),
         (dict(stages={"temporary": Stage()}), "stages.temporary cannot name a"),
-        (dict(stages={"../x": Stage()}), "stages.../x cannot name a folder"),
+        (dict(stages={"../x": Stage()}), "stages.../x cannot be the name of a folder"),
         (dict(clip_frames=7), "clip_frames=7 would cut .* use at least 8"),
         (dict(video_shards=0), "video_shards=0 is outside 1 to 99999"),
     ],

@@ -1,4 +1,4 @@
-"""The settings of the data pipeline, checked when they are made."""
+"""Settings of the data pipeline, validated on construction."""
 
 import dataclasses
 import re
@@ -17,17 +17,18 @@ ClipSize = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where samples come from, which are taken, and at what rates.
+    """Source of samples, their selection and their target frame-rates.
 
-    source: ``shapes`` (made on the spot), ``folder`` (files and captions.jsonl),
-        ``records`` (ArrayRecord files) or ``tfds`` (a prepared TFDS data set).
-    root: folder of the data; for shapes where to keep it (empty: the user's cache),
-        for tfds its data_dir (empty: TFDS's default).
+    source: ``shapes`` (generated on the first run), ``folder`` (files and
+        captions.jsonl), ``records`` (ArrayRecord files) or ``tfds`` (a prepared TFDS
+        data set).
+    root: folder of the data; for shapes the folder to generate it in (empty: the user's
+        cache), for tfds its data_dir (empty: TFDS's default).
     tfds_videos, tfds_images, tfds_split: names of the TFDS data sets, and the split.
-    min_fps: lowest target rate in 1/s; clips of a lower rate keep theirs.
-    max_fps: highest target rate in 1/s; 0 for each clip's own.
-    subset: look at the first so many videos only; 0 for all.
-    filters: rules on what is said of a file, as of `data.filters`.
+    min_fps: lowest target rate in 1/s; clips of a lower rate retain theirs.
+    max_fps: highest target rate in 1/s; 0 for that of each clip.
+    subset: read only the first so many videos; 0 for all.
+    filters: rules on the metadata of files, as of `data.filters`.
     """
 
     source: str = "shapes"
@@ -78,7 +79,7 @@ class DataSet:
             )
 
     def _require_tfds_name(self, kind: str, wanted: str) -> None:
-        """That samples of a kind are in a TFDS data set, where some are wanted."""
+        """Checks that the data set of a kind is named, where samples are wanted."""
         if self.source == "tfds" and not getattr(self, f"tfds_{kind}s"):
             raise ValueError(
                 f"data.tfds_{kind}s is empty, {wanted} needs a data set; set its name "
@@ -94,7 +95,7 @@ class DataSet:
         if self.max_fps and self.max_fps < self.min_fps:
             raise ValueError(
                 f"data.max_fps={self.max_fps} is below data.min_fps={self.min_fps}; "
-                f"use data.max_fps=0 for each clip's own rate."
+                f"use data.max_fps=0 for the rate of each clip."
             )
 
 
@@ -103,7 +104,7 @@ class Part(DataSet):
     """A data set of a mixture.
 
     video_weight, image_weight: of its videos among all videos, and of its images
-        among all images; 0 takes none of a kind. Only ratios matter.
+        among all images; 0 excludes a kind. Only ratios matter.
     """
 
     video_weight: float = 0.0
@@ -113,7 +114,7 @@ class Part(DataSet):
         """As `DataSet`.
 
         Raises:
-            ValueError: as `DataSet`, or the weights are none.
+            ValueError: as of `DataSet`, or a weight is negative or all are 0.
         """
         super().__post_init__()
         weights = {"video": self.video_weight, "image": self.image_weight}
@@ -124,34 +125,34 @@ class Part(DataSet):
                 self._require_tfds_name(kind, f"{kind}_weight={weight:g}")
         if not any(weights.values()):
             raise ValueError(
-                "video_weight=0 and image_weight=0 take nothing; set one above 0, or "
-                "leave the data set out."
+                "video_weight=0 and image_weight=0 exclude the data set; set one above "
+                "0, or remove the data set."
             )
 
 
 @dataclass(frozen=True)
 class DataConfig(DataSet):
-    """What is read, and what a batch looks like.
+    """Sources and composition of the batches.
 
     source, root, tfds_videos, tfds_images, tfds_split, min_fps, max_fps, subset,
-        filters: of the only data set, see `DataSet`; or source is ``mixture``.
+        filters: of a single data set, see `DataSet`; or source is ``mixture``.
     mixture: data sets by name, each a `Part`.
     frames, height, width: of every video in a batch.
-    buckets: further sizes (frames, height, width). Each batch is of one size, and each
-        file goes to the size that is nearest to it in aspect and that it can fill.
-    bucket_weights: how often each size is a batch's, that of ``frames``, ``height`` and
-        ``width`` first; only ratios matter. Empty for equally often.
-    videos_per_batch, images_per_batch: in every global batch; 0 leaves a kind out.
-    max_skipped_share: end the run when more than this share of the files of a kind
-        cannot be used, in 0..1.
-    decode_seconds: most that opening and decoding one clip may take. It guards against
-        files that hang a reader; far above what good ones take, or batches depend on
-        how busy the machine is.
-    num_threads: reading threads in each process; 0 reads in the caller's.
-    num_workers: reading processes beside the training process; 0 for threads alone.
-    prefetch: local batches held ready, in each worker; at least ``num_threads`` are.
-    cache_decoded_mb: memory for decoded files, in each worker, in MB; 0 decodes anew
-        each time. Batches are the same either way.
+    buckets: further sizes (frames, height, width). Each batch has one size, and each
+        file is assigned to the size nearest in aspect ratio that it has frames for.
+    bucket_weights: relative frequency of each size, that of ``frames``, ``height`` and
+        ``width`` first; only ratios matter. Empty for equal frequencies.
+    videos_per_batch, images_per_batch: in every global batch; 0 excludes a kind.
+    max_skipped_share: share of the files of a kind that may be unusable, in 0..1; above
+        it the run ends with an error.
+    decode_seconds: time limit for opening and decoding one clip, a guard against files
+        that hang a reader. Choose it far above the usual time: otherwise batches depend
+        on the load of the machine.
+    num_threads: reading threads in each process; 0 reads in the caller's thread.
+    num_workers: worker processes for reading; 0 for threads only.
+    prefetch: local batches buffered in each worker, at least ``num_threads``.
+    cache_decoded_mb: memory for decoded files in each worker, in MB; 0 disables the
+        cache. Batches are the same either way.
     """
 
     mixture: Mapping[str, Part] = dataclasses.field(
@@ -183,11 +184,11 @@ class DataConfig(DataSet):
 
     @property
     def size_weights(self) -> tuple[float, ...]:
-        """How often each of `sizes` is a batch's."""
+        """Relative frequency of each of `sizes`."""
         return self.bucket_weights or (1.0,) * len(self.sizes)
 
     def data_sets(self, kind: str) -> dict[str, tuple[DataSet, float]]:
-        """The data sets that hold a kind, with their weights; "" names a lone one."""
+        """Data sets and weights of a kind by name; "" is the name of a single one."""
         if self.source != MIXTURE:
             return {"": (self, 1.0)}
         return {
@@ -217,7 +218,7 @@ class DataConfig(DataSet):
         if self.source == MIXTURE:
             self._require_mixture()
         else:
-            self._require_lone()
+            self._require_single()
         self._require_buckets()
         if not 0 <= self.max_skipped_share <= 1:
             raise ValueError(
@@ -226,11 +227,11 @@ class DataConfig(DataSet):
             )
         if not self.decode_seconds > 0:
             raise ValueError(
-                f"data.decode_seconds={self.decode_seconds} leaves no time; use a "
+                f"data.decode_seconds={self.decode_seconds} is not a time limit; use a "
                 f"value above 0, such as 30."
             )
 
-    def _require_lone(self) -> None:
+    def _require_single(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(
                 f"data.source={self.source!r} is unknown; use one of "
@@ -250,13 +251,14 @@ class DataConfig(DataSet):
         for name in self.mixture:
             if not re.fullmatch(r"[a-z0-9_]+", name):
                 raise ValueError(
-                    f"data.mixture.{name} is no name; use small letters, digits and _."
+                    f"data.mixture.{name} is not a valid name; use lower-case letters, "
+                    "digits and _."
                 )
         for field in dataclasses.fields(DataSet):
             value = getattr(self, field.name)
             if field.name != "source" and value != field.default:
                 raise ValueError(
-                    f"data.{field.name}={value!r} is of a single data set; with "
+                    f"data.{field.name}={value!r} is for a single data set; with "
                     f"data.source={MIXTURE!r} set data.mixture.NAME.{field.name}."
                 )
         for kind in ("video", "image"):
@@ -278,8 +280,8 @@ class DataConfig(DataSet):
                 )
         if len(set(self.sizes)) < len(self.sizes):
             raise ValueError(
-                f"data.buckets={self.buckets} has a size twice, that of data.frames, "
-                "height and width counted; leave one out."
+                f"data.buckets={self.buckets} has a size twice, including that of "
+                "data.frames, height and width; remove one."
             )
         weights = self.bucket_weights
         if weights and (len(weights) != len(self.sizes) or not min(weights) > 0):

@@ -31,28 +31,28 @@ __all__ = [
 def build(
     name: str, source: str | Path, data_dir: str | Path, shards: int | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Prepares a data set in ArrayRecord files, unless it is there already.
+    """Prepares a data set in ArrayRecord files, unless it exists.
 
     Args:
         name: of a builder and one of its configs, such as ``captioned_clips/images``;
-            without a config the first is taken.
-        source: folder of the local copy, laid out as the builder says.
-        data_dir: where data sets are kept.
-        shards: files of each split; None for TFDS's choice.
+            the default is the first config.
+        source: folder of the local copy, in the layout of the builder.
+        data_dir: folder of the prepared data sets.
+        shards: number of files of each split; None for TFDS's default.
 
     Raises:
-        ValueError: no such data set, or the local copy is not laid out so.
+        ValueError: there is no such data set, or the local copy has another layout.
     """
     base, _, config = name.partition("/")
     known = [item.name for item in getattr(BUILDERS.get(base), "BUILDER_CONFIGS", [])]
     if base not in BUILDERS or (config and config not in known):
         raise ValueError(
-            f"{name!r} is no data set; use {sorted(BUILDERS)}, with /CONFIG where a "
-            f"builder has some{f' ({base}: {known})' if known else ''}."
+            f"{name!r} is not a data set; use one of {sorted(BUILDERS)}, with /CONFIG "
+            f"where a builder has several{f' ({base}: {known})' if known else ''}."
         )
     if not Path(source).is_dir() or not any(Path(source).iterdir()):
         raise ValueError(
-            f"source={str(source)!r} is not a folder of files. {base} wants: "
+            f"source={str(source)!r} is not a folder of files. {base} needs: "
             f"{BUILDERS[base].MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
     builder = BUILDERS[base](

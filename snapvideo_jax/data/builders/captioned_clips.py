@@ -1,4 +1,4 @@
-"""Captioned videos or images from a folder with captions.jsonl, or from tar shards."""
+"""TFDS builder of captioned files from a folder with captions.jsonl or tar shards."""
 
 import itertools
 import json
@@ -21,10 +21,10 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
 
 
 class CaptionedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A split ``train`` of the user's own files.
+    """The user's files as a split ``train``.
 
     The folder has captions.jsonl, as of `FolderSource`, or WebDataset shards: tar files
-    in which members of equal name up to the first dot make a sample, such as
+    in which the members with the same name up to the first dot are a sample, such as
     ``007.mp4``, and ``007.txt`` with its caption, or ``007.json`` with ``caption`` (or
     ``captions``, a list).
     """
@@ -61,7 +61,7 @@ class CaptionedClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def tar_elements(archive: Path, kind: Kind) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The samples of one kind in a WebDataset shard, in order, with their keys.
+    """Keys and elements of the samples of one kind in a WebDataset shard, in order.
 
     Raises:
         ValueError: the shard is damaged, or a sample has no caption.
@@ -70,7 +70,7 @@ def tar_elements(archive: Path, kind: Kind) -> Iterator[tuple[str, dict[str, Any
         with tarfile.open(archive, "r:") as tar:
             files = (member for member in tar if member.isfile())
             for stem, members in itertools.groupby(files, _stem):
-                # A list at once: the next group moves the tar on.
+                # Read at once: the next group advances the position in the tar.
                 parts = {_suffix(m): tar.extractfile(m).read() for m in members}
                 media = [parts[name] for name in SUFFIXES[kind] if name in parts]
                 if media:

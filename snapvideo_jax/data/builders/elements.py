@@ -1,4 +1,4 @@
-"""The elements that all of these data sets have in common."""
+"""The features and elements of all builders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from snapvideo_jax.io.captions import Kind
 def element_spec(kind: Kind) -> tfds.features.FeaturesDict:
     """Features of a captioned video or image.
 
-    ``video`` or ``image`` is the file's content as it is; ``caption`` the first of
-    ``captions``; ``name`` tells where it came from; ``label`` is a class or category,
-    empty where the data set has none.
+    ``video`` or ``image`` is the content of the file; ``caption`` the first of
+    ``captions``; ``name`` its origin; ``label`` a class or category, empty where the
+    data set has none.
     """
     return tfds.features.FeaturesDict(
         {
@@ -36,7 +36,7 @@ def element(
         kind: of the file.
         data: its content.
         captions: at least one.
-        name: where it came from.
+        name: its origin.
         label: its class or category.
     """
     return {

@@ -14,7 +14,7 @@ LISTS = "*videodatainfo.json"
 
 
 class MsrVttClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The splits that the local copy's lists name: ``test``, ``train``, ``validate``.
+    """The splits in the lists of the local copy: ``test``, ``train``, ``validate``.
 
     The label is the number of the category.
     """
@@ -22,7 +22,7 @@ class MsrVttClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "A folder with test_videodatainfo.json, train_val_videodatainfo.json or both, "
-        "and the videos that they name, such as TestVideo/video7010.mp4, anywhere."
+        "and the videos in them, such as TestVideo/video7010.mp4, at any depth."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -40,7 +40,7 @@ class MsrVttClips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def listed_videos(root: Path) -> dict[str, list[dict[str, Any]]]:
-    """Videos of each split with their ``captions``, in order of ``sen_id``, and path.
+    """Videos of each split with path and ``captions``, in order of ``sen_id``.
 
     Raises:
         ValueError: there is no list, or a video or its captions are missing.

@@ -13,10 +13,10 @@ VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 
 
 class Ucf101Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Splits ``train`` and ``test`` as the official lists have them.
+    """Splits ``train`` and ``test`` of the official lists.
 
     A caption is the name of the class in words, such as "apply eye makeup"; the label
-    is the name as it is.
+    is the name of the class.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -55,10 +55,10 @@ def in_words(label: str) -> str:
 
 
 def listed_files(root: Path, name: str) -> list[str]:
-    """Files that an official list names, relative to the folder of the videos.
+    """Files in an official list, relative to the folder of the videos.
 
     Raises:
-        ValueError: there is no such list, or files that it names are missing.
+        ValueError: there is no such list, or some of its files are missing.
     """
     path = root / LISTS / name
     if not path.is_file():
@@ -66,7 +66,7 @@ def listed_files(root: Path, name: str) -> list[str]:
             f"{root} has no {LISTS}/{name}; unpack UCF-101's train and test splits "
             "for action recognition there."
         )
-    # Lines of the training lists have the number of the class behind the file.
+    # Lines of the training lists have the number of the class after the file.
     files = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     missing = [file for file in files if not (root / VIDEOS / file).is_file()]
     if missing:

@@ -1,4 +1,4 @@
-"""The settings of a preparation, checked when they are made."""
+"""Settings of `snapvideo prepare`, validated on construction."""
 
 import dataclasses
 import re
@@ -11,20 +11,20 @@ from ml_collections import ConfigDict
 from snapvideo_jax.data.filters import Filter, parse
 
 MANIFEST = "manifest.json"
-"""The file of the output that tells what it holds."""
+"""Name of the file that summarizes the output."""
 RESERVED = ("shards", "temporary")
-"""Folders of the output that hold no stage."""
+"""Folders of the output that cannot be the name of a stage."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A resolution that files are kept at, in a folder of its own.
+    """A resolution of the output, in a separate folder.
 
-    height, width: frames are reduced until they just cover this many pixels, in their
-        own aspect; training crops and reduces the rest. Even. Nothing is enlarged:
-        what does not cover a stage is rejected for it.
+    height, width: frames are reduced to the smallest size of their aspect ratio that
+        covers this one, in pixels; training crops and reduces them further. Even. Files
+        are not enlarged: one that does not cover a stage is rejected for it.
     crf: constant rate factor of H.264, 0 (lossless) to 51.
-    gop: frames from one key frame to the next; short means fast seeking.
+    gop: frames from one key frame to the next; a small number makes seeking fast.
     """
 
     height: int = 288
@@ -41,8 +41,8 @@ class Stage:
         for name in ("height", "width"):
             if (value := getattr(self, name)) < 2 or value % 2:
                 raise ValueError(
-                    f"stages.*.{name}={value} is not an even number above 0, as 4:2:0 "
-                    f"chroma wants it; use {max(2, value + value % 2)}."
+                    f"stages.*.{name}={value} is not an even number above 0, which "
+                    f"4:2:0 chroma needs; use {max(2, value + value % 2)}."
                 )
         if not 0 <= self.crf <= 51:
             raise ValueError(
@@ -54,10 +54,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a file must hold to be kept; 0 is no rule. All are of the upright original.
+    """Limits that files must meet, of the original as displayed; 0 disables a limit.
 
-    Rules of frames, seconds (from the first frame to the last) and frame-rate are for
-    videos alone. Aspect is width over height.
+    The limits of frames, seconds (from the first frame to the last) and frame-rate are
+    for videos only. Aspect is width over height.
     """
 
     min_frames: int = 16
@@ -75,7 +75,7 @@ class Rules:
         """Checks every field.
 
         Raises:
-            ValueError: a rule is below 0, or a pair of rules leaves nothing.
+            ValueError: a limit is below 0, or a minimum is above its maximum.
         """
         if self.min_frames < 2:
             raise ValueError(
@@ -84,28 +84,30 @@ class Rules:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value < 0:
-                raise ValueError(f"rules.{field.name}={value} is below 0; 0 is none.")
+                raise ValueError(
+                    f"rules.{field.name}={value} is below 0; 0 disables it."
+                )
             low, high = value, getattr(self, field.name.replace("min_", "max_"), 0)
             if 0 < high < low:
                 raise ValueError(
-                    f"rules.{field.name}={low} is above its max, {high}; nothing would "
-                    "be left."
+                    f"rules.{field.name}={low} is above its max, {high}; no file would "
+                    "remain."
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """What is prepared, and how.
+    """Input, output and rules of a preparation.
 
-    source: folder with files and captions.jsonl, as of `data.sources.FolderSource`;
-        whatever Beam can open.
-    stages: resolutions by name; each is a folder that can be trained from.
-    rules: what is kept, by what a file holds.
-    filters: what is kept, by what its line of captions.jsonl says, as of
-        `data.filters`, such as "aesthetic>=4.5".
-    clip_frames: longer videos are cut into the fewest parts that are no longer, equal
-        up to a frame.
-    video_shards, image_shards: parts that the output has, and the work is done in.
+    source: folder with files and captions.jsonl, as of `data.sources.FolderSource`, on
+        any file system that Beam supports.
+    stages: resolutions by name; each is a folder that training can read.
+    rules: limits of size, length and frame-rate.
+    filters: rules on the fields of a line of captions.jsonl, as of `data.filters`, such
+        as "aesthetic>=4.5".
+    clip_frames: longer videos are cut into the fewest clips of at most this length,
+        equal up to a frame.
+    video_shards, image_shards: number of shards of the output, the units of work.
     """
 
     source: str
@@ -138,8 +140,8 @@ class PrepareConfig:
         for name in self.stages:
             if not re.fullmatch(r"[a-z0-9]\w*", name) or name in RESERVED:
                 raise ValueError(
-                    f"stages.{name} cannot name a folder of the output; use letters "
-                    f"and digits, and none of {RESERVED}."
+                    f"stages.{name} cannot be the name of a folder of the output; use "
+                    f"letters and digits, and none of {RESERVED}."
                 )
         if self.clip_frames < 2 * self.rules.min_frames:
             raise ValueError(
@@ -150,16 +152,16 @@ class PrepareConfig:
         for name in ("video_shards", "image_shards"):
             if not 1 <= getattr(self, name) <= 99999:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} is outside 1 to 99999; a few times "
-                    "the number of workers, or one for each GB, is good."
+                    f"{name}={getattr(self, name)} is outside 1 to 99999; use a few "
+                    "times the number of workers, or one shard per GB."
                 )
 
 
 def build(config: ConfigDict) -> PrepareConfig:
-    """The settings of a config file, checked.
+    """The settings of a config file.
 
     Raises:
-      ValueError: names the field, its value, and what would do.
+      ValueError: names the field, its value and valid values.
     """
     fields: dict[str, Any] = config.to_dict()
     stages = fields.pop("stages")

@@ -1,8 +1,8 @@
-"""Clips encoded anew: the same bytes for the same frames, on any machine.
+"""Re-encodes clips to the same bytes for the same frames on any machine.
 
-x264 is told to use one thread and no choice that depends on the processor, and neither
-it nor the container writes dates or versions that it need not. Other versions of PyAV
-may still bring another encoder, so a folder notes which one it was made with.
+x264 uses one thread and no code path that depends on the processor, and neither it nor
+the container writes optional dates or versions. Another version of PyAV may have
+another encoder, so the output records the version it was made with.
 """
 
 from fractions import Fraction
@@ -19,7 +19,7 @@ from snapvideo_jax.io.mp4 import Mp4Writer
 
 
 def covering_size(stage: Stage, height: int, width: int) -> tuple[int, int] | None:
-    """The smallest even size in the given aspect that covers a stage.
+    """The smallest even size of the given aspect ratio that covers a stage.
 
     Returns:
         Height and width; None where the given size does not cover the stage.
@@ -37,21 +37,21 @@ def covering_size(stage: Stage, height: int, width: int) -> tuple[int, int] | No
 def smaller_image(
     image: UInt8[np.ndarray, "h w c"], height: int, width: int
 ) -> UInt8[np.ndarray, "H W c"]:
-    """An RGB picture at another size."""
+    """An RGB image at another size."""
     return resize(image[None], height, width)[0]
 
 
 class ClipWriter:
-    """Encodes decoded frames as an H.264 MP4 at a stage's size, upright.
+    """Encodes decoded frames as an H.264 MP4 at a stage's size, rotated for display.
 
-    Presentation times are kept exactly, so that clips of uneven frame-rate stay so.
+    Presentation times are exact, so clips of variable frame-rate remain so.
 
     Args:
-        stage: quality and key frames.
+        stage: quality and distance of key frames.
         height, width: of the result, even.
-        rotation: quarter turns counterclockwise that make the frames upright.
-        fps: about the frame-rate in 1/s, for the encoder to go by.
-        time_base: seconds in a tick of the frames' presentation stamps.
+        rotation: quarter turns counterclockwise from the stored to the displayed frame.
+        fps: approximate frame-rate in 1/s, for the encoder's rate control.
+        time_base: seconds per tick of the frames' presentation stamps.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ClipWriter:
     ):
         self._rotation, self._time_base = rotation, time_base
         self._first: int | None = None
-        # One converter a direction: a new one each frame costs more than encoding.
+        # One converter per direction: a new one per frame costs more than encoding.
         self._to_rgb, self._to_yuv = VideoReformatter(), VideoReformatter()
         self._size = (width, height) if rotation % 2 else (height, width)
         self._writer = Mp4Writer(
@@ -87,7 +87,7 @@ class ClipWriter:
         )
 
     def add(self, frame: av.VideoFrame) -> None:
-        """Appends a frame, at its presentation stamp."""
+        """Appends a frame with its presentation stamp."""
         height, width = self._size
         small = self._to_rgb.reformat(
             frame,

@@ -1,7 +1,7 @@
-"""One file through all stages of preparation: probed, filtered, cut, encoded.
+"""Prepares one file: probes it, applies the rules, cuts and encodes it for each stage.
 
-A file is used whole or not at all: if its last frame does not decode, none of its
-clips is kept. So no more is in memory than one file and what was made of it.
+If the last frame of a file does not decode, none of its clips are used. A worker holds
+one file and its encoded clips in memory.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from snapvideo_jax.io.captions import Fields
 
 
 class Rejected(Exception):
-    """A file that is not kept.
+    """A file that is not used.
 
     Args:
-        rule: the rule that it broke; "unusable" for what cannot be decoded.
-        reason: what it holds and what was wanted.
+        rule: the rule that it fails; "unusable" where it cannot be decoded.
+        reason: its value and the limit.
     """
 
     def __init__(self, rule: str, reason: str):
@@ -39,12 +39,12 @@ class Rejected(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class FileInfo:
-    """What a file holds.
+    """Size and timing of a file.
 
-    frames, fps, seconds: as of `ClipInfo`; 1, 0 and 0 for a picture.
-    height, width: in pixels, upright.
-    codec: name of the video codec; "" for a picture.
-    rotation: quarter turns counterclockwise that make frames upright.
+    frames, fps, seconds: as of `ClipInfo`; 1, 0 and 0 for an image.
+    height, width: in pixels, as displayed.
+    codec: name of the video codec; "" for an image.
+    rotation: quarter turns counterclockwise from the stored to the displayed frame.
     """
 
     frames: int
@@ -58,11 +58,11 @@ class FileInfo:
 
 @dataclasses.dataclass
 class Prepared:
-    """What was made of a file.
+    """The records made from a file.
 
-    facts: of the original.
-    records: what is written, by stage, see `data.records`.
-    too_small: reasons, by the stages that the file does not cover.
+    facts: size and timing of the original.
+    records: by stage, see `data.records`.
+    too_small: for each stage that the file does not cover, the reason.
     """
 
     facts: FileInfo
@@ -79,7 +79,7 @@ def prepare_file(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
         data: its content.
 
     Raises:
-        Rejected: it breaks a rule or cannot be decoded.
+        Rejected: it fails a rule or cannot be decoded.
     """
     check_megabytes(config.rules, len(data))
     check_quality(config.quality, entry)
@@ -89,12 +89,12 @@ def prepare_file(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
     except UnusableClip as error:
         raise Rejected("unusable", str(error)) from error
     except av.FFmpegError as error:
-        reason = f"cannot be encoded anew ({error.strerror})"
+        reason = f"cannot be encoded ({error.strerror})"
         raise Rejected("unusable", reason) from error
 
 
 def check_megabytes(rules: Rules, size: int) -> None:
-    """Applies the rule of the file's size, in bytes, so that it need not be read.
+    """Applies the rule of the file's size in bytes, before the file is read.
 
     Raises:
         Rejected: the file is too large.
@@ -103,10 +103,10 @@ def check_megabytes(rules: Rules, size: int) -> None:
 
 
 def check_quality(rules: Sequence[Filter], entry: Fields) -> None:
-    """Applies the rules of what a line of captions.jsonl says.
+    """Applies ``filters`` to a line of captions.jsonl.
 
     Raises:
-        Rejected: a field is missing, or breaks its rule.
+        Rejected: a field is missing, or fails its rule.
     """
     rule = first_broken(rules, entry)
     if rule:
@@ -114,9 +114,9 @@ def check_quality(rules: Sequence[Filter], entry: Fields) -> None:
 
 
 def clip_ranges(frames: int, longest: int) -> list[tuple[int, int]]:
-    """First frame and end of the fewest parts of at most ``longest`` frames.
+    """First frame and end of the fewest clips of at most ``longest`` frames.
 
-    Together they are all frames, and no two differ by more than one in length.
+    Together they contain all frames, and their lengths differ by at most one.
     """
     parts = -(-frames // longest)
     bounds = [part * frames // parts for part in range(parts + 1)]
@@ -156,7 +156,7 @@ def _prepare_image(config: PrepareConfig, entry: Fields, data: bytes) -> Prepare
 
 
 def _prepare_video(config: PrepareConfig, entry: Fields, data: bytes) -> Prepared:
-    # Encoding takes its time too; the rules bound what a file may cost.
+    # No time limit: encoding takes long too, and the rules bound the cost of a file.
     with Clip(data, seconds=math.inf, whole=True) as clip:
         timing = {
             "frames": clip.info.frames,
@@ -195,7 +195,7 @@ def _prepare_video(config: PrepareConfig, entry: Fields, data: bytes) -> Prepare
 
 
 def _upright(clip: Clip, timing: Mapping[str, Any]) -> FileInfo:
-    """What a video holds; its first frame tells how the camera was held."""
+    """Size and timing of a video; its first frame has the rotation."""
     (height, width), turns = upright(next(clip.play()))
     return FileInfo(
         **timing, height=height, width=width, codec=clip.codec, rotation=turns
@@ -205,7 +205,7 @@ def _upright(clip: Clip, timing: Mapping[str, Any]) -> FileInfo:
 def _sizes(
     config: PrepareConfig, facts: FileInfo
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Sizes for the stages that a file covers, and why it does not cover the others."""
+    """Sizes for the stages that a file covers, and reasons for the others."""
     sizes, too_small = {}, {}
     for name, stage in config.stages.items():
         size = covering_size(stage, facts.height, facts.width)
@@ -220,14 +220,14 @@ def _sizes(
 
 
 def _record(entry: Fields, facts: FileInfo, size: tuple[int, int]) -> dict[str, Any]:
-    """The line's own fields, and the size that the file has and had."""
+    """The fields of the line, with the size of the clip and of the original."""
     height, width = size
     original = [facts.height, facts.width]
     return {**entry, "height": height, "width": width, "original_size": original}
 
 
 def _part(file: str, first: int, end: int, frames: int) -> dict[str, Any]:
-    """Names a part of a video by its frames."""
+    """Name and frames of a clip of a video."""
     whole = end - first == frames
     name = file if whole else f"{file}#{first}-{end - 1}"
     return {"file": name, "first_frame": first, "frames": end - first}

@@ -1,4 +1,4 @@
-"""What a prepared folder holds, summed up over its shards."""
+"""The summary of a prepared folder, over all shards."""
 
 import json
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ REJECTED = "rejected.jsonl"
 
 
 def write_manifest(out: str, settings: dict, reports: Sequence[Report]) -> dict:
-    """Writes `MANIFEST` and, a line for each file that was rejected, `REJECTED`.
+    """Writes `MANIFEST`, and `REJECTED` with a line for each rejected file.
 
     Args:
         out: the folder.
-        settings: that it was made with.
-        reports: of its shards, in their order.
+        settings: of the preparation.
+        reports: of all shards, in their order.
 
     Returns:
         The manifest: ``settings``; ``stages`` with records, frames, bytes and hours
-        of each kind; ``source`` with histograms of the files that were used;
+        of each kind; ``source`` with histograms of the used files;
         ``rejected`` files by rule; ``files`` with their sha256.
     """
     sums: dict[str, Any] = {"stages": {}, "source": {}, "files": {}}
@@ -43,7 +43,7 @@ def write_manifest(out: str, settings: dict, reports: Sequence[Report]) -> dict:
 
 
 def _sum(one: Any, other: Any) -> Any:
-    """Two trees of numbers as one, leaf by leaf; what only one has is kept."""
+    """The sum of two trees of numbers; a leaf that one lacks counts as zero."""
     if not isinstance(one, dict):
         return one + other
     both = one.keys() & other.keys()

@@ -1,10 +1,10 @@
-"""The Beam pipeline: a list of captioned files in, ArrayRecord shards out.
+"""The Beam pipeline from a list of captioned files to ArrayRecord shards.
 
     captions.jsonl → shard of each line → lines by shard → shards → manifest
 
-Only lines of text go through Beam's grouping, never media: each shard's files are read,
-probed, filtered, cut and encoded where the shard is written. So shards finish one after
-another, and a run that is stopped loses no more than those it was at.
+Only lines of text pass through Beam's grouping, never media: each shard's files are
+read, probed, filtered, cut and encoded by the worker that writes the shard. Shards
+finish one after another, and an interrupted run only loses the unfinished ones.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ from snapvideo_jax.io import saved_settings
 from snapvideo_jax.io.captions import CAPTIONS, KINDS, Fields, parse_line
 
 FORMAT = 2
-"""Of the output; another wherever the same input would give other bytes."""
+"""Version of the output; it changes when the same input gives other bytes."""
 SETTINGS = "settings.json"
 MADE_WITH = ("av", "array-record", "pillow")
-"""Packages whose version may show in the bytes of the output."""
+"""Packages whose version may change the bytes of the output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def prepare(
         | "Hash" >> beam.Map(_with_shard, config)
     )
     names = [name for kind in KINDS for name in shard_names(config, kind)]
-    # All shards are looked at, so that one that has lost its last file is noticed.
+    # All shards are visited, so that one that lost its last file is rewritten.
     shards = pipeline | "Shards" >> beam.Create([(name, None) for name in names])
     _ = (
         (lines, shards)
@@ -117,10 +117,10 @@ def parsed(line: bytes) -> Iterator[Fields]:
 
 
 def check_list(source: str) -> None:
-    """Makes sure that there is a list, and that it begins as one.
+    """Checks that there is a list, and its first line.
 
     Raises:
-        ValueError: there is none, or its first line makes no sense.
+        ValueError: there is none, it is empty, or its first line is malformed.
     """
     path = storage.join(source, CAPTIONS)
     if storage.size(path) is None:
@@ -138,7 +138,7 @@ def check_list(source: str) -> None:
 
 
 def _begin(config: PrepareConfig, out: str) -> dict[str, Any]:
-    """The settings, noted in the output, which must not have been begun with others."""
+    """Writes the settings to the output, or checks them against those there."""
     versions = {name: version(name) for name in MADE_WITH}
     settings = dataclasses.asdict(config) | {"format": FORMAT, "made_with": versions}
     noted = storage.read_json(storage.join(out, SETTINGS))

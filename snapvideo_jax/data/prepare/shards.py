@@ -1,10 +1,9 @@
-"""One shard of the output, the unit of work: made whole, or found finished and kept.
+"""One shard of the output, the unit of work: written as a whole, or already finished.
 
-Which files are in a shard is told by a hash of their names, and their order by the
-names themselves, so a shard's bytes depend neither on who makes it nor on when. It
-consists of an ArrayRecord file for each stage, with the headers of its records beside
-it, and of a report, written last, which says what it was made from. A shard whose
-report is there is finished.
+A hash of their names assigns files to shards, and names determine their order, so the
+bytes of a shard depend neither on the worker nor on the time. A shard consists of an
+ArrayRecord file for each stage, a file with the headers of its records, and a report,
+written last, of its inputs. A shard with a report is finished.
 """
 
 import hashlib
@@ -31,11 +30,11 @@ log = logging.getLogger(__name__)
 
 REPORTS = "shards"
 SECONDS = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
-"""Lower bounds of the classes of lengths that are counted."""
+"""Lower bounds of the bins of the histogram of lengths."""
 
 Report = dict[str, Any]
-"""What a shard holds: "inputs" (a hash), "files" by name, "stages" and "source" (sums
-that `manifest` adds up) and "rejected"."""
+"""Contents of a shard: "inputs" (a hash), "files" by name, "stages" and "source"
+(counts that `manifest` adds up) and "rejected"."""
 
 
 def shard_names(config: PrepareConfig, kind: str) -> list[str]:
@@ -64,13 +63,13 @@ def file_name(stage: str, shard: str) -> str:
 def make_shard(
     config: PrepareConfig, out: str, shard: str, entries: Sequence[Fields]
 ) -> bool:
-    """Makes a shard, unless it is finished.
+    """Writes a shard, unless it is finished.
 
     Args:
-        config: what is prepared, and how.
+        config: stages and rules.
         out: folder of the output.
         shard: its name.
-        entries: lines of captions.jsonl that belong to it, in any order.
+        entries: its lines of captions.jsonl, in any order.
 
     Returns:
         Whether it was finished before.
@@ -82,7 +81,7 @@ def make_shard(
     if finished and finished["inputs"] == inputs.hexdigest() and _whole(out, finished):
         return True
     names = {stage: file_name(stage, shard) for stage in config.stages}
-    # Without its report first: a shard must not look finished while it changes.
+    # The report first: a shard must not look finished while it changes.
     storage.delete(storage.join(out, report_name(shard)))
     for name in names.values():
         storage.delete(*(storage.join(out, each) for each in _both(name)))
@@ -114,7 +113,7 @@ def make_shard(
 
 
 def _read(config: PrepareConfig, entry: Fields, size: int | None) -> bytes:
-    """Content of a file that is there and not too large."""
+    """Content of a file, unless it is missing or too large."""
     if "malformed" in entry:
         raise Rejected("malformed", entry["malformed"])
     if size is None:
@@ -127,7 +126,7 @@ def _read(config: PrepareConfig, entry: Fields, size: int | None) -> bytes:
 
 
 def _whole(out: str, report: Report) -> bool:
-    """Whether all files of a report are there."""
+    """Whether all files of a report exist in their size."""
     return all(
         storage.size(storage.join(out, name)) == content["bytes"]
         for name, content in report["files"].items()
@@ -135,7 +134,7 @@ def _whole(out: str, report: Report) -> bool:
 
 
 def _both(name: str) -> tuple[str, str]:
-    """Names of a stage's records and of their headers."""
+    """Names of the files of a stage's records and of their headers."""
     return name, str(headers_of(Path(name)))
 
 
@@ -146,7 +145,7 @@ def _parts(path: Path, length: int = 1 << 24):
 
 
 class _Tally:
-    """Sums up what goes into a shard."""
+    """Collects the report of a shard."""
 
     def __init__(self, inputs: str):
         self.report: Report = {
@@ -162,12 +161,12 @@ class _Tally:
         return len(self.report["rejected"])
 
     def reject(self, entry: Fields, stage: str, rule: str, reason: str) -> None:
-        """Notes a file that is not kept, in one stage or ("") in none."""
+        """Adds a file that is rejected for one stage or, with "", for all."""
         line = {"file": entry["file"], "stage": stage, "rule": rule, "reason": reason}
         self.report["rejected"].append(line)
 
     def add(self, entry: Fields, prepared: Prepared) -> None:
-        """Counts a file that is kept, and what was made of it."""
+        """Counts a file that is used, and its records."""
         kind, facts = entry["type"], prepared.facts
         for stage, reason in prepared.too_small.items():
             self.reject(entry, stage, "too_small", reason)

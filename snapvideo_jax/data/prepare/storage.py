@@ -1,4 +1,4 @@
-"""Files on whatever Beam can reach: local disks, Cloud Storage, HDFS."""
+"""Files on any file system of Beam: local disks, Cloud Storage, HDFS."""
 
 import hashlib
 import json
@@ -10,23 +10,23 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 TEMPORARY = "temporary"
-"""Folder of the output that holds files which are being written."""
+"""Folder of the output for unfinished files."""
 PLAIN = CompressionTypes.UNCOMPRESSED
 
 
 def join(folder: str, *names: str) -> str:
-    """The path of a file in a folder; an absolute name stays what it is."""
+    """The path of a file in a folder; an absolute name is returned unchanged."""
     return FileSystems.join(folder, *names)
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and those above it, unless it exists."""
+    """Creates a folder and its parents, unless it exists."""
     if not FileSystems.exists(path):
         FileSystems.mkdirs(path)
 
 
 def size(path: str) -> int | None:
-    """Bytes of a file; None where there is none."""
+    """Size of a file in bytes; None if it does not exist."""
     try:
         return FileSystems.get_filesystem(path).size(path)
     except BeamIOError:
@@ -40,12 +40,12 @@ def read(path: str) -> bytes:
 
 
 def read_json(path: str) -> Any:
-    """Content of a JSON file; None where there is none."""
+    """Content of a JSON file; None if it does not exist."""
     return None if size(path) is None else json.loads(read(path))
 
 
 def store(folder: str, name: str, parts: Iterable[bytes]) -> dict[str, Any]:
-    """Writes a file that appears whole or not at all.
+    """Writes a file atomically: to a temporary name, then renamed.
 
     Args:
         folder: the output.

@@ -1,1 +1,1 @@
-"""A generated data set of moving shapes, and the judge of clips of it."""
+"""A generated data set of moving shapes, and the classifier of its clips."""

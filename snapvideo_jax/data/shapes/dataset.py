@@ -1,13 +1,13 @@
-"""Captioned moving shapes: a data set small enough to make, exact enough to judge.
+"""Captioned moving shapes: a generated data set whose samples can be judged exactly.
 
 A scene is one coloured shape that moves in one direction over a grey background: six
-colours, three shapes and four directions make 72 triples, and size, speed, start and
+colours, three shapes and four directions give 72 triples, and size, speed, start and
 grey level vary within each. Sixteen triples are held out of training, so a model that
-draws them when asked has learnt to compose words, not to recall clips. `judge.py` reads
-the triple back from pixels.
+generates them for a prompt has learnt to compose words, not to recall clips.
+`shapes.judge` recognizes the triple in pixels.
 
-Scenes are pure functions of (seed, split, index). `build` writes them once, as plain
-MP4 and PNG files with captions and as the same bytes in ArrayRecord files.
+Scenes are pure functions of (seed, split, index). `build` writes them once, as MP4 and
+PNG files with captions and as the same bytes in ArrayRecord files.
 Lengths are in sides of the square frame, x to the right and y down.
 """
 
@@ -31,7 +31,7 @@ FPS = 24
 FRAMES = 48
 SIZE = 32
 DURATION = (FRAMES - 1) / FPS
-"""Seconds from the first frame to the last; the shape stays inside for this long."""
+"""Seconds from the first frame to the last; the shape stays in the frame."""
 
 COLOURS = {
     "red": (235, 20, 20),
@@ -44,7 +44,7 @@ COLOURS = {
 SHAPES = {"cross": 0.4, "square": 0.9, "triangle": 0.68}
 """Distance from the centre of gravity to the sides (of the cross: to those of its arms,
 which are three times as long as wide), in radii of a circle of about the same area.
-No two look alike at 16 px; there a circle of 3 px radius is nearly a square."""
+They are distinct at 16 px, where a circle of 3 px radius would look like a square."""
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 SIZES = {"small": (0.18, 0.205), "large": (0.225, 0.25)}
@@ -55,7 +55,7 @@ FASTEST = 0.3
 """Sides a second. Fast scenes go at 85 to 100 % of this or of what fits the frame."""
 MARGIN = 0.01
 WANDER = 0.3
-"""Share of the room it has that a start varies in, so that clips cross the middle."""
+"""Range of the start, as a share of the free space; clips cross the middle."""
 
 TRIPLES = tuple(itertools.product(COLOURS, SHAPES, DIRECTIONS))
 """All 72 (colour, shape, direction)."""
@@ -76,7 +76,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One shape, its motion and its background; all that a caption or a frame needs.
+    """One shape, its motion and its background, which determine captions and frames.
 
     colour, shape, direction: keys of `COLOURS`, `SHAPES`, `DIRECTIONS`.
     size, speed, background: the words for the numbers below.
@@ -84,7 +84,7 @@ class Scene:
     velocity: frame sides a second, along ``direction``, above 0.
     x, y: centre of gravity in the first frame, frame sides from the top left corner.
     level: grey level of the background, 0 to 255.
-    phrasing: which of the 32 phrasings the caption takes, 0 to 31.
+    phrasing: number of the caption's phrasing, 0 to 31.
     """
 
     colour: str
@@ -118,7 +118,7 @@ def caption(scene: Scene, image: bool = False) -> str:
     """Returns one of 32 phrasings of a scene, e.g. "red circle moving left".
 
     Colour, shape and direction are always named; size, speed and background are named
-    in half of the captions each. An image's caption tells neither direction nor speed.
+    in half of the captions each. Captions of images name neither direction nor speed.
 
     Args:
         scene: its ``phrasing`` chooses the words.
@@ -143,7 +143,7 @@ def caption(scene: Scene, image: bool = False) -> str:
 def held_out_prompts(
     count: int = 64, seed: int = 0
 ) -> list[tuple[str, tuple[str, str, str]]]:
-    """Returns (prompt, held-out triple) pairs, the triples in turn.
+    """Returns (prompt, held-out triple) pairs that cycle through the triples.
 
     Args:
         count: how many; a multiple of 16 names every triple equally often.
@@ -242,15 +242,15 @@ def build(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Returns the folder of the training set, made on the first call.
+    """Returns the folder of the training set, which the first call writes.
 
-    It holds ``videos/00000.mp4``, ``images/00000.png``, ``captions.jsonl`` (a line for
-    each file), the same in ``video.array_record`` and ``image.array_record`` (see
-    `records`), and ``dataset.json`` with the arguments. The folder appears whole or not
-    at all, and is named after the arguments, so other arguments make another folder.
+    It contains ``videos/00000.mp4``, ``images/00000.png``, ``captions.jsonl`` (a line
+    for each file), the same in ``video.array_record`` and ``image.array_record`` (see
+    `data.records`), and ``dataset.json`` with the arguments. The folder is written
+    atomically, and its name contains the arguments.
 
     Args:
-        root: where the folder lies or will lie.
+        root: parent of the folder.
         seed: of the scenes, at least 0.
         videos, images: how many of each; image i shows scene ``videos + i``.
         size: height and width in pixels, even.
@@ -269,7 +269,7 @@ def build(
         try:
             os.replace(fresh, folder)
         except OSError:
-            # Another process may have been first; its data set is the same.
+            # Another process may have written the same data set first.
             if not (folder / "dataset.json").exists():
                 raise
     return folder
@@ -287,7 +287,7 @@ def _draw(triple: tuple[str, str, str], rng: np.random.Generator) -> Scene:
     size, background = (str(rng.choice(list(words))) for words in (SIZES, BACKGROUNDS))
     speed = str(rng.choice(["slowly", "fast"]))
     radius = rng.uniform(*SIZES[size])
-    # Room of the centre: the frame less the margin and the reach of the shape.
+    # Range of the centre: the frame less the margin and the extent of the shape.
     left, right, up, down = (MARGIN + reach * radius for reach in _reach(shape))
     room_x, room_y = 1 - left - right, 1 - up - down
     along_x, along_y = DIRECTIONS[direction]
@@ -317,7 +317,7 @@ def _draw(triple: tuple[str, str, str], rng: np.random.Generator) -> Scene:
 
 
 def _reach(shape: str) -> tuple[float, float, float, float]:
-    """Returns how far a shape of radius 1 goes left, right, up and down."""
+    """Returns the extent of a shape of radius 1 to the left, right, top and bottom."""
     side = SHAPES[shape]
     if shape == "triangle":
         return 3**0.5 * side, 3**0.5 * side, 2 * side, side

@@ -1,10 +1,10 @@
-"""Reads colour, shape and direction back from a clip of `shapes`, by arithmetic alone.
+"""Recognizes colour, shape and direction in a clip of `shapes`, without a network.
 
-The background is the median of the border. The object is what differs from it in
-chroma, the spread of the colour channels, as backgrounds are neutral. Its hue gives the
-colour, the drift of its centre of gravity the direction, and the best correlating
-template the shape. Each answer may be None where the clip does not decide it, so a
-sampled clip counts as right only if it shows what was asked.
+The background is the median of the border. The object are the pixels that differ from
+it in chroma, the spread of the colour channels, as backgrounds are neutral. Its hue
+gives the colour, the motion of its centre of gravity the direction, and the template
+with the highest correlation the shape. An answer is None where the clip is ambiguous,
+so a sampled clip only counts as correct if it shows what the prompt asks for.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ HUE = 25.0
 """Most degrees from a named hue; the names are 60 apart."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 LUMA_WEIGHT = 30.0
-"""Extra weight of luma in telling the object from the background: in 4:2:0 video it
-alone has edges as sharp as the pixels."""
+"""Extra weight of luma in separating the object from the background: in 4:2:0 video
+only luma has the resolution of the pixels."""
 TRAVEL = 0.03
 """Least travel that counts as motion, in frame sides."""
 DOMINANCE = 2.0
@@ -36,14 +36,14 @@ SCALES = (0.85, 0.92, 1.0, 1.08)
 OFFSETS = (-0.35, 0.0, 0.35)
 """Templates tried around the measured radius and centre (pixels)."""
 MOST_FRAMES = 16
-"""Longer clips are thinned to at most this many frames, evenly."""
+"""Longer clips are subsampled evenly to at most this many frames."""
 LARGEST = 32
 """Sides from twice this many pixels on are halved before the shape is fitted."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows; None where it does not decide."""
+    """Content of a clip; None where it is ambiguous."""
 
     colour: str | None
     shape: str | None
@@ -54,13 +54,13 @@ UNDECIDED = Verdict(None, None, None)
 
 
 def judge(frames: UInt8[np.ndarray, "t h w c"]) -> Verdict:
-    """Returns what a clip shows, all None if it has no object of one colour.
+    """Returns the content of a clip, all None if it has no object of one colour.
 
     Args:
         frames: RGB, at least 12 pixels a side; one frame alone has no direction.
 
     Raises:
-        ValueError: the frames are too small to tell shapes apart.
+        ValueError: the frames are too small to distinguish shapes.
     """
     if min(frames.shape[1:3]) < 12:
         raise ValueError(
@@ -83,12 +83,12 @@ def judge(frames: UInt8[np.ndarray, "t h w c"]) -> Verdict:
 
 
 def judge_image(frame: UInt8[np.ndarray, "h w c"]) -> Verdict:
-    """Returns what an image shows; its direction is always None."""
+    """Returns the content of an image; its direction is always None."""
     return judge(frame[None])
 
 
 def track(frames: UInt8[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t 2"] | None:
-    """Returns where the object's centre of gravity is, None if there is no object.
+    """Returns the path of the object's centre of gravity, None if there is no object.
 
     Args:
         frames: RGB, at least 12 pixels a side.
@@ -129,12 +129,12 @@ def _paint(
     coloured = chroma > CHROMA
     if np.ptp(background) > CHROMA or coloured.mean() < AREA[0] / 2:
         return None
-    # Edge pixels are mixed with the background: the core shows the paint.
+    # Edge pixels are mixed with the background; the core has the pure colour.
     core = chroma > max(CHROMA, 0.75 * np.quantile(chroma[coloured], 0.9))
     paint = np.median(video[core], axis=0)
     if np.ptp(paint) <= CHROMA:
         return None
-    apart = _apart(_hue(video[coloured]), _hue(paint[None]))
+    apart = _hue_distance(_hue(video[coloured]), _hue(paint[None]))
     return paint if np.mean(apart < HUE) > 0.8 else None
 
 
@@ -145,17 +145,17 @@ def _hue(colours: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n"]:
     return np.degrees(angle)
 
 
-def _apart(
+def _hue_distance(
     hues: Float[np.ndarray, "n"], hue: Float[np.ndarray, "1"]
 ) -> Float[np.ndarray, "n"]:
-    """Returns how far hues are from a hue, 0 to 180 degrees."""
+    """Returns the distances of hues from a hue, 0 to 180 degrees."""
     return np.abs((hues - hue + 180) % 360 - 180)
 
 
 def _colour(paint: Float[np.ndarray, "c"]) -> str | None:
     names = list(COLOURS)
     hues = _hue(np.array([COLOURS[name] for name in names], np.float32))
-    apart = _apart(hues, _hue(paint[None]))
+    apart = _hue_distance(hues, _hue(paint[None]))
     return names[apart.argmin()] if apart.min() < HUE else None
 
 
@@ -164,11 +164,11 @@ def _alpha(
     background: Float[np.ndarray, "c"],
     paint: Float[np.ndarray, "c"],
 ) -> Float[np.ndarray, "t h w"]:
-    """Returns how much of each pixel is paint rather than background, 0 to 1."""
+    """Returns the share of the object's colour in each pixel, 0 to 1."""
     axis = paint - background
     metric = np.eye(3, dtype=np.float32) + LUMA_WEIGHT * np.outer(LUMA, LUMA)
     alpha = (video - background) @ (metric @ axis / (axis @ metric @ axis))
-    # Noise far from the object would pull its centre to that of the frame.
+    # Noise far from the object would bias its centre towards that of the frame.
     return np.where(alpha > 0.2, np.minimum(alpha, 1), 0)
 
 
@@ -242,5 +242,5 @@ def _correlation(alpha: Float[np.ndarray, "t h w"], shape: str) -> float:
 def _normalise(images: Float[np.ndarray, "*n p"]) -> Float[np.ndarray, "*n p"]:
     """Returns images of zero mean and unit length."""
     centred = images - images.mean(-1, keepdims=True)
-    # A frame of one colour has no length and correlates with nothing.
+    # A uniform frame has length 0; its correlation is 0.
     return centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), 1e-6)
