@@ -1,15 +1,14 @@
-"""Decoding beside decord and torchcodec: 16 frames of 64x36 px out of larger clips.
+"""Decoding compared with decord and torchcodec: 16 frames of 64x36 px of larger clips.
 
     pip install decord torchcodec torch
     python benchmarks/decode.py [--clips FOLDER]
 
-All read the same bytes in memory in one process, in one thread each, in turns, and are
-asked for the same 16 frames, made small by each library's own filter. Both must agree
-with ours about which frames these are before anything is timed. torchcodec needs the
-shared libraries of FFmpeg 4 to 9; where they are missing, or a library is not
-installed, that is said and the others are compared. Without ``--clips`` the sources are
-made on the spot: 64 frames of a moving pattern, 256x144 and 512x288. With it they are
-the first 10 clips of each of these sizes in the folder.
+All read the same bytes in memory in one process, in one thread each, in turns, and
+return the same 16 frames, reduced by the filter of each library. Before anything is
+timed, both are checked to return the same frames as ours. torchcodec needs the shared
+libraries of FFmpeg 4 to 9; a library that is missing is reported and left out. Without
+``--clips`` the sources are generated: 64 frames of a moving pattern, 256x144 and
+512x288. With it they are the first 10 clips of each of these sizes in the folder.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Damaged clips in large number: every one is decoded or refused, none hangs or lies.
+"""Fuzz test of the decoder: every damaged clip is decoded or refused, none hangs.
 
     python benchmarks/fuzz_clips.py [--files 1000] [--seed 0] [--clips FOLDER]
 
-Takes clips of several containers and codecs, made on the spot, and with ``--clips`` the
-MP4 files of a folder as well; flips or cuts bytes of each copy at random; and asks
-every copy for 16 frames, as training would. Prints how many were decoded and how many
-refused for which reason, the longest time and the peak of memory. The exit status is 1
-where a file took longer than allowed, ended with an error that is no refusal, or gave
-frames that are black or repeated where those of the whole clip are not. A crash of
-FFmpeg ends the process, so that a caller sees it too.
+Takes generated clips of several containers and codecs, and with ``--clips`` the MP4
+files of a folder as well; changes or removes random bytes of each copy; and reads 16
+frames of every copy, as training does. Prints how many were decoded, how many refused
+for each reason, the longest time and the peak of memory. The exit status is 1 if a file
+took too long, raised an error other than `UnusableClip`, or returned frames that are
+black or repeated where those of the undamaged clip are not. A crash of FFmpeg ends the
+process, so a caller notices it too.
 """
 
 import argparse

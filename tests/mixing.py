@@ -21,13 +21,13 @@ def media(name, number, frames=8, height=18, width=24, fps=8):
 
 
 def write_folder(root, files):
-    """A folder of ``files``: name, what is said of it, what it holds."""
+    """A folder of ``files``: name, fields of its line, content."""
     root.mkdir()
     lines = []
-    for number, (name, said, held) in enumerate(files):
+    for number, (name, fields, held) in enumerate(files):
         (root / name).write_bytes(media(name, number, **held))
         kind = "image" if name.endswith("png") else "video"
-        lines.append({"file": name, "type": kind, "caption": name} | said)
+        lines.append({"file": name, "type": kind, "caption": name} | fields)
     (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return root
 

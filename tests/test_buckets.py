@@ -44,7 +44,9 @@ def roots(tmp_path_factory):
         ((1, 0.0, 64, 36), 0.0, "image", [2]),
     ],
 )
-def test_a_file_goes_to_the_nearest_size_that_it_fills(info, max_fps, kind, numbers):
+def test_a_file_is_assigned_to_the_nearest_size_it_has_frames_for(
+    info, max_fps, kind, numbers
+):
     sizes = ((16, 36, 64), (8, 36, 64), (8, 60, 40))
     frames, seconds, height, width = info
     clip = ClipInfo(frames, (frames - 1) / (seconds or 1), seconds, height, width)
@@ -60,12 +62,12 @@ def test_a_file_goes_to_the_nearest_size_that_it_fills(info, max_fps, kind, numb
         (dict(width=4, frames=9, fps=4.0), None),
     ],
 )
-def test_what_is_said_of_a_clip_is_enough_or_not(fields, frames):
+def test_metadata_of_a_clip_suffice_or_not(fields, frames):
     info = info_from_fields("video", fields)
     assert (info and (info.frames, info.duration)) == (frames and (frames, 2.0))
 
 
-def test_every_batch_is_of_one_size_and_sizes_keep_their_shares(roots):
+def test_every_batch_has_one_size_and_sizes_have_exact_shares(roots):
     joint = make_joint_source(buckets_of(roots), 0)
     iterator = iter(split_dataset(joint, 0, 1, ENCODER))
     for step in range(9):
@@ -76,7 +78,7 @@ def test_every_batch_is_of_one_size_and_sizes_keep_their_shares(roots):
     iterator.close()
 
 
-def test_files_of_a_size_come_once_an_epoch_and_no_others(roots):
+def test_each_epoch_of_a_size_has_each_of_its_files_once(roots):
     """web has no tall video: there film alone gives them."""
     joint = make_joint_source(buckets_of(roots), 0)
     rows = collections.defaultdict(list)
@@ -134,7 +136,7 @@ def test_the_sequence_is_the_same_for_all_processes_workers_and_resumes(roots):
     assert found == whole
 
 
-def test_files_of_unknown_size_are_looked_at_and_bad_ones_are_named(tmp_path, caplog):
+def test_files_of_unknown_size_are_probed_and_bad_ones_are_named(tmp_path, caplog):
     files = [(f"{n}.mp4", {}, {}) for n in range(3)]
     files += [("tall.mp4", {}, dict(height=24, width=12))]
     root = write_folder(tmp_path / "data", files)
@@ -180,7 +182,7 @@ def mixture_file(tmp_path):
     return path
 
 
-def test_a_mixture_is_changed_from_the_command_line_and_kept_as_json(
+def test_a_mixture_is_changed_from_the_command_line_and_saved_as_json(
     roots, mixture_file
 ):
     more = [
@@ -214,7 +216,7 @@ def test_a_mixture_is_changed_from_the_command_line_and_kept_as_json(
         ("buckets=((4, 14, 16),)", "put the longer one first: data.frames=4, and"),
     ],
 )
-def test_a_mixture_that_cannot_be_is_refused_in_one_line(
+def test_an_invalid_mixture_is_refused_in_one_line(
     run, roots, mixture_file, tmp_path, override, message
 ):
     code, _, errors = run(
@@ -249,7 +251,7 @@ def test_a_fit_trains_on_two_sizes_through_the_verb(run, roots, mixture_file, tm
     fresh = configs.build(configs.load(str(mixture_file), mixture_arguments(roots)))
     for grid, table in zip(fresh.model.grids, tables.values(), strict=True):
         assert np.abs(table - grid._position_init(None, table.shape)).max() > 1e-3
-    # Killed on the way: what it had at step 4 goes on to the same end.
+    # Killed after step 4, the run resumes to the same result.
     shutil.copytree(whole, twice, ignore=shutil.ignore_patterns("6", "sheets"))
     code, _, errors = run(*command, "--workdir", twice)
     assert code == 0, errors
@@ -257,7 +259,7 @@ def test_a_fit_trains_on_two_sizes_through_the_verb(run, roots, mixture_file, tm
         np.testing.assert_array_equal(value, state[key], err_msg=key)
 
 
-def test_a_table_of_positions_is_of_a_height_and_width():
+def test_each_height_and_width_has_a_table_of_positions():
     """Shorter clips of a size use the beginning of its table, as they always did."""
     config = configs.load(
         TINY_CONFIG, ["--config.data.buckets=((1, 14, 16), (2, 30, 8), (1, 30, 8))"]
@@ -269,7 +271,7 @@ def test_a_table_of_positions_is_of_a_height_and_width():
     ]
 
 
-def test_no_published_network_changed_by_it():
+def test_published_networks_are_unchanged():
     config = configs.load(f"{tiny.CONFIGS}/fit.py:size=500m", [])
     assert configs.build(config).model.further_sizes == ()
 

@@ -220,7 +220,7 @@ def test_a_folder_of_another_layout_is_refused(tmp_path, name, message):
         build(name, tmp_path / "source", tmp_path / "out")
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_of_a_builder_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match="is not a folder of files. msr_vtt_clips needs: A"
     ):

@@ -1,4 +1,4 @@
-"""What is said of a file decides whether it is used."""
+"""Filters select files by their metadata."""
 
 import json
 
@@ -49,12 +49,12 @@ def test_a_rule_holds_or_does_not(text, fields, holds):
         ("a>1, codec>h264", "'codec>h264', but 'h264' is no number; texts .* by =="),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_named(text, message):
+def test_a_malformed_rule_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(filters=text)
 
 
-def test_a_folder_is_filtered_at_once_and_the_log_counts(roots, caplog):
+def test_a_folder_is_filtered_by_the_constructor_and_counts_are_logged(roots, caplog):
     with caplog.at_level("INFO"):
         source = FolderSource(
             roots["film"], "video", filters=parse("score>=2, score<9", "")
@@ -64,7 +64,7 @@ def test_a_folder_is_filtered_at_once_and_the_log_counts(roots, caplog):
     assert "4 of 8 pass: score>=2 drops 2, score<9 drops 2" in caplog.text
 
 
-def test_filters_that_leave_nothing_say_how_many_each_dropped(roots):
+def test_filters_that_no_file_passes_say_how_many_each_drops(roots):
     mixture = parts(roots, filters="score<3, size>1")
     with pytest.raises(
         ValueError,
@@ -92,7 +92,7 @@ def record_config(root, **changes):
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_records_are_filtered_and_not_counted_as_broken(records, tmp_path, listed):
-    """By their headers, or, where those are not beside them, when they are met."""
+    """By their separate headers, or else when they are read."""
     if not listed:
         (records / "video.jsonl").unlink()
     path = tmp_path / "skipped.jsonl"
@@ -111,11 +111,11 @@ def test_records_are_filtered_and_not_counted_as_broken(records, tmp_path, liste
 def test_headers_of_other_records_are_refused(records):
     with (records / "video.jsonl").open("a") as file:
         file.write("{}\n")
-    with pytest.raises(ValueError, match="9 headers in .* beside 8 records; prepare"):
+    with pytest.raises(ValueError, match="9 headers in .* for 8 records; prepare"):
         RecordSource(records, "video", filters=parse("score>1", ""))
 
 
-def test_captions_that_nothing_lists_are_read_for_some_time_only(records, caplog):
+def test_captions_of_unlisted_samples_are_read_up_to_a_time_limit(records, caplog):
     (records / "video.jsonl").unlink()
     joint = make_joint_source(record_config(records), 0)
     with caplog.at_level("INFO"):

@@ -9,7 +9,7 @@ FUZZ = pathlib.Path(__file__).parent.parent / "benchmarks" / "fuzz_clips.py"
 
 
 def test_no_damaged_file_crashes_hangs_or_gives_false_frames():
-    # In a process of its own: a crash of FFmpeg would end the tests as well.
+    # In a separate process: a crash of FFmpeg would end the tests as well.
     run = subprocess.run(
         [sys.executable, str(FUZZ), "--files", "100", "--seed", "1"],
         capture_output=True,

@@ -49,7 +49,7 @@ def decoded_whole(data):
         ("mpeg4", "avi", {"g": "12"}),
     ],
 )
-def test_frames_left_out_change_nothing(codec, container, options):
+def test_skipping_unreferenced_frames_changes_nothing(codec, container, options):
     data = write_clip(moving_frames(), None, codec, container, **options)
     whole = [frame for _, frame in sorted(decoded_whole(data).items())]
     for wanted in (range(16, 32), range(1, 48, 5), [13], [2, 30, 31, 47]):
@@ -62,7 +62,7 @@ def test_frames_left_out_change_nothing(codec, container, options):
                 )
 
 
-def test_frames_are_made_small_without_a_shift_in_colour():
+def test_frames_are_reduced_without_a_shift_in_colour():
     frames = moving_frames(2)
     data = write_clip(frames, None, pix_fmt="yuv444p", crf="1")
     small = decode_at(data, np.zeros(1), cover=(9, 16))[0]
@@ -71,7 +71,7 @@ def test_frames_are_made_small_without_a_shift_in_colour():
     assert abs((small - mean).mean()) < 0.5
 
 
-def test_frames_cover_what_was_asked_for_and_keep_their_shape():
+def test_frames_cover_the_requested_size_in_their_aspect_ratio():
     data = write_clip(grey_frames(3, 90, 60))
     assert decode_at(data, np.zeros(1), cover=(20, 20)).shape == (1, 30, 20, 3)
     assert decode_at(data, np.zeros(1), cover=(180, 60)).shape == (1, 180, 120, 3)
@@ -97,7 +97,7 @@ def corner_clip(angle):
     [(0, (32, 48), (0, 0)), (90, (48, 32), (1, 0)), (180, (32, 48), (1, 1)),
      (-90, (48, 32), (0, 1))],
 )  # fmt: skip
-def test_a_clip_that_was_filmed_sideways_is_turned_upright(angle, size, white):
+def test_a_clip_filmed_sideways_is_rotated_for_display(angle, size, white):
     data = corner_clip(angle)
     info = probe(data)
     assert (info.height, info.width) == size
@@ -145,7 +145,7 @@ def ten_hours(tmp_path_factory):
     return path
 
 
-def test_of_a_clip_of_ten_hours_only_what_is_needed_is_read(ten_hours):
+def test_only_the_needed_part_of_a_clip_of_ten_hours_is_read(ten_hours):
     began = time.process_time()
     with Clip(ten_hours) as clip:
         assert clip.info.frames == 72_000
@@ -162,7 +162,7 @@ def test_of_a_clip_of_ten_hours_only_what_is_needed_is_read(ten_hours):
     assert time.process_time() - began < 20
 
 
-def test_a_long_clip_that_was_cut_off_is_refused_where_it_ends(ten_hours, tmp_path):
+def test_a_truncated_long_clip_is_refused_where_it_ends(ten_hours, tmp_path):
     cut = tmp_path / "cut.mp4"
     remux_with_index_first(ten_hours, cut)
     cut.write_bytes(cut.read_bytes()[: int(0.75 * cut.stat().st_size)])
@@ -192,7 +192,7 @@ def remux_with_index_first(source, target):
         (2**16 - 1, "says 65535x32 pixels, but a frame has 48x32"),
     ],
 )
-def test_a_header_that_lies_about_the_size_is_found_out(width, reason):
+def test_a_wrong_size_in_the_header_is_detected(width, reason):
     data = bytearray(write_clip(grey_frames(6)))
     place = data.index(b"avc1", data.index(b"stsd")) + 28
     assert int.from_bytes(data[place : place + 2], "big") == 48
@@ -201,7 +201,7 @@ def test_a_header_that_lies_about_the_size_is_found_out(width, reason):
         decode_at(bytes(data), np.zeros(1))
 
 
-def test_frames_too_large_to_hold_are_refused_before_one_is_decoded():
+def test_frames_too_large_for_memory_are_refused_before_decoding():
     data = bytearray(encode_gif(np.ascontiguousarray(grey_frames(4)), fps=10))
     data[6:10] = 2 * (8000).to_bytes(2, "little")  # of the screen, in its header
     with pytest.raises(UnusableClip, match="no known size, or over 36,000,000 pixels"):
@@ -232,7 +232,7 @@ def test_a_gap_is_not_filled_with_copies_of_a_frame():
     ],
     ids=["playlist", "concat", "picture"],
 )
-def test_a_file_that_names_others_or_is_no_video_is_not_opened(data, tmp_path):
+def test_playlists_and_other_formats_are_not_opened(data, tmp_path):
     (tmp_path / "other.mp4").write_bytes(write_clip(grey_frames(8)))
     (tmp_path / "clip.mp4").write_bytes(data)
     for clip in (data, tmp_path / "clip.mp4"):
@@ -240,7 +240,7 @@ def test_a_file_that_names_others_or_is_no_video_is_not_opened(data, tmp_path):
             probe(clip)
 
 
-def test_the_cover_of_an_album_is_no_video(tmp_path):
+def test_cover_art_is_not_a_video(tmp_path):
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as output:
         sound = output.add_stream("aac", rate=8000, layout="mono")
@@ -260,7 +260,7 @@ def test_the_cover_of_an_album_is_no_video(tmp_path):
         probe(path)
 
 
-def test_a_clip_that_takes_too_long_is_given_up():
+def test_a_clip_that_exceeds_its_time_limit_is_refused():
     data = write_clip(noise_frames(40))
     with pytest.raises(SlowClip, match=r"takes longer than 0.001 s to read"):
         with Clip(data, seconds=0.001) as clip:
@@ -307,7 +307,7 @@ def folder(root, lines):
     )  # fmt: skip
 
 
-def test_captions_may_be_empty_or_long_and_have_to_be_text(tmp_path):
+def test_captions_may_be_empty_or_long_and_must_be_utf8(tmp_path):
     long = b'"' + b"a panda " * 1250 + b'"'
     config = folder(tmp_path, [b'""', long, b'"caf\xe9"', '"café"'.encode()])
     joint = make_joint_source(config, 0, tmp_path / "skipped.jsonl")
@@ -321,7 +321,7 @@ def test_captions_may_be_empty_or_long_and_have_to_be_text(tmp_path):
     assert (entry["file"], entry["reason"]) == ("2.mp4", "its caption is not UTF-8")
 
 
-def test_a_file_that_goes_away_is_passed_over(tmp_path):
+def test_a_deleted_file_is_skipped(tmp_path):
     config = folder(tmp_path, 3 * [b'"a"'])
     joint = make_joint_source(config, 0, tmp_path / "skipped.jsonl")
     (tmp_path / "1.mp4").unlink()
@@ -330,7 +330,7 @@ def test_a_file_that_goes_away_is_passed_over(tmp_path):
     assert entry["reason"] == "unreadable file (No such file or directory)"
 
 
-def test_a_file_that_was_slow_once_stays_refused(tmp_path):
+def test_a_file_that_was_slow_once_remains_refused(tmp_path):
     config = folder(tmp_path, 3 * [b'"a"'])
     path = tmp_path / "skipped.jsonl"
     slow = {"kind": "video", "file": "1.mp4", "reason": "takes longer", "of": 3}

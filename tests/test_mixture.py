@@ -46,7 +46,7 @@ def test_after_any_number_of_draws_each_count_is_within_1_of_its_share(weights):
     )
 
 
-def test_weights_that_never_come_out_even_are_refused():
+def test_weights_without_a_short_period_are_refused():
     with pytest.raises(ValueError, match=r"w=0.123457, 1 come out .*; round them"):
         Schedule((0.1234567, 1.0), "w")
 
@@ -64,7 +64,7 @@ def spots(joint, kind, count):
     ]
 
 
-def test_data_sets_keep_their_shares_and_whole_epochs(roots):
+def test_data_sets_have_exact_shares_and_whole_epochs(roots):
     joint = make_joint_source(config_of(roots), 0)
     for kind, shares in (("video", (0.6, 0.4)), ("image", (0.5, 0.5))):
         found = spots(joint, kind, 200)
@@ -94,8 +94,8 @@ def test_every_data_set_has_its_own_rates(roots):
     assert 12 <= others[0] < highest <= 24
 
 
-def test_a_lone_data_set_is_the_same_in_a_mixture_of_one(roots):
-    """But for its name, which shuffles it anew, and stands in messages."""
+def test_a_single_data_set_equals_a_mixture_of_one(roots):
+    """Except for its name, which changes the permutations and is in messages."""
     mixture = {"film": parts(roots)["film"]}
     joint = make_joint_source(config_of(roots, mixture=mixture), 0)
     name, caption = joint.sample_caption(0)
@@ -119,8 +119,8 @@ def test_unusable_files_are_named_with_their_data_set(roots, tmp_path):
 
 
 def test_one_of_several_captions_is_drawn_for_each_sample(tmp_path):
-    said = [{"captions": [f"{n} a", f"{n} b", f"{n} a"]} for n in range(3)]
-    files = [(f"{n}.mp4", each, {}) for n, each in enumerate(said)]
+    fields = [{"captions": [f"{n} a", f"{n} b", f"{n} a"]} for n in range(3)]
+    files = [(f"{n}.mp4", each, {}) for n, each in enumerate(fields)]
     root = write_folder(tmp_path / "data", files)
     data = dict(frames=4, height=14, width=16, images_per_batch=0, num_threads=0)
     joint = make_joint_source(
@@ -135,15 +135,15 @@ def test_one_of_several_captions_is_drawn_for_each_sample(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("fields", "message"),
     [
         ({"captions": "x"}, "line 1 has captions='x', wanted a list of strings"),
         ({"captions": [1]}, r"line 1 has captions=\[1\], wanted a list of strings"),
         ({"caption": None}, "line 1 has caption=None, wanted a string"),
     ],
 )
-def test_captions_that_are_no_texts_are_refused(tmp_path, said, message):
-    root = write_folder(tmp_path / "data", [("0.mp4", said, {})])
+def test_captions_that_are_not_texts_are_refused(tmp_path, fields, message):
+    root = write_folder(tmp_path / "data", [("0.mp4", fields, {})])
     with pytest.raises(ValueError, match=message):
         FolderSource(root, "video")
 
@@ -162,7 +162,7 @@ def test_captions_that_are_no_texts_are_refused(tmp_path, said, message):
         (dict(bucket_weights=(1.0, 2.0)), "are not 1 numbers above 0: one for data.fr"),
     ],
 )
-def test_mixtures_and_buckets_that_make_no_sense_are_refused(roots, changes, message):
+def test_invalid_mixtures_and_buckets_are_refused(roots, changes, message):
     with pytest.raises(ValueError, match=message):
         config_of(roots, **changes)
 
@@ -178,12 +178,12 @@ def test_mixtures_and_buckets_that_make_no_sense_are_refused(roots, changes, mes
         (dict(source="tfds", video_weight=1.0), "data.tfds_videos is empty, video_wei"),
     ],
 )
-def test_a_part_that_takes_nothing_is_refused(fields, message):
+def test_a_part_with_weights_of_zero_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Part(**fields)
 
 
-def test_a_size_that_no_file_goes_to_is_refused(roots):
+def test_a_size_without_files_is_refused(roots):
     with pytest.raises(
         ValueError,
         match="no video is assigned to the size of 4 frames of 14x140, others are",

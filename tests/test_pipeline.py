@@ -273,7 +273,7 @@ def test_the_whole_picture_is_used_where_the_aspect_fits(root):
 
 
 class Memory:
-    """A source of samples at hand."""
+    """A source of samples in memory."""
 
     def __init__(self, kind, samples):
         self.kind, self.samples = kind, samples
@@ -426,8 +426,8 @@ def test_shapes_are_made_on_the_first_run(tmp_path, monkeypatch):
     assert sizes == {"video": 4, "image": 2}
 
 
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="no clips at hand")
-def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the shared clips are missing")
+def test_external_clips_and_broken_ones(tmp_path):
     lines = [
         {"file": str(path), "type": "video", "caption": path.stem}
         for path in sorted((CLIPS / "bad").resolve().glob("*.mp4"))

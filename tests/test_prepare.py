@@ -49,7 +49,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory):
-    """The folder made of them in this process, and what the run told."""
+    """The folder prepared from them in this process, and the result."""
     pytest.importorskip("apache_beam")
     from snapvideo_jax.data.prepare.pipeline import prepare
 
@@ -75,7 +75,7 @@ def rejections(out):
 
 
 @pytest.mark.slow
-def test_what_is_made_can_be_read_as_records(prepared, source):
+def test_the_output_can_be_read_as_records(prepared, source):
     out, _ = prepared
     clips = RecordSource(out / "base", "video")
     samples = [clips[index] for index in range(len(clips))]
@@ -97,7 +97,7 @@ def test_what_is_made_can_be_read_as_records(prepared, source):
 
 
 @pytest.mark.slow
-def test_the_network_is_told_the_size_of_the_original(prepared):
+def test_samples_have_the_resolution_of_the_original(prepared):
     out, _ = prepared
     batch = dict(frames=4, height=14, width=16, videos_per_batch=1, images_per_batch=1)
     joint = make_joint_source(
@@ -105,8 +105,8 @@ def test_the_network_is_told_the_size_of_the_original(prepared):
     )
     for sample in range(24):
         small = joint.sample_caption(sample)[0] == "small.mp4"
-        told = joint[sample]["resolution"].tolist()
-        assert told == ([20, 30] if small else [40, 56])
+        resolution = joint[sample]["resolution"].tolist()
+        assert resolution == ([20, 30] if small else [40, 56])
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_used_are_listed_with_reasons(prepared):
 
 
 @pytest.mark.slow
-def test_the_manifest_counts_what_was_made(prepared):
+def test_the_manifest_counts_the_records(prepared):
     out, outcome = prepared
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == outcome.manifest
@@ -214,8 +214,8 @@ def test_only_shards_whose_files_changed_are_rewritten(source, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="no clips at hand")
-def test_clips_from_elsewhere_and_their_broken_companions(tmp_path):
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the shared clips are missing")
+def test_external_clips_and_broken_ones(tmp_path):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     folder = CLIPS.resolve()
     listed = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -283,7 +283,7 @@ def test_other_settings_than_those_of_the_folder_are_refused(prepared, source):
         ),
     ],
 )
-def test_a_list_that_begins_badly_is_refused(tmp_path, text, message):
+def test_a_list_with_a_malformed_first_line_is_refused(tmp_path, text, message):
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     if text is not None:
         (tmp_path / "captions.jsonl").write_text(text)
@@ -292,7 +292,7 @@ def test_a_list_that_begins_badly_is_refused(tmp_path, text, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unusable_line_is_an_entry_that_says_why():
+def test_an_unusable_line_becomes_fields_that_say_why():
     pipeline = pytest.importorskip("snapvideo_jax.data.prepare.pipeline")
     line = b'{"file": "a", "type": "video", "caption": "x\xc2\x85y"}'
     expected = {"file": "a", "type": "video", "caption": "x\x85y"}

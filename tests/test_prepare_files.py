@@ -18,7 +18,7 @@ from snapvideo_jax.data.video import Clip, decode_at
 
 
 @pytest.mark.parametrize("frames", [1, 15, 16, 17, 32, 33, 250])
-def test_a_cut_leaves_out_no_frame_and_makes_equal_parts(frames):
+def test_clip_ranges_contain_all_frames_in_equal_parts(frames):
     ranges = clip_ranges(frames, 16)
     assert [i for first, end in ranges for i in range(first, end)] == [*range(frames)]
     lengths = [end - first for first, end in ranges]
@@ -59,7 +59,7 @@ def test_a_clip_is_reduced_as_training_would_reduce_it():
     assert np.abs(found[1:] - expected[:-1]).mean() > 10
 
 
-def test_uneven_times_are_kept():
+def test_uneven_times_are_preserved():
     ticks = [0, 20, 70, 190, 227, 300, 301, 400, 450, 451, 500, 600]
     data = write_mp4(moving(), ticks, Fraction(1, 600))
     (record,) = prepare_one(data).records["base"]
@@ -69,7 +69,7 @@ def test_uneven_times_are_kept():
 
 
 @pytest.mark.parametrize("rotation", [90, -90, 180])
-def test_rotated_clips_are_made_upright(rotation):
+def test_rotated_clips_are_stored_upright(rotation):
     video = moving()
     made = prepare_one(write_mp4(video, rotation=rotation))
     upright = np.rot90(video, rotation // 90, axes=(1, 2))
@@ -99,7 +99,7 @@ def test_parts_of_a_long_clip_are_named_by_their_frames():
         assert np.abs(first - expected).mean() < 3
 
 
-def test_a_record_keeps_its_line_and_tells_the_size_of_the_original():
+def test_a_record_has_the_fields_of_its_line_and_the_original_size():
     entry = line_of("a.mp4", aesthetic=5.5, captions=["x", "y"], width=9)
     (record,) = prepare_one(encode_mp4(moving(), fps=12), entry).records["base"]
     assert record.pop("data")
@@ -155,7 +155,7 @@ def test_every_rule_rejects_with_its_name_and_both_numbers(rules, rule, reason):
         ("score>=5", dict(score=float("nan")), "score is nan, wanted score>=5"),
     ],
 )
-def test_numbers_in_the_list_can_reject_a_file(filters, entry, reason):
+def test_filters_can_reject_a_file(filters, entry, reason):
     with pytest.raises(Rejected, match=reason) as caught:
         prepare_one(b"is not looked at", line_of("a.mp4", **entry), filters=filters)
     assert str(caught.value).endswith(f"wanted {caught.value.rule}")
@@ -192,6 +192,6 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         (lambda: Rules(min_fps=9, max_fps=8), "rules.min_fps=9 is above its max, 8"),
     ],
 )
-def test_stages_and_rules_that_make_no_sense_are_refused(make, message):
+def test_invalid_stages_and_rules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -124,7 +124,7 @@ def test_an_unknown_split_is_refused():
         dataset.sample_scene(0, 0, "valid")
 
 
-def test_captions_name_the_triple_and_images_tell_no_motion():
+def test_captions_name_the_triple_and_those_of_images_no_motion():
     for scene in scenes("train"):
         words = dataset.caption(scene).split()
         assert set(triple(scene)) <= set(words)

@@ -84,12 +84,12 @@ def test_a_limit_takes_the_first_samples(folder, limit):
     assert all_of(FolderSource(folder, "video", limit)) == SAMPLES["video"][:limit]
 
 
-def test_a_limit_of_records_is_no_more_than_there_are(records):
+def test_a_limit_above_the_number_of_records_is_fine(records):
     assert all_of(RecordSource(records, "video", 2)) == SAMPLES["video"][:2]
     assert len(RecordSource(records, "video", 99)) == 3
 
 
-def test_blank_lines_and_bytes_of_other_systems_are_fine(folder):
+def test_blank_lines_carriage_returns_and_byte_order_marks_are_fine(folder):
     text = (folder / "captions.jsonl").read_text(encoding="utf-8")
     (folder / "captions.jsonl").write_bytes(
         ("\ufeff\n" + text.replace("\n", "\r\n\r\n")).encode()
@@ -227,6 +227,8 @@ def test_tfds_splits_and_limits(tfds_dir):
         ),
     ],
 )
-def test_what_tfds_does_not_have_is_named(tfds_dir, name, kind, split, message):
+def test_missing_tfds_data_sets_features_and_splits_are_named(
+    tfds_dir, name, kind, split, message
+):
     with pytest.raises(ValueError, match=message):
         TFDSSource(name, kind, split, tfds_dir)

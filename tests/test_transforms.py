@@ -88,7 +88,9 @@ def test_target_rates_are_log_uniform_and_frames_stay_inside():
         (clip_of(25, 24), 8, r"lasts 1.000 s, data.frames=16 at data.max_fps=8 needs"),
     ],
 )
-def test_a_clip_that_is_too_short_says_what_is_needed(clip, max_fps, reason):
+def test_a_clip_that_is_too_short_is_refused_with_the_needed_length(
+    clip, max_fps, reason
+):
     with pytest.raises(UnusableClip, match=reason):
         frame_times(np.random.default_rng(0), clip, 16, 1.0, max_fps)
 

@@ -15,11 +15,13 @@ from snapvideo_jax.data.records import encode_mp4, encode_png
 from snapvideo_jax.data.video import Clip, decode_at, nearest_frames, probe
 
 BAD = Path(__file__).parents[1] / "../shared/clips/bad"
-needs_bad_clips = pytest.mark.skipif(not BAD.is_dir(), reason="no clips at hand")
+needs_bad_clips = pytest.mark.skipif(
+    not BAD.is_dir(), reason="the shared clips are missing"
+)
 
 
 def grey_frames(count, height=32, width=48):
-    """Frame ``i`` is grey of level ``5 i``, so a frame tells its own number."""
+    """Frame ``i`` is grey of level ``5 i``, so its level gives its number."""
     levels = 5 * np.arange(count, dtype=np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3))
 
@@ -52,7 +54,7 @@ def write_clip(frames, milliseconds=None, codec="libx264", container="mp4", **op
 UNEVEN = [0, 33, 116, 316, 378, 411, 611, 694]
 
 
-def test_probe_tells_what_a_clip_holds_without_decoding():
+def test_probe_returns_size_and_timing_without_decoding():
     info = probe(encode_mp4(grey_frames(25), fps=24))
     assert (info.frames, info.height, info.width) == (25, 32, 48)
     assert info.fps == pytest.approx(24)
@@ -88,7 +90,7 @@ def test_the_frame_nearest_in_presentation_time_is_taken(time, frame):
     assert numbers(video) == [frame]
 
 
-def test_a_moment_halfway_takes_the_earlier_frame():
+def test_a_time_halfway_takes_the_earlier_frame():
     assert nearest_frames(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5])).tolist() == [
         0,
         1,
@@ -105,7 +107,7 @@ def test_a_moment_halfway_takes_the_earlier_frame():
         ("mpeg4", "avi", {"qmax": "2"}),
     ],
 )
-def test_every_container_gives_the_frames_asked_for(codec, container, options):
+def test_every_container_returns_the_requested_frames(codec, container, options):
     data = write_clip(grey_frames(30), None, codec, container, g="6", **options)
     info = probe(data)
     assert info.frames == 30
@@ -184,7 +186,7 @@ def write_sound():
         (write_clip(grey_frames(9), container="h264"), "no presentation times"),
     ],
 )
-def test_what_is_no_clip_says_so(data, reason):
+def test_files_that_are_not_clips_are_refused_with_a_reason(data, reason):
     with pytest.raises(UnusableClip, match=reason):
         probe(data)
 
@@ -195,7 +197,7 @@ def noise_frames(count):
     return np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
 
 
-def test_a_truncated_file_says_how_much_of_it_is_there(tmp_path):
+def test_a_truncated_file_is_refused_with_the_number_of_its_frames(tmp_path):
     # The index comes first, as in files for the web, so the file still opens.
     whole = tmp_path / "whole.mp4"
     options = {"movflags": "faststart"}
@@ -211,7 +213,7 @@ def test_a_truncated_file_says_how_much_of_it_is_there(tmp_path):
         probe(data[: len(data) // 2])
 
 
-def test_a_moment_past_the_end_is_refused():
+def test_a_time_after_the_end_is_refused():
     data = encode_mp4(grey_frames(5), fps=25)
     with pytest.raises(UnusableClip, match=r"lasts 0.160 s, .* at 0.400 s"):
         decode_at(data, np.array([0.0, 0.4]))
@@ -254,7 +256,7 @@ def test_images_are_decoded_to_rgb():
         (encode_png(np.zeros((64, 64, 3), np.uint8))[:60], "not a readable image"),
     ],
 )
-def test_what_is_no_image_says_so(data, reason):
+def test_files_that_are_not_images_are_refused_with_a_reason(data, reason):
     with pytest.raises(UnusableClip, match=reason):
         decode_image(data)
 
