@@ -31,9 +31,8 @@ def sized_image(
     data: Encoded, cover: Size | None = None
 ) -> tuple[UInt8[np.ndarray, "h w c"], Size]:
     """As `decode_image`, with height and width of the image before scaling."""
-    size_of(data)
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _open(data) as image:
             own = size = _upright_size(image)
             if cover:
                 size = cover_size(own, cover)
@@ -57,12 +56,16 @@ def image_size(data: Encoded) -> Size:
     Raises:
         UnusableClip: not an image, or too large.
     """
-    size_of(data)
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _open(data) as image:
             return _upright_size(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UnusableClip("not a readable image (of no known format)") from None
+
+
+def _open(data: Encoded) -> Image.Image:
+    size_of(data)  # refuses files that are empty or missing
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
 
 
 def _upright_size(image: Image.Image) -> Size:

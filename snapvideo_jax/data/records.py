@@ -146,11 +146,11 @@ def encode_mp4(
     """Returns an H.264 MP4 file (yuv420p).
 
     Args:
-        frames: RGB; height and width even, as 4:2:0 chroma wants them.
+        frames: RGB; height and width even, which 4:2:0 chroma needs.
         fps: frames a second.
         crf: constant rate factor, 0 (lossless) to 51.
-        preset: x264's trade of time for size.
-        gop: frames from one key frame to the next; short means fast seeking.
+        preset: of x264, from fast to small.
+        gop: frames from one key frame to the next; a small number makes seeking fast.
 
     Raises:
         ValueError: the height or width is odd.

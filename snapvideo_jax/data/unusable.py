@@ -43,16 +43,11 @@ def merge_lists(workdir: Path, delete_parts: bool = False) -> list[SkippedFile]:
     """
     ours = list_path(workdir, 0)
     for part in sorted((workdir / "logs").glob("skipped_*.jsonl")):
-        for entry in read(part):
+        for entry in json_lines.read(part):
             append_once(ours, entry)
         if delete_parts:
             part.unlink()
-    return read(ours)
-
-
-def read(path: Path) -> list[SkippedFile]:
-    """The entries of a list, without a last line that is still being written."""
-    return json_lines.read(path)
+    return json_lines.read(ours)
 
 
 def append_once(path: Path, entry: SkippedFile) -> list[SkippedFile]:
@@ -118,7 +113,7 @@ class Skipped:
         self._lock = threading.Lock()
         # Reading a slow file again might succeed, which would change the sequence of
         # samples; every other file fails again when it is read.
-        listed = read(self._path) if self._path else []
+        listed = json_lines.read(self._path) if self._path else []
         self._slow = {x["file"]: x["reason"] for x in listed if x.get("slow")}
 
     def count(self, kind: Kind) -> int:

@@ -10,11 +10,9 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import UInt8
 
 from snapvideo_jax.data.prepare.config import Stage
 from snapvideo_jax.data.rescale import EXACT
-from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.io.mp4 import Mp4Writer
 
 
@@ -32,13 +30,6 @@ def covering_size(stage: Stage, height: int, width: int) -> tuple[int, int] | No
         min(old - old % 2, max(least, 2 * round(old * scale / 2)))
         for old, least in sizes
     )
-
-
-def smaller_image(
-    image: UInt8[np.ndarray, "h w c"], height: int, width: int
-) -> UInt8[np.ndarray, "H W c"]:
-    """An RGB image at another size."""
-    return resize(image[None], height, width)[0]
 
 
 class ClipWriter:

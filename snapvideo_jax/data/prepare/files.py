@@ -17,9 +17,10 @@ from snapvideo_jax.data.container import UnusableClip
 from snapvideo_jax.data.filters import Filter, first_broken
 from snapvideo_jax.data.image import decode_image
 from snapvideo_jax.data.prepare.config import PrepareConfig, Rules
-from snapvideo_jax.data.prepare.encode import ClipWriter, covering_size, smaller_image
+from snapvideo_jax.data.prepare.encode import ClipWriter, covering_size
 from snapvideo_jax.data.records import encode_png
 from snapvideo_jax.data.rescale import upright
+from snapvideo_jax.data.transforms import resize
 from snapvideo_jax.data.video import Clip
 from snapvideo_jax.io.captions import Fields
 
@@ -148,7 +149,7 @@ def _prepare_image(config: PrepareConfig, entry: Fields, data: bytes) -> Prepare
     records = {
         stage: [
             _record(entry, facts, size)
-            | {"frames": 1, "data": encode_png(smaller_image(image, *size))}
+            | {"frames": 1, "data": encode_png(resize(image[None], *size)[0])}
         ]
         for stage, size in sizes.items()
     }

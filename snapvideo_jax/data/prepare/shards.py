@@ -148,13 +148,8 @@ class _Tally:
     """Collects the report of a shard."""
 
     def __init__(self, inputs: str):
-        self.report: Report = {
-            "inputs": inputs,
-            "files": {},
-            "stages": {},
-            "source": {},
-            "rejected": [],
-        }
+        self.report: Report = {"inputs": inputs, "files": {}, "stages": {}}
+        self.report |= {"source": {}, "rejected": []}
 
     @property
     def rejections(self) -> int:
@@ -183,13 +178,9 @@ class _Tally:
             classes = source.setdefault(name, {})
             classes[value] = classes.get(value, 0) + 1
         for stage, records in prepared.records.items():
-            sums = (
-                self.report["stages"]
-                .setdefault(stage, {})
-                .setdefault(
-                    kind, {"records": 0, "frames": 0, "seconds": 0.0, "bytes": 0}
-                )
-            )
+            zeros = {"records": 0, "frames": 0, "seconds": 0.0, "bytes": 0}
+            kinds = self.report["stages"].setdefault(stage, {})
+            sums = kinds.setdefault(kind, zeros)
             for record in records:
                 sums["records"] += 1
                 sums["frames"] += record["frames"]

@@ -359,41 +359,26 @@ def _records(arguments: dict[str, int], workers: int) -> Iterator[dict[str, Any]
 
     def make(index: int) -> dict[str, Any]:
         scene = sample_scene(seed, index, "train")
-        if index < videos:
-            return _video_record(scene, index, size)
-        return _image_record(scene, index - videos, size)
+        image = index >= videos
+        return _record(scene, index - videos * image, size, image)
 
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(make, range(videos + arguments["images"]))
 
 
-def _video_record(scene: Scene, number: int, size: int) -> dict[str, Any]:
+def _record(scene: Scene, number: int, size: int, image: bool) -> dict[str, Any]:
     return {
-        "file": f"videos/{number:05}.mp4",
-        "type": "video",
-        "caption": caption(scene),
+        "file": f"images/{number:05}.png" if image else f"videos/{number:05}.mp4",
+        "type": "image" if image else "video",
+        "caption": caption(scene, image),
         "width": size,
         "height": size,
-        "fps": FPS,
-        "frames": FRAMES,
+        "fps": None if image else FPS,
+        "frames": 1 if image else FRAMES,
         "colour": scene.colour,
         "shape": scene.shape,
-        "direction": scene.direction,
-        "data": encode_mp4(render(scene, size=size), FPS),
-    }
-
-
-def _image_record(scene: Scene, number: int, size: int) -> dict[str, Any]:
-    return {
-        "file": f"images/{number:05}.png",
-        "type": "image",
-        "caption": caption(scene, image=True),
-        "width": size,
-        "height": size,
-        "fps": None,
-        "frames": 1,
-        "colour": scene.colour,
-        "shape": scene.shape,
-        "direction": None,
-        "data": encode_png(render_image(scene, size)),
+        "direction": None if image else scene.direction,
+        "data": encode_png(render_image(scene, size))
+        if image
+        else encode_mp4(render(scene, size=size), FPS),
     }
