@@ -108,19 +108,17 @@ class FolderSource:
         filters: Sequence[Filter] = (),
     ):
         self.kind = kind
-        self._root = Path(root)
+        self._root, where = Path(root), f"data.root={str(root)!r}"
         if not self._root.is_dir():
             raise ValueError(
-                f"data.root={str(root)!r} is not a folder; set data.root to a folder "
-                f"with captions.jsonl."
+                f"{where} is not a folder; set data.root to a folder with {CAPTIONS}."
             )
         if not (self._root / CAPTIONS).is_file():
             raise ValueError(
-                f"data.root={str(root)!r} has no captions.jsonl; write one with a line "
-                f'{{"file": ..., "type": "video" or "image", "caption": ...}} for each '
-                f"file."
+                f"{where} has no {CAPTIONS}; write one with a line "
+                '{"file": ..., "type": "video" or "image", "caption": ...} for each '
+                "file."
             )
-        where = f"data.root={str(root)!r}"
         try:
             entries = read_entries(self._root / CAPTIONS, allow_non_unicode=True)
             entries = [entry for entry in entries if entry.type == kind]
