@@ -46,7 +46,7 @@ def test_a_rule_holds_or_does_not(text, fields, holds):
     [
         ("score", "data.filters has the rule 'score'; write a field, one of >="),
         ("score=5", "has the rule 'score=5'; write a field"),
-        ("a>1, codec>h264", "'codec>h264', but 'h264' is no number; texts .* by =="),
+        ("a>1, codec>h264", "'codec>h264', but 'h264' is not a number; texts .* by =="),
     ],
 )
 def test_a_malformed_rule_is_named(text, message):

@@ -170,13 +170,13 @@ def test_filters_can_reject_a_file(filters, entry, reason):
             dict(stages={"shards": Stage()}),
             "stages.shards cannot be the name of a folder",
         ),
-        (dict(stages={"temporary": Stage()}), "stages.temporary cannot name a"),
+        (dict(stages={"temporary": Stage()}), "stages.temporary cannot be the name"),
         (dict(stages={"../x": Stage()}), "stages.../x cannot be the name of a folder"),
         (dict(clip_frames=7), "clip_frames=7 would cut .* use at least 8"),
         (dict(video_shards=0), "video_shards=0 is outside 1 to 99999"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes, message):
+def test_invalid_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config_of(**changes)
 
