@@ -197,7 +197,7 @@ def test_the_table_measures_networks_in_turns_and_gives_their_ratios(run, monkey
         for name, config in tiny.items()
     }
     monkeypatch.setattr(models, "NETWORKS", rivals)
-    monkeypatch.setattr(models.shipped, "FOLDER", pathlib.Path(__file__).parent)
+    monkeypatch.setattr(models.shipped, "CONFIGS", pathlib.Path(__file__).parent)
     options = ("--divide", "1", "--batch", "8", "--steps", "2", "--json")
     code, out, err = run("bench", "models", *options)
     assert code == 0, err
@@ -255,9 +255,9 @@ def test_a_twin_has_the_tokens_and_heads_of_the_network_it_stands_for(name):
         (["models", "--only", "gan"], "--only=gan is unknown; use one of unet-85m"),
         (["models", "--config", "configs/fit.py"], "bench models has its own configs"),
         (["models", "--divide", "7"], "--divide=7 does not divide model."),
-        (["models", "--steps", "0"], "--steps=0 is too small"),
+        (["models", "--steps", "0"], "argument --steps: 0 is too small"),
         (["--only", "fit-500m"], "--only is for bench models only"),
-        ([], "--config is missing; it says what is measured"),
+        ([], "--config is missing; give the config to measure"),
         (["data"], "--config is missing"),
     ],
 )

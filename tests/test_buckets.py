@@ -213,7 +213,7 @@ def test_a_mixture_is_changed_from_the_command_line_and_saved_as_json(
             r"data.buckets has \(2, 30, 9\): model.width=9 px is",
         ),
         ("buckets=((2, 46, 8),)", r"\(2, 46, 8\): model.latents=8 cannot be divided"),
-        ("buckets=((4, 14, 16),)", "put the longer one first: data.frames=4, and"),
+        ("buckets=((4, 14, 16),)", "put the longer first: data.frames=4, and"),
     ],
 )
 def test_an_invalid_mixture_is_refused_in_one_line(

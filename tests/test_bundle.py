@@ -208,7 +208,7 @@ def test_steps_before_an_import_cannot_be_replayed(run, resumed, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "0", ignore_errors=True)
     result = run("replay", "--workdir", workdir, "--step", 1)
     assert result[0] == 2
-    assert "was begun with weights that were imported" in result[2]
+    assert "began with imported weights" in result[2]
 
 
 def test_an_import_needs_an_empty_workdir(run, plain, trained):

@@ -62,7 +62,7 @@ def test_those_that_pass_their_arrays_on_are_a_group(pairs, groups):
 
 
 def test_groups_in_another_form_are_refused():
-    with pytest.raises(ValueError, match="replica_groups=@there is in a form"):
+    with pytest.raises(ValueError, match="replica_groups=@there is in an unknown form"):
         groups_of("replica_groups=@there", devices=8)
 
 

@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import xla_flags
 from exporting import copied
 from helpers import assert_one_line, by_name
 from stages import SMALL, UPSAMPLER, make_run
@@ -60,7 +61,9 @@ def frames_with_jax_alone(folder, out, *options):
     arguments = [folder / "stablehlo" / "run.py", "--inputs", inputs, "--out", out]
     arguments += options
     command = f"import sys; sys.argv = {list(map(str, arguments))!r}; {script}"
-    env = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    left_out = ("PYTHONPATH", "XLA_FLAGS")
+    env = {name: v for name, v in os.environ.items() if name not in left_out}
+    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     subprocess.run([sys.executable, "-c", command], check=True, env=env, cwd=out.parent)
     with np.load(out) as file:
         return file["frames"]
@@ -141,7 +144,9 @@ def test_the_sampler_gives_the_clips_of_the_run_with_jax_alone(
         jax.random.key(0),
         experiment.sheets.guidance,
     )
-    wanted = jax.jit(with_layout(exact, mesh))(params, inputs)
+    wanted = jax.jit(with_layout(exact, mesh), compiler_options=xla_flags.FUSED)(
+        params, inputs
+    )
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 
@@ -272,7 +277,7 @@ def test_both_samplers_give_the_clips_of_a_cascade_with_jax_alone(runs, both, tm
         given["guidance"],
         **told,
     )
-    wanted = jax.jit(exact)(params, inputs)
+    wanted = jax.jit(exact, compiler_options=xla_flags.FUSED)(params, inputs)
     np.testing.assert_allclose(frames, wanted, atol=1e-5)
 
 

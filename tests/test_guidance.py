@@ -1,9 +1,12 @@
 """Guidance: wrappers of a denoiser, each by itself, and all of them together."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 
 from snapvideo_jax.diffusion import (
     EDM,
@@ -95,7 +98,9 @@ def test_a_sampled_clip_with_weight_0_is_the_conditional_one_to_the_bit():
     start = initial_noise(keys, (5,), edm)
 
     def draw(denoise, carry):
-        return sample(denoise, start, carry, keys, edm, sampler)
+        program = functools.partial(sample, denoise, edm=edm, sampler=sampler)
+        jitted = jax.jit(program, compiler_options=xla_flags.FUSED)
+        return jitted(start, carry, keys)
 
     plain, _ = draw(conditional(), jnp.zeros(BATCH))
     guided, carry = draw(classifier_free_guidance(joint(), 0.0), jnp.zeros(2 * BATCH))

@@ -197,8 +197,8 @@ def test_the_verb_builds_what_it_says(run, two_methods, monkeypatch):
     code, out, err = run(*BUILD, "--size", "14x12", "--seconds", 0.4, "--seed", 5)
     assert code == 0, err
     assert out == (
-        "3 pairs of 12x14 pixels, 3 frames at 8 a second: page/index.html. Keep "
-        "page.key.json to yourself.\n"
+        "3 pairs of 12x14 pixels, 3 frames at 8 a second: page/index.html. Do not "
+        "share page.key.json with raters.\n"
     )
     key = json.loads(Path("page.key.json").read_text())
     assert (key["seed"], key["methods"]) == (5, ["ours", "rival"])
@@ -208,7 +208,7 @@ def test_the_verb_builds_what_it_says(run, two_methods, monkeypatch):
 
 def test_one_method_or_a_still_makes_no_study(run, two_methods, monkeypatch):
     monkeypatch.chdir(two_methods)
-    assert_one_line(run(*BUILD[:-2]), "1 method makes no pairs")
+    assert_one_line(run(*BUILD[:-2]), "1 method gives no pairs")
     write_samples(two_methods / "stills", PROMPTS, frames=1)
     result = run(*BUILD, "--method", "third=stills")
     assert_one_line(result, "stills/00000.mp4 has one frame")
@@ -331,7 +331,7 @@ def test_other_files_than_votes_and_keys_are_refused(run, study, key_file, tmp_p
     )
     assert_one_line(run("study", "tally", "--key", key_file, "none.json"), "none.json")
     result = run("study", "tally", "--key", key_file, broken, "--resamples", 0)
-    assert_one_line(result, "--resamples=0", "use 1 or more")
+    assert_one_line(result, "argument --resamples: 0 is too small; use 1 or more")
 
 
 def test_the_interval_of_independent_votes_is_that_of_a_binomial():

@@ -1,7 +1,9 @@
 """Flags of XLA under which programs for the CPU compile in a third of the time.
 
-They change how a program is compiled, not what it computes. A jaxlib that no longer
-knows one of them ends the process with "Unknown flag in XLA_FLAGS": remove it then.
+They change how a program is compiled, not what it computes, but for rounding: a product
+and a sum may be fused in one program and not in another. Tests that compare two
+programs bit by bit, or after many steps, compile with `FUSED`. A jaxlib that no longer
+knows a flag ends the process with "Unknown flag in XLA_FLAGS": remove it then.
 """
 
 FAST_COMPILE = " ".join(
@@ -11,6 +13,9 @@ FAST_COMPILE = " ".join(
         "--xla_cpu_parallel_codegen_split_count=1",
     ]
 )
+
+FUSED = {"xla_cpu_use_fusion_emitters": True}
+"""Compiler options of `jax.jit` that fuse as programs outside of the tests do."""
 
 
 def devices(count):
