@@ -236,6 +236,7 @@ def test_a_run_that_stops_computes_what_a_run_that_skips_does():
         np.testing.assert_allclose(ours[name], value, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_skipping_sends_nothing_more_between_devices():
     kinds = re.compile(
         r" (all-reduce|all-gather|reduce-scatter|all-to-all|[\w-]*permute)\("
@@ -271,6 +272,7 @@ def poison(monkeypatch, step, field, value, rows=slice(None)):
     monkeypatch.setattr(train, "put_batch", poisoned)
 
 
+@pytest.mark.slow
 def test_a_run_skips_a_step_and_says_which(shapes_root, tmp_path, monkeypatch):
     poison(monkeypatch, 5, "text_input", np.nan, rows=[2, 6])
     changes = ["optimizer.on_bad_step=skip", "run.log_every_steps=2"]
@@ -300,6 +302,7 @@ def test_a_run_skips_a_step_and_says_which(shapes_root, tmp_path, monkeypatch):
     assert (tmp_path / "skipped_steps.jsonl").read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_a_spike_before_it_is_saved(
     shapes_root, tmp_path, monkeypatch, run
 ):

@@ -40,6 +40,7 @@ MESHES = {
 # --- Training ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_learns_and_resumes(model, shapes_root, tmp_path):
     # Sheets of one of them are enough: the sampler knows nothing of what a carry is.
@@ -173,6 +174,7 @@ def test_a_dry_run_tells_tokens_and_operations(model):
     assert found["forward_flops_per_sample"] == sum(flops.values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_search_knows_what_the_network_can_do(model):
     config = tiny_config("nowhere", model=model)

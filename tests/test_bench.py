@@ -144,6 +144,7 @@ def test_a_trace_of_another_program_has_no_table(tmp_path):
 # --- The verb ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_train_step_is_measured_and_taken_apart(bench, tmp_path):
     code, out, err = bench(
         *("--config", TINY_CONFIG, "--steps", "3", "--json"),

@@ -229,6 +229,7 @@ def test_an_invalid_mixture_is_refused_in_one_line(
         raise ValueError(errors)
 
 
+@pytest.mark.slow
 def test_a_fit_trains_on_two_sizes_through_the_verb(run, roots, mixture_file, tmp_path):
     """6 steps; and what was killed after 4 of them ends with the same state."""
     command = ["train", "--config", mixture_file, *mixture_arguments(roots)]

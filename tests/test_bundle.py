@@ -12,6 +12,8 @@ from safetensors import safe_open
 
 from snapvideo_jax.export import bundle, standalone
 
+pytestmark = pytest.mark.slow
+
 SMALL_GB = 2e-5
 """Of a weights file: the tiny network's arrays then need several."""
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from helpers import assert_one_line, strip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "arguments, parts",

@@ -1,6 +1,7 @@
 """The context axis: one clip of an upsampler on several devices."""
 
 import jax
+import pytest
 from helpers import tiny_config
 
 from snapvideo_jax import config as configs
@@ -31,6 +32,7 @@ def activation_bytes(context):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_four_devices_that_share_a_clip_need_a_quarter_of_its_activations():
     alone, shared = activation_bytes(1), activation_bytes(4)
     assert alone > 50e6  # so that little else counts

@@ -28,6 +28,8 @@ from snapvideo_jax.training.checkpoints.restore import restore_ema_profile
 from snapvideo_jax.training.dry_run import dry_run
 from snapvideo_jax.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 STEPS, EVERY, DIRECT = 24, 2, 0.075
 TRACKED = ["optimizer.ema_widths=(0.05,0.1)", f"optimizer.ema_snapshot_steps={EVERY}"]
 OTHER = [f"optimizer.ema_widths=({DIRECT},)", "optimizer.ema_snapshot_steps=24"]

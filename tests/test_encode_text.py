@@ -217,6 +217,7 @@ def run_tiny(clips, workdir, *text):
     return [line["loss"] for line in read_metrics(workdir)]
 
 
+@pytest.mark.slow
 def test_training_encodes_online_or_reads_what_was_encoded(
     encode, encoder, clips, tmp_path
 ):

@@ -75,6 +75,7 @@ def test_a_full_disk_says_so_and_leaves_a_checkpoint(rehearsed):
 # --- Failures ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_different_end_of_a_run_is_detected(shapes_root, trained, tmp_path):
     assert report.compare(trained, trained, same_bits=True) == (True, "bit-equal")
     other = tmp_path / "other"

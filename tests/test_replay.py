@@ -25,6 +25,8 @@ from snapvideo_jax.training.replay import ReplayOptions, rebuild
 from snapvideo_jax.training.replay.rebuild import agreement
 from snapvideo_jax.training.replay.samples import row_losses, view_samples
 
+pytestmark = pytest.mark.slow
+
 BATCH = 8
 FOLDER = ("data.source=folder", "optimizer.steps=4", "model.dropout=0.0")
 

@@ -166,6 +166,7 @@ def test_losses_are_averaged_by_noise_bin():
 # --- From runs to forecasts -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_is_trained_validated_and_resumed(run, shapes_root, tmp_path):
     out = tmp_path / "sweep"
     unit = flops_per_sample(configs.build(base(shapes_root))) * 8

@@ -207,6 +207,7 @@ def test_a_workdir_of_another_config_is_left_alone(trained):
 # --- Going wrong ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_the_run(shapes_root, tmp_path, monkeypatch):
     put_batch = train.put_batch
 

@@ -365,6 +365,7 @@ def output_and_gradient(model):
     return both(params)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradient():
     expected = output_and_gradient(tiny.unet())
     for remat in ("dots", "layer"):
