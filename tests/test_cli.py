@@ -265,7 +265,7 @@ def test_data_that_cannot_be_used_ends_training_before_anything_is_compiled(
     records = ["--config.data.source=records", "--config.data.frames=64"]
     assert_one_line(
         run(*train(shapes_root, workdir, *records)),
-        "data.frames=64 is more than any of the 24 clips",
+        "data.frames=64 is more than any of the 24 probed clips has",
         "use data.frames<=48",
     )
 

@@ -33,7 +33,7 @@ class Step:
     Attributes:
       sigma, sigma_next: noise levels at its start and its end.
       half_step_ratio: ``h_i / (2 h_(i-1))``: half the length of this step relative to
-        the previous one, both measured by the solver's clock; 0 for the first step.
+        the previous one, with lengths in the solver's time variable; 0 at first.
     """
 
     sigma: Float[Array, ""]
