@@ -13,11 +13,11 @@ DOCS = [  # mkdocs.yml
     "mkdocstrings[python]>=1.0.8,<2",
 ]
 NOTEBOOK = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]  # runs examples/*.ipynb
-BESIDE = {
+OUTSIDE = {
     "snapvideo_jax.configs": "configs",
     "snapvideo_jax.planning.golden": "docs/plans",
 }
-"""Parts of the package that lie beside it in a checkout."""
+"""Parts of the package that lie outside its folder in a checkout."""
 VERSION = re.search(
     r'^__version__ = "(.+)"$',
     (ROOT / "snapvideo_jax" / "__init__.py").read_text(encoding="utf-8"),
@@ -31,9 +31,9 @@ setup(
     license="Apache-2.0",
     packages=[
         *find_packages(include=["snapvideo_jax", "snapvideo_jax.*"]),
-        *BESIDE,
+        *OUTSIDE,
     ],
-    package_dir=BESIDE,
+    package_dir=OUTSIDE,
     package_data={
         "snapvideo_jax.evaluation.pages": ["static/*"],
         "snapvideo_jax.planning.golden": ["*.json"],

@@ -178,7 +178,7 @@ def train_step(
         loss, bins, samples, grads = _accumulated(
             grad_fn, state.params, batch, keys, training
         )
-    with jax.named_scope("optimizer"):  # a part of its own in profiles
+    with jax.named_scope("optimizer"):  # listed separately in profiles
         after, metrics = updated(state, loss, grads, optimizer)
     return after, {"loss": loss, **metrics, **bins, "samples": samples}
 
